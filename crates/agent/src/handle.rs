@@ -1,0 +1,135 @@
+//! What the rest of the process may know of the running agent and ask of it.
+//!
+//! The REST server sees the agent only through [`AgentHandle`]: it reads one immutable value that
+//! the agent replaces after each step, and sends requests. Nothing in here waits for a decision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use surus_core::cluster::{ClusterView, MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags};
+use surus_core::postgres::{Observed, Progress};
+use surus_core::settings::ClusterSettings;
+use surus_core::{BootTime, MemberName, SystemId};
+use surus_store::cluster::ClusterStore;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Everything about this member and its cluster that readers need, as of the latest step.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub at: BootTime,
+    pub name: MemberName,
+    pub scope: String,
+    pub state: MemberState,
+    pub role: MemberRole,
+    pub system_id: Option<SystemId>,
+    /// Configured tags, before [`Tags::published`].
+    pub tags: Tags,
+    /// Newest answer of PostgreSQL; absent when it does not run or does not answer.
+    pub observed: Option<Arc<Observed>>,
+    pub settings: Arc<ClusterSettings>,
+    /// The last reading of the store and when it was confirmed.
+    pub view: Option<(Arc<ClusterView>, BootTime)>,
+    /// Wall clock of the last successful reading of the store, Unix seconds; 0 before the first.
+    pub store_last_seen: i64,
+    /// I may call myself leader until then. `None`: I do not hold the lease.
+    pub lease_until: Option<BootTime>,
+    pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
+    pub scheduled_restart: Option<ScheduledRestart>,
+    pub progress: Option<Progress>,
+    /// Name of the long operation that runs now, for example `restart`.
+    pub task: Option<String>,
+    /// When the next step is due at the latest.
+    pub next_step: BootTime,
+    /// The latest decision and a few before it, newest first, as JSON for `GET /explain`.
+    pub decisions: Arc<Vec<Value>>,
+    /// Store adapter and its state in words.
+    pub store: surus_store::Health,
+    pub counters: Counters,
+}
+
+/// Totals for `/metrics`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub steps: u64,
+    pub lease_renewals: u64,
+    pub lease_renewal_failures: u64,
+    pub last_lease_renewal: Option<Duration>,
+    pub promotions: u64,
+    pub demotions: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Done, or accepted for later.
+    Ok(String),
+    /// Not done, and why, in the words the REST API gives.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RestartFilters {
+    pub role: Option<String>,
+    /// Restart only a server older than this, as `server_version_num`.
+    pub older_than: Option<u32>,
+    pub pending_only: bool,
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub enum Request {
+    Reload,
+    Restart(RestartFilters),
+    ScheduleRestart(ScheduledRestart, RestartFilters),
+    CancelScheduledRestart,
+    Reinitialize {
+        force: bool,
+        from_leader: bool,
+    },
+    /// Take a step now: something was written to the store on behalf of a client.
+    Wake,
+}
+
+#[derive(Clone)]
+pub struct AgentHandle {
+    pub published: Arc<ArcSwap<Published>>,
+    /// Counts the replacements of `published`, to wait for the next one.
+    pub changed: watch::Receiver<u64>,
+    pub requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
+    /// Asks PostgreSQL now; concurrent callers share one query, and it never takes over two seconds.
+    pub observe: Arc<dyn Fn() -> surus_store::Fut<'static, Option<Arc<Observed>>> + Send + Sync>,
+    pub store: Arc<ClusterStore>,
+    /// The boot-time clock.
+    pub now: fn() -> BootTime,
+}
+
+impl AgentHandle {
+    pub fn now(&self) -> BootTime {
+        (self.now)()
+    }
+
+    pub fn read(&self) -> Arc<Published> {
+        self.published.load_full()
+    }
+
+    pub async fn ask(&self, request: Request) -> Reply {
+        let (tx, rx) = oneshot::channel();
+        if self.requests.send((request, tx)).await.is_err() {
+            return Reply::Refused("the agent is shutting down".into());
+        }
+        rx.await.unwrap_or_else(|_| Reply::Refused("the agent is shutting down".into()))
+    }
+}
+
+impl Published {
+    /// The leader flag of the REST API: true while the lease is certainly held.
+    pub fn is_leader(&self, now: BootTime) -> bool {
+        self.lease_until.is_some_and(|until| now < until)
+    }
+
+    /// The last reading of the store, unless it is older than the TTL.
+    pub fn usable_view(&self, now: BootTime) -> Option<&Arc<ClusterView>> {
+        self.view.as_ref().filter(|(_, at)| now.since(*at) < self.settings.timing.ttl).map(|(v, _)| v)
+    }
+}

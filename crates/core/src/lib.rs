@@ -1,0 +1,13 @@
+//! The vocabulary of a cluster and every decision about it, as pure functions.
+//!
+//! Nothing in here reads a clock, draws a random number, or does I/O: whatever a decision needs
+//! is handed in, and whatever follows from it is handed out as data.
+
+pub mod cluster;
+pub mod ids;
+pub mod postgres;
+pub mod settings;
+pub mod time;
+
+pub use ids::{Lsn, MemberName, SystemId, Timeline};
+pub use time::BootTime;

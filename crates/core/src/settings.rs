@@ -1,0 +1,91 @@
+//! The part of the dynamic configuration that decisions are made on (`spec/ha.md §2`).
+//!
+//! `surus-config` reads it from the `config` key; the rest of that document (server parameters,
+//! `pg_hba` and so on) never reaches a decision.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Lease and loop timing. Always satisfies `loop_wait + 2 * retry_timeout <= ttl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    pub ttl: Duration,
+    pub loop_wait: Duration,
+    pub retry_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SynchronousMode {
+    Off,
+    On,
+    Quorum,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    pub timing: Timing,
+    pub maximum_lag_on_failover: u64,
+    pub check_timeline: bool,
+    pub primary_start_timeout: Duration,
+    /// Only in force in synchronous mode; zero means no limit.
+    pub primary_stop_timeout: Duration,
+    pub synchronous_mode: SynchronousMode,
+    pub synchronous_mode_strict: bool,
+    pub synchronous_node_count: u32,
+    pub failsafe_mode: bool,
+    pub pause: bool,
+    pub max_timelines_history: u32,
+    pub member_slots_ttl: Duration,
+    pub use_slots: bool,
+    pub use_pg_rewind: bool,
+    pub remove_data_directory_on_rewind_failure: bool,
+    pub remove_data_directory_on_diverged_timelines: bool,
+    /// `standby_cluster` names an upstream: this cluster is not to have a primary of its own.
+    pub standby_cluster: bool,
+}
+
+impl Default for ClusterSettings {
+    /// What a stored document that leaves everything out means, which is what Patroni members in
+    /// the same cluster read into it. A *new* cluster gets the faster timing of `NEW_CLUSTER`.
+    fn default() -> Self {
+        Self {
+            timing: Timing::PATRONI,
+            maximum_lag_on_failover: 1_048_576,
+            check_timeline: false,
+            primary_start_timeout: Duration::from_secs(300),
+            primary_stop_timeout: Duration::ZERO,
+            synchronous_mode: SynchronousMode::Off,
+            synchronous_mode_strict: false,
+            synchronous_node_count: 1,
+            failsafe_mode: false,
+            pause: false,
+            max_timelines_history: 0,
+            member_slots_ttl: Duration::from_secs(1800),
+            use_slots: true,
+            use_pg_rewind: false,
+            remove_data_directory_on_rewind_failure: false,
+            remove_data_directory_on_diverged_timelines: false,
+            standby_cluster: false,
+        }
+    }
+}
+
+impl Timing {
+    pub const PATRONI: Timing = Timing {
+        ttl: Duration::from_secs(30),
+        loop_wait: Duration::from_secs(10),
+        retry_timeout: Duration::from_secs(10),
+    };
+
+    /// Written by a member that initialises a cluster whose `bootstrap.dcs` leaves timing out.
+    pub const NEW_CLUSTER: Timing = Timing {
+        ttl: Duration::from_secs(8),
+        loop_wait: Duration::from_secs(2),
+        retry_timeout: Duration::from_secs(3),
+    };
+
+    pub const MIN_TTL: Duration = Duration::from_secs(5);
+    pub const MIN_LOOP_WAIT: Duration = Duration::from_secs(1);
+    pub const MIN_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
+}
