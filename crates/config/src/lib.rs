@@ -1,1 +1,37 @@
+//! Every setting of a member: read from a file or directory, the environment and the stored document, checked, and
+//! merged into what PostgreSQL is to run with.
+//!
+//! Invariants:
+//! - No message ever contains the value of a secret, nor a piece of the file around a fault.
+//! - What is wrong is reported with its place (file, line, column), its dotted key path, what was found, what was
+//!   expected and what to do; as many faults at once as can be told apart.
+//! - Reading the *stored* document never fails: a member that cannot use a value keeps running on the default and
+//!   says so ([`DynamicConfig::read`]).
 
+mod address;
+mod check;
+mod document;
+mod dynamic;
+mod effective;
+mod environment;
+mod finding;
+mod local;
+mod secret;
+mod timing;
+mod value;
+
+pub use address::{HostPort, Listen};
+pub use check::{CheckOptions, check, find_bin_dir};
+pub use document::{deep_equal, new_cluster_document, patch};
+pub use dynamic::{DynamicConfig, IgnoreSlot, PermanentSlot, StandbyCluster};
+pub use effective::{Effective, RoleOverlay};
+pub use environment::environment;
+pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
+pub use local::{
+    Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, LocalConfig,
+    Log, LogFormat, LogLevel, LogType, Postgresql, PostgresqlSettings, RaftConfig, RaftTls, ReplicaMethod, RestApi,
+    RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
+};
+pub use secret::Secret;
+pub use timing::{TimingFault, check_timing};
+pub use value::{TimeUnit, parse_bool, parse_bytes, parse_int, parse_seconds};
