@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use surus_core::MemberName;
-use surus_core::cluster::{ClusterView, KeyVersion, RawKey};
+use surus_core::cluster::{ClusterView, KeyVersion};
 
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
@@ -54,15 +54,7 @@ impl ClusterStore {
     }
 
     pub fn view(&self, snapshot: &Snapshot) -> ClusterView {
-        let raws: Vec<RawKey> = snapshot
-            .keys
-            .iter()
-            .filter_map(|kv| {
-                let key = self.layout.relative(&kv.key)?.to_owned();
-                Some(RawKey { key, value: kv.value.clone(), version: kv.version, lease: kv.lease })
-            })
-            .collect();
-        ClusterView::read(snapshot.revision, &raws)
+        self.layout.view(snapshot)
     }
 
     pub fn watch(&self) -> Watch {

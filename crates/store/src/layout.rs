@@ -1,5 +1,9 @@
 //! Where each key of a cluster lives (`spec/dcs.md §1`).
 
+use surus_core::cluster::{ClusterView, RawKey};
+
+use crate::kv::Snapshot;
+
 /// Prefix and key names of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -33,6 +37,19 @@ impl Layout {
 
     pub fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.prefix)
+    }
+
+    /// What a snapshot of the prefix says about the cluster.
+    pub fn view(&self, snapshot: &Snapshot) -> ClusterView {
+        let raws: Vec<RawKey> = snapshot
+            .keys
+            .iter()
+            .filter_map(|kv| {
+                let key = self.relative(&kv.key)?.to_owned();
+                Some(RawKey { key, value: kv.value.clone(), version: kv.version, lease: kv.lease })
+            })
+            .collect();
+        ClusterView::read(snapshot.revision, &raws)
     }
 }
 

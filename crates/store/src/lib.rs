@@ -2,10 +2,14 @@
 //! ([`layout`]), the operations of a cluster on top of it ([`cluster`]), an in-memory store with
 //! injectable faults, and the suite every adapter passes.
 
+pub mod clock;
 pub mod cluster;
+pub mod follow;
 pub mod kv;
 pub mod layout;
 
+pub use clock::boot_now;
+pub use follow::{Followed, Follower};
 pub use kv::{
     Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Revision, Snapshot, StoreError, StoreResult, Txn, TxnOutcome,
     Watch, WatchEvent,
