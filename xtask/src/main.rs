@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask` and `cargo demo`: installs what building and testing need, and runs the project's checks.
+//!
+//! Depends on nothing heavy: it has to build on a machine that cannot build the rest yet.
+
+mod commands;
+mod machine;
+mod rules;
+mod run;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test              install what is missing (PostgreSQL, etcd, protoc ...), build, run every test
+  check             what to run before a commit: formatting, clippy, unit tests, house rules
+  rules             only the house rules
+  bench [ARG]...    build the release binary and measure it; `cargo xtask bench --help` lists the measurements
+  demo [ARG]...     a real cluster on this machine; `cargo demo --help` lists its options
+  install           only install what is missing
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let rest: Vec<String> = args.collect();
+    let done = match (command.as_deref(), rest.is_empty()) {
+        (Some("test"), _) => commands::test(&rest),
+        (Some("check"), true) => commands::check(),
+        (Some("rules"), true) => commands::rules_only(),
+        (Some("install"), true) => machine::install(machine::EVERYTHING),
+        (Some("bench"), _) => commands::bench(&rest),
+        (Some("demo"), _) => commands::demo(&rest),
+        (None | Some("help" | "-h" | "--help"), _) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        (Some(other), _) => {
+            eprint!(
+                "cargo xtask has no command \"{}\"\n\n{USAGE}",
+                [&[other.to_owned()], &rest[..]].concat().join(" ")
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
