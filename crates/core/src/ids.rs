@@ -69,7 +69,7 @@ impl fmt::Display for Timeline {
 }
 
 /// The name of a member, as configured by `name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MemberName(pub String);
 

@@ -11,3 +11,16 @@ pub mod time;
 
 pub use ids::{Lsn, MemberName, SystemId, Timeline};
 pub use time::BootTime;
+
+pub mod candidate;
+pub mod facts;
+pub mod follow;
+pub mod memory;
+pub mod order;
+pub mod race;
+pub mod report;
+pub mod rules;
+pub mod slots;
+pub mod step;
+
+pub use step::{Step, step};

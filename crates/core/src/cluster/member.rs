@@ -268,12 +268,6 @@ fn is_false(b: &bool) -> bool {
     !*b
 }
 
-impl Default for MemberName {
-    fn default() -> Self {
-        MemberName(String::new())
-    }
-}
-
 impl Member {
     /// A member of which only the name is known.
     pub fn unknown(name: MemberName) -> Member {

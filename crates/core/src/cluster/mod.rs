@@ -280,6 +280,6 @@ mod tests {
     #[test]
     fn a_leader_without_member_key_is_an_empty_member() {
         let view = ClusterView::read(1, &[raw("leader", "ghost")]);
-        assert_eq!(view.leader_member().map(|m| m.state.clone()), Some(MemberState::Unknown));
+        assert_eq!(view.leader_member().map(|m| m.state), Some(MemberState::Unknown));
     }
 }

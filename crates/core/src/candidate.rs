@@ -1,0 +1,91 @@
+//! Who could take the lead over, as its holder sees it (`spec/ha.md §10.3`).
+
+use std::collections::BTreeMap;
+
+use crate::cluster::{ClusterView, FailoverRequest, Member};
+use crate::facts::{Facts, PeerFact};
+use crate::ids::MemberName;
+use crate::report::Candidate;
+use crate::time::BootTime;
+
+/// Answers older than this are not used to choose a successor.
+const FRESH: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What speaks against this member becoming the leader, given its answer.
+pub fn objection(
+    facts: &Facts,
+    view: &ClusterView,
+    request: Option<&FailoverRequest>,
+    member: &Member,
+) -> Option<String> {
+    if member.tags.nofailover() {
+        return Some("not allowed to promote (tag nofailover)".into());
+    }
+    if member.api_url.is_none() {
+        return Some("publishes no api_url, so it cannot be asked".into());
+    }
+    let manual = request.is_some_and(|r| r.leader.is_none());
+    if let Some(sync) = &view.sync
+        && !manual
+        && !sync.value.lists(&member.name)
+    {
+        return Some("not a synchronous standby".into());
+    }
+    let fresh = |p: &&PeerFact| facts.now.since(p.asked) <= FRESH;
+    let answer = match facts.peers.get(&member.name).filter(fresh).map(|p| &p.answer) {
+        None => return Some("not asked yet".into()),
+        Some(Err(why)) => return Some(format!("not reachable ({why})")),
+        Some(Ok(answer)) => answer,
+    };
+    if answer.tags.nofailover() {
+        return Some("not allowed to promote (tag nofailover)".into());
+    }
+    if answer.watchdog_failed {
+        return Some("its watchdog is required and does not work".into());
+    }
+    if !answer.in_recovery {
+        return Some("runs as a primary".into());
+    }
+    let mine = facts.postgres.observed().map_or(view.status.optime, |o| o.position());
+    let lag = answer.position.behind(mine);
+    if lag > facts.settings.maximum_lag_on_failover {
+        return Some(format!(
+            "lags {lag} bytes, more than maximum_lag_on_failover ({})",
+            facts.settings.maximum_lag_on_failover
+        ));
+    }
+    if facts.settings.check_timeline
+        && let Some(cluster) = view.history_timeline()
+        && answer.timeline.is_none_or(|t| t < cluster)
+    {
+        return Some(format!("is behind the cluster timeline {cluster}"));
+    }
+    None
+}
+
+/// Every other member with the verdict on it, the fittest first.
+pub fn weigh(facts: &Facts, view: &ClusterView, request: Option<&FailoverRequest>) -> Vec<Candidate> {
+    let mut rows: Vec<(Candidate, i64, u64)> = view
+        .others(&facts.me)
+        .filter(|m| request.and_then(|r| r.candidate.as_ref()).is_none_or(|c| *c == m.name))
+        .map(|m| {
+            let objection = objection(facts, view, request, m);
+            let position = facts.peers.get(&m.name).and_then(|p| p.answer.as_ref().ok()).map_or(0, |a| a.position.0);
+            let fit = objection.is_none();
+            let why = objection.unwrap_or_else(|| format!("reachable, at {}", crate::Lsn(position)));
+            (Candidate { name: m.name.clone(), fit, why }, m.tags.failover_priority(), position)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.0.fit.cmp(&a.0.fit).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)).then(a.0.name.cmp(&b.0.name)));
+    rows.into_iter().map(|r| r.0).collect()
+}
+
+/// Members worth asking before choosing a successor.
+pub fn to_ask(view: &ClusterView, me: &MemberName) -> Vec<MemberName> {
+    view.others(me).filter(|m| m.api_url.is_some() && !m.tags.nofailover()).map(|m| m.name.clone()).collect()
+}
+
+/// All of them were asked at or after `since`.
+pub fn all_asked(peers: &BTreeMap<MemberName, PeerFact>, names: &[MemberName], since: BootTime) -> bool {
+    names.iter().all(|n| peers.get(n).is_some_and(|p| p.asked >= since))
+}

@@ -1,0 +1,160 @@
+//! Everything a step may decide on, gathered once into one immutable value.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{ClusterView, Tags};
+use crate::ids::{Lsn, MemberName, Timeline};
+use crate::order::{Epoch, Request, Task};
+use crate::postgres::{DataDir, Observed, ProcessState};
+use crate::settings::ClusterSettings;
+use crate::time::BootTime;
+
+/// My hold on the leader key, as the lease keeper knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// Until then I may act as leader: counted from before the last confirmed renewal was sent, less a margin.
+    pub until: BootTime,
+    /// Version of the leader key when I took it: a view of an older revision knows nothing about it.
+    pub version: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreFact {
+    /// The last reading; absent before the first.
+    pub view: Option<Arc<ClusterView>>,
+    /// Since when the reading grows stale, and why. `None`: it is current.
+    pub broken: Option<(BootTime, String)>,
+    /// A session is open: keys of mine can be written.
+    pub session: bool,
+}
+
+/// What a peer answered when asked directly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAnswer {
+    pub in_recovery: bool,
+    pub position: Lsn,
+    pub timeline: Option<Timeline>,
+    pub tags: Tags,
+    pub watchdog_failed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerFact {
+    /// When the question was sent: an answer is as old as that.
+    pub asked: BootTime,
+    /// Or why there was no answer.
+    pub answer: Result<PeerAnswer, String>,
+}
+
+/// A long operation that runs now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    pub task: Task,
+    pub epoch: Epoch,
+    pub since: BootTime,
+}
+
+/// How a long operation ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedTask {
+    pub task: Task,
+    pub epoch: Epoch,
+    pub at: BootTime,
+    pub outcome: Result<TaskDone, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskDone {
+    Done,
+    /// The lead was handed over on the way.
+    Released,
+    /// A handover was given up and the primary goes on, and why.
+    GivenUp(String),
+    /// Local history continues into the upstream's.
+    NotDiverged,
+    /// Local history has a part that the upstream's lacks, in words.
+    Diverged(String),
+    /// Could not be told yet, in words.
+    Undecided(String),
+    /// Another member initialised the cluster first.
+    LostRace,
+}
+
+/// The server's answer to the monitoring query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    Known(Arc<Observed>),
+    /// No answer since then, and why.
+    Unknown(BootTime, String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresFact {
+    pub data_dir: DataDir,
+    pub process: ProcessState,
+    /// Since when the process is in this state.
+    pub since: BootTime,
+    /// Server processes of a postmaster that is gone still run: they may finish a commit.
+    pub orphans: bool,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub now: BootTime,
+    /// Wall clock in Unix milliseconds; only schedules are compared with it.
+    pub unix_ms: i64,
+    pub me: MemberName,
+    pub tags: Tags,
+    pub settings: ClusterSettings,
+    /// The local configuration has a `bootstrap` section.
+    pub may_bootstrap: bool,
+    pub store: StoreFact,
+    pub lead: Option<Lead>,
+    pub postgres: PostgresFact,
+    pub task: Option<RunningTask>,
+    /// The end of a task, shown to exactly one step.
+    pub finished: Option<FinishedTask>,
+    pub peers: BTreeMap<MemberName, PeerFact>,
+    /// Shown again until a step has answered it.
+    pub request: Option<Request>,
+    /// The agent was asked to end.
+    pub shutdown: bool,
+    /// When the failover request asks to be carried out, in Unix milliseconds; an unreadable text is `Err`.
+    pub failover_due: Option<Result<i64, String>>,
+}
+
+impl PostgresFact {
+    pub fn observed(&self) -> Option<&Observed> {
+        match &self.answer {
+            Answer::Known(observed) => Some(observed),
+            Answer::Unknown(..) => None,
+        }
+    }
+
+    pub fn running(&self) -> bool {
+        self.process != ProcessState::NotRunning
+    }
+
+    pub fn accepting(&self) -> bool {
+        self.process == ProcessState::Accepting
+    }
+
+    pub fn standby_signal(&self) -> bool {
+        matches!(self.data_dir, DataDir::Present { standby_signal: true, .. })
+    }
+
+    /// The server runs and may accept writes. Without an answer the files decide: a server that was
+    /// started without a standby signal counts as a primary, because assuming otherwise could leave
+    /// two of them.
+    pub fn is_primary(&self) -> bool {
+        self.running() && self.observed().map_or(!self.standby_signal(), |o| !o.in_recovery)
+    }
+
+    pub fn is_standby(&self) -> bool {
+        self.running() && !self.is_primary()
+    }
+}

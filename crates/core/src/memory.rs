@@ -1,0 +1,61 @@
+//! What one step leaves to the next.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Member, Upstream};
+use crate::ids::MemberName;
+use crate::order::Epoch;
+use crate::time::BootTime;
+
+/// What is known about local history against the upstream's.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Divergence {
+    #[default]
+    Unchecked,
+    /// Streaming, or found to be able to.
+    None {
+        against: MemberName,
+    },
+    Found {
+        against: MemberName,
+        what: String,
+    },
+    /// Rewinding was tried and failed.
+    RewindFailed {
+        against: MemberName,
+        why: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    pub epoch: Epoch,
+    /// The members as of the last view that had a leader, and that leader: a node that vanished
+    /// together with the leader key is still asked in the race.
+    pub known_members: BTreeMap<MemberName, Member>,
+    pub last_leader: Option<MemberName>,
+    /// Since when nobody leads.
+    pub leaderless_since: Option<BootTime>,
+    /// I gave the lead away on purpose: leave it to others until then.
+    pub abstain_until: Option<BootTime>,
+    pub divergence: Divergence,
+    pub divergence_checked: Option<BootTime>,
+    pub followed: Option<(Option<Upstream>, BootTime)>,
+    /// Consecutive failures to bring the server up, and when the last one was.
+    pub start_failures: u32,
+    pub last_failure: Option<BootTime>,
+    /// The lease ended under a running primary: serve reads as a standby until the store is back.
+    pub lost_store: bool,
+    /// Version of the failover request for which candidates are being asked, and since when.
+    pub asked_for: Option<(u64, BootTime)>,
+    /// Why the last handover was given up; its request is still to be cleared.
+    pub given_up: Option<String>,
+    /// Why the last promotion failed; the lead is still to be given away.
+    pub promotion_failed: Option<String>,
+    /// Since when a standby that has an upstream does not stream.
+    pub not_streaming_since: Option<BootTime>,
+    /// When candidates were first asked because the agent ends or the server crashed.
+    pub asked_at: Option<BootTime>,
+}

@@ -1,0 +1,207 @@
+//! May I take the lead that nobody has? (`spec/ha.md §9`)
+
+use std::collections::BTreeMap;
+
+use crate::candidate;
+use crate::cluster::{ClusterView, FailoverRequest, Member};
+use crate::facts::Facts;
+use crate::ids::MemberName;
+use crate::memory::Memory;
+use crate::report::Candidate;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Take {
+        why: String,
+    },
+    /// These must be asked first.
+    Ask(Vec<MemberName>),
+    Leave {
+        why: String,
+    },
+}
+
+/// The verdict, and what was found out about everybody else.
+pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Vec<Candidate>) {
+    let leave = |why: String| (Verdict::Leave { why }, vec![]);
+    if memory.abstain_until.is_some_and(|t| facts.now < t) {
+        return leave("I gave the lead away and leave it to others for a moment".into());
+    }
+    let Some(observed) = facts.postgres.observed().filter(|_| facts.postgres.accepting()) else {
+        return leave("my PostgreSQL does not answer".into());
+    };
+    if !observed.in_recovery {
+        // A running primary keeps its role before anything else is weighed, but never on an old timeline.
+        return match (observed.timeline, view.history_timeline()) {
+            (Some(mine), Some(cluster)) if mine < cluster => {
+                leave(format!("my timeline {mine} is behind last known cluster timeline {cluster}"))
+            }
+            _ => (Verdict::Take { why: "I run as the primary".into() }, vec![]),
+        };
+    }
+    if facts.settings.standby_cluster {
+        return leave("this is a standby cluster, which this version does not lead".into());
+    }
+    let request = view.failover.as_ref().map(|f| &f.value);
+    if facts.settings.pause && request.is_none_or(|r| r.candidate.as_ref() != Some(&facts.me)) {
+        return leave("the cluster is paused".into());
+    }
+    if facts.tags.nofailover() {
+        return leave("I am not allowed to promote (tag nofailover)".into());
+    }
+    if let Some(sync) = &view.sync
+        && request.is_none_or(|r| r.leader.is_some())
+        && !sync.value.lists(&facts.me)
+        && !sync.value.is_leader(&facts.me)
+    {
+        return leave("I am not in the list of synchronous standbys, a commit could be missing here".into());
+    }
+    match request {
+        Some(request) => requested(facts, memory, view, request),
+        None => healthiest(facts, memory, view, &|_| true, true),
+    }
+}
+
+/// A switchover or failover was asked for and the lead is free (`spec/ha.md §10.4`).
+fn requested(
+    facts: &Facts,
+    memory: &Memory,
+    view: &ClusterView,
+    request: &FailoverRequest,
+) -> (Verdict, Vec<Candidate>) {
+    let action = request.action();
+    match &request.candidate {
+        Some(candidate) if *candidate == facts.me => {
+            return (Verdict::Take { why: format!("{action}: I am the requested candidate") }, vec![]);
+        }
+        Some(candidate) => {
+            let asked_since = memory.leaderless_since.unwrap_or(facts.now);
+            match facts.peers.get(candidate).filter(|p| p.asked >= asked_since) {
+                None if view.members.contains_key(candidate) => return (Verdict::Ask(vec![candidate.clone()]), vec![]),
+                Some(p) if p.answer.as_ref().is_ok_and(|a| !a.tags.nofailover() && !a.watchdog_failed) => {
+                    return (Verdict::Leave { why: format!("{action}: to {candidate}, I am {}", facts.me) }, vec![]);
+                }
+                _ => {}
+            }
+        }
+        None => {}
+    }
+    // The candidate is bad or was left open: the one that stepped down takes part only if nobody else could.
+    if request.leader.as_ref() == Some(&facts.me) {
+        let ask = candidate::to_ask(view, &facts.me);
+        let since = memory.leaderless_since.unwrap_or(facts.now);
+        if !candidate::all_asked(&facts.peers, &ask, since) {
+            return (Verdict::Ask(ask), vec![]);
+        }
+        let others = candidate::weigh(facts, view, None);
+        return if others.iter().any(|c| c.fit) {
+            (Verdict::Leave { why: format!("{action}: I stepped down and another member can take over") }, others)
+        } else {
+            (Verdict::Take { why: format!("{action}: nobody else can take over") }, others)
+        };
+    }
+    let outgoing = request.leader.clone();
+    healthiest(facts, memory, view, &move |m: &Member| Some(&m.name) != outgoing.as_ref(), false)
+}
+
+/// Am I at least as good as everybody who answers? (`spec/ha.md §9.3`)
+fn healthiest(
+    facts: &Facts,
+    memory: &Memory,
+    view: &ClusterView,
+    counts: &dyn Fn(&Member) -> bool,
+    check_lag: bool,
+) -> (Verdict, Vec<Candidate>) {
+    let leave = |why: String| (Verdict::Leave { why }, vec![]);
+    let Some(observed) = facts.postgres.observed() else { return leave("my PostgreSQL does not answer".into()) };
+    let mine = observed.position();
+    if check_lag {
+        let lag = mine.behind(view.status.optime);
+        if lag > facts.settings.maximum_lag_on_failover {
+            return leave(format!(
+                "my wal position exceeds maximum replication lag ({lag} bytes behind the last leader)"
+            ));
+        }
+        if facts.settings.check_timeline {
+            match (observed.timeline, view.history_timeline()) {
+                (None, _) => return leave("can not figure out my timeline".into()),
+                (Some(t), Some(cluster)) if t < cluster => {
+                    return leave(format!("my timeline {t} is behind last known cluster timeline {cluster}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    // Whoever was a member when somebody last led is asked too: its key may have ended with its lease
+    // while the server still runs.
+    let mut others: BTreeMap<&MemberName, &Member> = memory.known_members.iter().collect();
+    others.extend(view.members.iter());
+    let electorate: Vec<&Member> = others
+        .values()
+        .copied()
+        .filter(|m| m.name != facts.me && counts(m))
+        .filter(|m| view.sync.as_ref().is_none_or(|s| s.value.lists(&m.name) || s.value.is_leader(&m.name)))
+        .collect();
+    let ask: Vec<MemberName> =
+        electorate.iter().filter(|m| m.api_url.is_some() && !m.tags.nofailover()).map(|m| m.name.clone()).collect();
+    let since = memory.leaderless_since.unwrap_or(facts.now);
+    if !candidate::all_asked(&facts.peers, &ask, since) {
+        return (Verdict::Ask(ask), vec![]);
+    }
+
+    let mut verdicts = vec![];
+    let mut stands_against_me = None;
+    let my_priority = facts.tags.failover_priority();
+    for member in electorate {
+        let name = &member.name;
+        let row = |fit: bool, why: String| Candidate { name: name.clone(), fit, why };
+        let answer = match facts.peers.get(name).map(|p| &p.answer) {
+            _ if member.tags.nofailover() => {
+                verdicts.push(row(false, "not allowed to promote (tag nofailover)".into()));
+                continue;
+            }
+            None => {
+                verdicts.push(row(false, "publishes no api_url, so it cannot be asked".into()));
+                continue;
+            }
+            Some(Err(why)) => {
+                verdicts.push(row(false, format!("not reachable ({why})")));
+                continue;
+            }
+            Some(Ok(answer)) => answer,
+        };
+        if answer.tags.nofailover() || answer.watchdog_failed {
+            verdicts.push(row(false, "not allowed to promote".into()));
+            continue;
+        }
+        let was_leader = match &view.sync {
+            Some(sync) => sync.value.is_leader(name),
+            None => memory.last_leader.as_ref() == Some(name),
+        };
+        let against = if !answer.in_recovery {
+            Some(format!("Primary ({name}) is still alive"))
+        } else if answer.position > mine && view.sync.is_some() && was_leader {
+            None
+        } else if answer.position > mine {
+            Some(format!("Wal position of {name} is ahead of my wal position"))
+        } else if answer.position == mine
+            && mine.is_valid()
+            && !was_leader
+            && my_priority < member.tags.failover_priority()
+        {
+            Some(format!(
+                "{name} has equally tolerable WAL position and priority {}, while this node has priority {my_priority}",
+                member.tags.failover_priority()
+            ))
+        } else {
+            None
+        };
+        verdicts.push(row(answer.in_recovery, format!("at {}", answer.position)));
+        stands_against_me = stands_against_me.or(against);
+    }
+    match stands_against_me {
+        Some(why) => (Verdict::Leave { why }, verdicts),
+        None => (Verdict::Take { why: format!("nobody who answers is ahead of my wal position {mine}") }, verdicts),
+    }
+}

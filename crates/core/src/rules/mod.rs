@@ -1,0 +1,178 @@
+//! The rules, as one table. The first rule whose condition holds decides.
+//!
+//! Sections are tried in the order of [`TABLE`]; within a section, rules are tried from top to bottom.
+//! A number never changes its meaning: operators and recorded decisions refer to it.
+
+mod operator;
+mod primary;
+mod race;
+mod replica;
+mod shutdown;
+mod startup;
+mod stopped;
+mod store;
+mod task;
+
+use std::time::Duration;
+
+use crate::cluster::ClusterView;
+use crate::facts::Facts;
+use crate::ids::MemberName;
+use crate::memory::Memory;
+use crate::order::{Order, Task};
+use crate::report::{Candidate, Section};
+use crate::settings::Timing;
+
+pub struct Rule {
+    pub id: u16,
+    pub section: Section,
+    pub name: &'static str,
+    pub when: fn(&Ctx) -> bool,
+    pub then: fn(&mut Work),
+    pub why: &'static str,
+}
+
+/// All rules in the order in which they are tried.
+pub fn table() -> impl Iterator<Item = &'static Rule> {
+    [
+        shutdown::RULES,
+        operator::RULES,
+        task::RULES,
+        store::RULES,
+        startup::RULES,
+        stopped::RULES,
+        race::RULES,
+        primary::RULES,
+        replica::RULES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Who leads, as far as I can rely on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leads {
+    /// I hold the lease.
+    Me,
+    /// The key carries my name and I hold no lease: an earlier run of this agent took it.
+    MeBefore,
+    Other(MemberName),
+    Nobody,
+}
+
+/// Facts with the few conclusions that many rules share.
+pub struct Ctx<'a> {
+    pub facts: &'a Facts,
+    pub memory: &'a Memory,
+    pub view: Option<&'a ClusterView>,
+    pub leads: Leads,
+    pub paused: bool,
+}
+
+impl<'a> Ctx<'a> {
+    pub fn new(facts: &'a Facts, memory: &'a Memory) -> Ctx<'a> {
+        let view = facts.store.view.as_deref();
+        Ctx { facts, memory, view, leads: leads(facts, view), paused: facts.settings.pause }
+    }
+
+    pub fn i_lead(&self) -> bool {
+        self.leads == Leads::Me
+    }
+
+    pub fn other_leads(&self) -> bool {
+        matches!(self.leads, Leads::Other(_))
+    }
+
+    /// Time is up for the lease: a primary must have stopped before it ends, and stopping takes a moment.
+    pub fn lease_ends(&self) -> bool {
+        self.facts.lead.is_some_and(|l| self.facts.now + stop_reserve(&self.facts.settings.timing) >= l.until)
+    }
+
+    pub fn backing_off(&self) -> bool {
+        self.backoff_left().is_some()
+    }
+
+    /// What is left of the pause after failures to bring the server up: 1, 2, 4 ... 16 seconds.
+    pub fn backoff_left(&self) -> Option<Duration> {
+        let failed = self.memory.last_failure?;
+        let pause = Duration::from_secs(1 << self.memory.start_failures.saturating_sub(1).min(4));
+        pause.checked_sub(self.facts.now.since(failed)).filter(|d| !d.is_zero() && self.memory.start_failures > 0)
+    }
+}
+
+/// How long before the end of its lease a primary begins to stop.
+pub fn stop_reserve(timing: &Timing) -> Duration {
+    (timing.ttl / 5).clamp(Duration::from_secs(1), Duration::from_secs(3))
+}
+
+fn leads(facts: &Facts, view: Option<&ClusterView>) -> Leads {
+    let Some(view) = view else {
+        return if facts.lead.is_some() { Leads::Me } else { Leads::Nobody };
+    };
+    // A view from before I took the lead knows nothing about it.
+    if facts.lead.is_some_and(|lead| view.revision < lead.version) {
+        return Leads::Me;
+    }
+    match view.leader_name() {
+        Some(name) if *name == facts.me => {
+            if facts.lead.is_some() {
+                Leads::Me
+            } else {
+                Leads::MeBefore
+            }
+        }
+        Some(name) => Leads::Other(name.clone()),
+        None => Leads::Nobody,
+    }
+}
+
+/// What a rule writes its consequences into.
+pub struct Work<'a> {
+    pub facts: &'a Facts,
+    pub view: Option<&'a ClusterView>,
+    pub leads: Leads,
+    pub memory: Memory,
+    pub orders: Vec<Order>,
+    pub goal: String,
+    pub candidates: Vec<Candidate>,
+    pub waiting_for: Vec<String>,
+    pub steady: bool,
+    /// Answer to the operator's request.
+    pub reply: Option<Result<String, String>>,
+    /// The next step is due then even if nothing happens.
+    pub again_in: Duration,
+}
+
+impl Work<'_> {
+    pub fn goal(&mut self, text: impl Into<String>) {
+        self.goal = text.into();
+    }
+
+    pub fn order(&mut self, order: Order) {
+        self.orders.push(order);
+    }
+
+    pub fn begin(&mut self, task: Task) {
+        self.memory.epoch += 1;
+        let epoch = self.memory.epoch;
+        self.orders.push(Order::Begin { task, epoch });
+    }
+
+    pub fn cancel(&mut self, why: &str) {
+        if let Some(running) = &self.facts.task {
+            self.orders.push(Order::Cancel { epoch: running.epoch, why: why.to_owned() });
+        }
+    }
+
+    pub fn wait_for(&mut self, what: impl Into<String>) {
+        self.waiting_for.push(what.into());
+    }
+
+    pub fn again_in(&mut self, d: Duration) {
+        self.again_in = self.again_in.min(d.max(Duration::from_millis(10)));
+    }
+
+    pub fn abstain(&mut self, d: Duration) {
+        self.memory.abstain_until = Some(self.facts.now + d);
+    }
+}

@@ -1,0 +1,244 @@
+//! I hold the lead and PostgreSQL accepts connections (`spec/ha.md §7, §10.2`).
+
+use std::time::Duration;
+
+use super::{Ctx, Rule, Work};
+use crate::candidate;
+use crate::cluster::{FailoverRequest, Versioned};
+use crate::order::{Demote, Order, Task};
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 700,
+        section: Section::Primary,
+        name: "the promotion failed",
+        when: |c| c.i_lead() && c.memory.promotion_failed.is_some(),
+        then: |w| {
+            let why = w.memory.promotion_failed.take().unwrap_or_default();
+            w.goal(format!("giving the lead away because the promotion failed: {why}"));
+            let ttl = w.facts.settings.timing.ttl;
+            w.abstain(ttl);
+            w.order(Order::ReleaseLead);
+        },
+        why: "A leader that cannot be promoted keeps everybody else from it.",
+    },
+    Rule {
+        id: 705,
+        section: Section::Pause,
+        name: "paused and PostgreSQL is no primary",
+        when: |c| {
+            c.i_lead()
+                && c.paused
+                && c.facts.postgres.is_standby()
+                && c.facts.postgres.observed().is_some()
+                && request(c).is_none_or(|r| r.value.candidate.as_ref() != Some(&c.facts.me))
+        },
+        then: |w| {
+            w.goal("removed leader lock because postgres is not running as primary");
+            w.order(Order::ReleaseLead);
+        },
+        why: "While paused the lead goes to whoever runs as the primary; nobody is promoted unasked.",
+    },
+    Rule {
+        id: 708,
+        section: Section::Primary,
+        name: "PostgreSQL does not answer",
+        when: |c| c.i_lead() && c.facts.postgres.observed().is_none(),
+        then: |w| {
+            w.goal("Error communicating with PostgreSQL. Will try again later");
+            w.wait_for("PostgreSQL to answer");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "A busy server is not a dead one.",
+    },
+    Rule {
+        id: 710,
+        section: Section::Primary,
+        name: "this is a standby cluster",
+        when: |c| c.i_lead() && c.facts.settings.standby_cluster && c.facts.postgres.is_standby(),
+        then: |w| {
+            w.goal("not promoting: standby_cluster is configured, which this version does not lead");
+            w.order(Order::ReleaseLead);
+            let ttl = w.facts.settings.timing.ttl;
+            w.abstain(ttl);
+        },
+        why: "The primary of a standby cluster is elsewhere.",
+    },
+    Rule {
+        id: 715,
+        section: Section::Primary,
+        name: "I hold the lead as a standby",
+        when: |c| c.i_lead() && c.facts.postgres.is_standby(),
+        then: |w| {
+            w.goal("promoted self to leader because I had the session lock");
+            w.candidates = vec![];
+            w.begin(Task::Promote);
+        },
+        why: "The lease is mine, so no other server can become the primary meanwhile.",
+    },
+    Rule {
+        id: 720,
+        section: Section::Primary,
+        name: "a handover was given up",
+        when: |c| c.i_lead() && request(c).is_some() && c.memory.given_up.is_some(),
+        then: |w| {
+            let why = w.memory.given_up.take().unwrap_or_default();
+            refuse(w, &format!("given up, the primary goes on: {why}"));
+        },
+        why: "A switchover that takes longer than it may costs more than it brings.",
+    },
+    Rule {
+        id: 722,
+        section: Section::Primary,
+        name: "a request that cannot be meant for now",
+        when: |c| {
+            c.i_lead() && request(c).is_some() && nonsense(c.facts, c.view.and_then(|v| v.failover.as_ref())).is_some()
+        },
+        then: |w| {
+            let why = nonsense(w.facts, w.view.and_then(|v| v.failover.as_ref())).unwrap_or_default();
+            refuse(w, &why);
+        },
+        why: "It would stay in the store and surprise somebody later.",
+    },
+    Rule {
+        id: 725,
+        section: Section::Primary,
+        name: "a switchover scheduled for later",
+        when: |c| c.i_lead() && request(c).is_some() && wait_ms(c).is_some(),
+        then: |w| {
+            let ms = w.facts.failover_due.as_ref().and_then(|d| d.as_ref().ok()).map_or(0, |due| due - w.facts.unix_ms);
+            let at =
+                w.view.and_then(|v| v.failover.as_ref()).and_then(|f| f.value.scheduled_at.clone()).unwrap_or_default();
+            w.goal(format!("Awaiting switchover at {at} (in {} seconds)", ms / 1000));
+            w.wait_for(format!("the time of the scheduled switchover, {at}"));
+            w.again_in(Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+            w.steady = true;
+        },
+        why: "It was scheduled.",
+    },
+    Rule {
+        id: 730,
+        section: Section::Primary,
+        name: "a request, candidates not asked yet",
+        when: |c| c.i_lead() && request(c).is_some() && !asked(c),
+        then: |w| {
+            let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
+            if w.memory.asked_for.is_none_or(|(version, _)| version != request.version) {
+                w.memory.asked_for = Some((request.version, w.facts.now));
+            }
+            let mut ask = candidate::to_ask(view, &w.facts.me);
+            if let Some(candidate) = &request.value.candidate {
+                ask.retain(|n| n == candidate);
+            }
+            w.goal(format!("{}: asking the candidates", request.value.action()));
+            w.order(Order::Probe { members: ask });
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "The lead goes only to a member that is known to be able to take it.",
+    },
+    Rule {
+        id: 735,
+        section: Section::Primary,
+        name: "a request and no candidate is fit",
+        when: |c| c.i_lead() && request(c).is_some() && !weighed(c).iter().any(|m| m.fit),
+        then: |w| {
+            let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
+            w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
+            let reasons: Vec<_> = w.candidates.iter().map(|c| format!("{}: {}", c.name, c.why)).collect();
+            let reasons = if reasons.is_empty() { "there is no other such member".into() } else { reasons.join("; ") };
+            refuse(w, &format!("no healthy members found, switchover is not possible ({reasons})"));
+        },
+        why: "Better no switchover than no primary.",
+    },
+    Rule {
+        id: 740,
+        section: Section::Primary,
+        name: "a request and a fit candidate",
+        when: |c| c.i_lead() && request(c).is_some(),
+        then: |w| {
+            let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
+            w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
+            let Some(to) = w.candidates.iter().find(|c| c.fit).map(|c| c.name.clone()) else { return };
+            w.goal(format!("{}: demoting myself, handing over to {to}", request.value.action()));
+            if request.value.candidate.is_none() {
+                let named = FailoverRequest { candidate: Some(to.clone()), ..request.value.clone() };
+                w.order(Order::NameCandidate { version: request.version, request: named });
+            }
+            let upstream = view.members.get(&to).and_then(crate::cluster::Member::upstream);
+            w.begin(Task::Demote(Demote::Handover { to, upstream }));
+        },
+        why: "It was asked for, and the candidate can take over.",
+    },
+    Rule {
+        id: 790,
+        section: Section::Primary,
+        name: "I lead",
+        when: |c| c.i_lead(),
+        then: |w| {
+            let pause = if w.facts.settings.pause { "PAUSE: " } else { "" };
+            w.goal(format!("{pause}no action. I am ({}), the leader with the lock", w.facts.me));
+            w.steady = true;
+        },
+        why: "All is well.",
+    },
+];
+
+fn request<'a>(c: &Ctx<'a>) -> Option<&'a Versioned<FailoverRequest>> {
+    c.view?.failover.as_ref()
+}
+
+fn refuse(w: &mut Work, why: &str) {
+    if let Some(request) = w.view.and_then(|v| v.failover.as_ref()) {
+        w.goal(format!("{}: {why}", request.value.action()));
+        w.order(Order::ClearFailover { version: request.version });
+    }
+}
+
+/// Why the lead's holder must not carry a request out at all.
+fn nonsense(facts: &crate::facts::Facts, request: Option<&Versioned<FailoverRequest>>) -> Option<String> {
+    let request = &request?.value;
+    if let Some(leader) = &request.leader
+        && *leader != facts.me
+    {
+        return Some(format!("leader name does not match: {leader} != {}", facts.me));
+    }
+    if request.candidate.as_ref() == Some(&facts.me) {
+        return Some("I am already the leader, there is nothing to do".into());
+    }
+    if facts.settings.pause && request.candidate.is_none() {
+        return Some("is possible only to a specific candidate in a paused state".into());
+    }
+    match facts.failover_due.as_ref()? {
+        Err(text) => Some(format!("the schedule \"{text}\" can not be understood, cleaning it up")),
+        Ok(due) => {
+            let late = facts.unix_ms - due;
+            let stale =
+                i64::try_from(facts.settings.timing.loop_wait.as_millis() * 3 / 2).unwrap_or(i64::MAX).max(5_000);
+            (late > stale).then(|| "Found a stale switchover value, cleaning up".into())
+        }
+    }
+}
+
+/// A scheduled request that is not due; while paused none ever is.
+fn wait_ms(c: &Ctx) -> Option<i64> {
+    let due = *c.facts.failover_due.as_ref()?.as_ref().ok()?;
+    (due > c.facts.unix_ms || c.paused).then_some(due - c.facts.unix_ms)
+}
+
+fn asked(c: &Ctx) -> bool {
+    let (Some(view), Some(request)) = (c.view, request(c)) else { return false };
+    let Some((_, since)) = c.memory.asked_for.filter(|(version, _)| *version == request.version) else { return false };
+    let mut ask = candidate::to_ask(view, &c.facts.me);
+    if let Some(candidate) = &request.value.candidate {
+        ask.retain(|n| n == candidate);
+    }
+    candidate::all_asked(&c.facts.peers, &ask, since)
+}
+
+fn weighed(c: &Ctx) -> Vec<crate::report::Candidate> {
+    match (c.view, request(c)) {
+        (Some(view), Some(request)) => candidate::weigh(c.facts, view, Some(&request.value)),
+        _ => vec![],
+    }
+}

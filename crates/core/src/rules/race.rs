@@ -1,0 +1,116 @@
+//! Nobody leads, and PostgreSQL answers (`spec/ha.md §9`).
+
+use std::time::Duration;
+
+use super::{Ctx, Leads, Rule};
+use crate::order::{Demote, Order, Task};
+use crate::race::{Verdict, judge};
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 600,
+        section: Section::Race,
+        name: "the leader key carries my name from an earlier run",
+        when: |c| c.leads == Leads::MeBefore,
+        then: |w| {
+            w.goal("taking the leader lock over from an earlier run of this agent");
+            w.order(Order::TakeLead);
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "An agent that was restarted goes on where it was, and PostgreSQL never notices.",
+    },
+    Rule {
+        id: 610,
+        section: Section::Race,
+        name: "nobody leads and I may",
+        when: |c| c.leads == Leads::Nobody && matches!(verdict(c), Verdict::Take { .. }),
+        then: |w| {
+            if let Some(view) = w.view {
+                let (verdict, candidates) = judge(w.facts, &w.memory, view);
+                if let Verdict::Take { why } = verdict {
+                    w.goal(format!("taking the lead: {why}"));
+                }
+                w.candidates = candidates;
+            }
+            w.order(Order::TakeLead);
+            w.again_in(Duration::from_millis(300));
+        },
+        why: "The store gives the leader key to exactly one of those who try.",
+    },
+    Rule {
+        id: 620,
+        section: Section::Race,
+        name: "nobody leads and others have to be asked",
+        when: |c| c.leads == Leads::Nobody && matches!(verdict(c), Verdict::Ask(_)),
+        then: |w| {
+            if let Some(view) = w.view
+                && let (Verdict::Ask(members), _) = judge(w.facts, &w.memory, view)
+            {
+                let names: Vec<_> = members.iter().map(ToString::to_string).collect();
+                w.goal(format!("nobody leads; asking {}", names.join(", ")));
+                w.order(Order::Probe { members });
+            }
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "The member that has most of the log must win.",
+    },
+    Rule {
+        id: 630,
+        section: Section::Race,
+        name: "nobody leads and a primary here must not",
+        when: |c| {
+            c.leads == Leads::Nobody
+                && !c.paused
+                && c.facts.postgres.is_primary()
+                && c.facts.postgres.observed().is_some()
+        },
+        then: |w| {
+            w.goal("demoting self because i am not allowed to become primary");
+            if let Some(view) = w.view
+                && let (Verdict::Leave { why }, candidates) = judge(w.facts, &w.memory, view)
+            {
+                w.goal(format!("demoting self because i am not allowed to become primary: {why}"));
+                w.candidates = candidates;
+            }
+            w.begin(Task::Demote(Demote::Deposed));
+        },
+        why: "A primary without the lead accepts writes that nobody will follow.",
+    },
+    Rule {
+        id: 640,
+        section: Section::Race,
+        name: "nobody leads and it is not for me to",
+        when: |c| c.leads == Leads::Nobody,
+        then: |w| {
+            if let Some(view) = w.view {
+                let (verdict, candidates) = judge(w.facts, &w.memory, view);
+                w.candidates = candidates;
+                match verdict {
+                    Verdict::Leave { why } if w.facts.settings.pause => {
+                        w.goal(format!("no action, nobody leads: {why}"))
+                    }
+                    Verdict::Leave { why } if w.facts.tags.nofailover() => {
+                        w.goal(format!("following a different leader because I am not allowed to promote: {why}"));
+                    }
+                    Verdict::Leave { why } => {
+                        w.goal(format!("following a different leader because i am not the healthiest node: {why}"))
+                    }
+                    _ => {}
+                }
+            }
+            w.wait_for("a leader");
+            // Ask again soon: what stood against me may be gone, and nobody accepts writes meanwhile.
+            let again = w.facts.settings.timing.loop_wait.min(Duration::from_secs(1));
+            w.again_in(again);
+            if w.memory.leaderless_since.is_some_and(|t| w.facts.now.since(t) >= again) {
+                w.memory.leaderless_since = Some(w.facts.now);
+            }
+        },
+        why: "Another member is better placed, or this one is not allowed.",
+    },
+];
+
+fn verdict(c: &Ctx) -> Verdict {
+    c.view.map_or(Verdict::Leave { why: String::new() }, |view| judge(c.facts, c.memory, view).0)
+}

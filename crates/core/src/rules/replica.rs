@@ -1,0 +1,185 @@
+//! Somebody else leads and PostgreSQL accepts connections (`spec/ha.md §11, §12`).
+
+use std::time::Duration;
+
+use super::stopped::{Repair, checked_lately, leader_primary, leader_upstream, repair_for};
+use super::{Ctx, Leads, Rule, Work};
+use crate::follow;
+use crate::memory::Divergence;
+use crate::order::{Demote, Task};
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 800,
+        section: Section::Replica,
+        name: "a primary here and somebody else leads",
+        when: |c| c.other_leads() && !c.paused && c.facts.postgres.is_primary(),
+        then: |w| {
+            w.goal("demoting self because I do not have the lock and I was a leader");
+            w.begin(Task::Demote(Demote::Deposed));
+        },
+        why: "Two primaries would each acknowledge commits that the other lacks.",
+    },
+    Rule {
+        id: 805,
+        section: Section::Pause,
+        name: "paused, a primary here and somebody else leads",
+        when: |c| c.other_leads() && c.facts.postgres.is_primary(),
+        then: |w| {
+            w.goal("PAUSE: continue to run as primary without lock");
+            w.wait_for("the cluster to be resumed");
+        },
+        why: "Paused means hands off.",
+    },
+    Rule {
+        id: 808,
+        section: Section::Replica,
+        name: "PostgreSQL does not answer",
+        when: |c| c.facts.postgres.observed().is_none(),
+        then: |w| {
+            w.goal("Error communicating with PostgreSQL. Will try again later");
+            w.wait_for("PostgreSQL to answer");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "A busy server is not a dead one.",
+    },
+    Rule {
+        id: 810,
+        section: Section::Replica,
+        name: "following somebody else than I should",
+        when: |c| c.other_leads() && misdirected(c),
+        then: |w| {
+            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
+            match &upstream {
+                Some(u) => w.goal(format!("changing primary_conninfo to follow {}", u.name)),
+                None => w.goal("changing primary_conninfo to follow nobody"),
+            }
+            w.begin(Task::Follow { upstream });
+        },
+        why: "The leader changed, or the settings did.",
+    },
+    Rule {
+        id: 820,
+        section: Section::Replica,
+        name: "my history forked from the leader's and can be mended",
+        when: |c| {
+            forked(c)
+                && !c.paused
+                && !c.backing_off()
+                && leader_primary(c).is_some()
+                && repair_for(c.facts, c.memory).is_some()
+        },
+        then: repair,
+        why: "Records that the new primary does not have must go before this server can follow it.",
+    },
+    Rule {
+        id: 825,
+        section: Section::Replica,
+        name: "my history forked from the leader's",
+        when: |c| c.other_leads() && forked(c),
+        then: |w| {
+            let what = match &w.memory.divergence {
+                Divergence::Found { what, .. } => what.clone(),
+                Divergence::RewindFailed { why, .. } => format!("pg_rewind failed: {why}"),
+                _ => String::new(),
+            };
+            w.goal(format!(
+                "my history forked from the leader's ({what}) and the settings do not allow mending it; \
+                 allow use_pg_rewind or run `surus reinit` for {}",
+                w.facts.me
+            ));
+            w.wait_for("an operator to reinitialize this member, or settings that allow mending it");
+            w.again_in(Duration::from_secs(5));
+        },
+        why: "What this server has and the leader lacks is not thrown away unasked.",
+    },
+    Rule {
+        id: 830,
+        section: Section::Replica,
+        name: "not streaming from a leader that serves",
+        when: |c| {
+            c.other_leads()
+                && !c.paused
+                && c.memory.divergence == Divergence::Unchecked
+                && c.memory.not_streaming_since.is_some_and(|t| c.facts.now.since(t) >= Duration::from_millis(800))
+                && leader_primary(c).is_some()
+                && !checked_lately(c)
+                && c.view.and_then(|v| follow::upstream(v, &c.facts.me, &c.facts.tags)).is_some()
+        },
+        then: |w| {
+            if let Some(from) = leader_upstream(w) {
+                w.goal(format!("not streaming, comparing history with {}", from.name));
+                w.begin(Task::CheckDivergence { from });
+            }
+        },
+        why: "A server whose log forked cannot stream; one whose log did not only needs a moment.",
+    },
+    Rule {
+        id: 890,
+        section: Section::Replica,
+        name: "I follow",
+        when: |c| c.other_leads(),
+        then: |w| {
+            let leader = match &w.leads {
+                Leads::Other(name) => name.clone(),
+                _ => w.facts.me.clone(),
+            };
+            let pause = if w.facts.settings.pause { "PAUSE: " } else { "" };
+            w.goal(format!("{pause}no action. I am ({}), a secondary, and following a leader ({leader})", w.facts.me));
+            w.steady = true;
+            if w.memory.not_streaming_since.is_some() && !w.facts.tags.nostream() {
+                w.steady = false;
+                w.wait_for(format!("streaming from {leader} to begin"));
+                w.again_in(Duration::from_millis(500));
+                // A verdict of "not diverged" is looked at again if streaming still does not begin.
+                if w.memory.divergence_checked.is_none_or(|at| w.facts.now.since(at) >= Duration::from_secs(10)) {
+                    w.memory.divergence = Divergence::Unchecked;
+                }
+            }
+        },
+        why: "All is well.",
+    },
+];
+
+fn forked(c: &Ctx) -> bool {
+    matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
+}
+
+fn misdirected(c: &Ctx) -> bool {
+    let (Some(view), Some(observed)) = (c.view, c.facts.postgres.observed()) else { return false };
+    let upstream = follow::upstream(view, &c.facts.me, &c.facts.tags);
+    // Settings become visible a moment after a reload: do not order the same again at once.
+    let just_done = c
+        .memory
+        .followed
+        .as_ref()
+        .is_some_and(|(to, at)| *to == upstream && c.facts.now.since(*at) < Duration::from_secs(2));
+    let slot = c.facts.settings.use_slots.then(|| c.facts.me.slot_name());
+    let slot = upstream.as_ref().and(slot);
+    // Without an address of the leader, going on as before beats following nobody.
+    let unknown = upstream.is_none() && !c.facts.tags.nostream();
+    !unknown && !just_done && !follow::follows(observed, upstream.as_ref(), slot.as_deref())
+}
+
+/// Rewind if that is possible, else clone again if that is allowed.
+pub(super) fn repair(w: &mut Work) {
+    let Some(from) = leader_upstream(w) else { return };
+    let leader = w.view.and_then(|v| v.leader_member());
+    match repair_for(w.facts, &w.memory) {
+        Some(Repair::Rewind) if leader.is_some_and(|m| m.checkpoint_after_promote == Some(false)) => {
+            w.goal(format!("Waiting for checkpoint on {} before rewind", from.name));
+            w.wait_for(format!("the first checkpoint of {} after its promotion", from.name));
+            w.again_in(Duration::from_millis(300));
+        }
+        Some(Repair::Rewind) => {
+            w.goal(format!("running pg_rewind from {}", from.name));
+            w.begin(Task::Rewind { from });
+        }
+        Some(Repair::Reinitialize) => {
+            w.goal("reinitializing due to diverged timelines");
+            w.begin(Task::Reinitialize { from });
+        }
+        None => {}
+    }
+}

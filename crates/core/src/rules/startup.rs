@@ -1,0 +1,250 @@
+//! What the data directory and the cluster's identity allow (`spec/ha.md §4 steps 8-9, §5`).
+
+use std::time::Duration;
+
+use super::{Ctx, Leads, Rule, Work};
+use crate::cluster::{ClusterView, Initialize, Member, MemberRole, Upstream};
+use crate::ids::{MemberName, SystemId};
+use crate::order::{Order, Task};
+use crate::postgres::DataDir;
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 400,
+        section: Section::Startup,
+        name: "the data directory holds something else",
+        when: |c| matches!(c.facts.postgres.data_dir, DataDir::Foreign(_)) && !c.facts.postgres.running(),
+        then: |w| {
+            let what = match &w.facts.postgres.data_dir {
+                DataDir::Foreign(what) => what.clone(),
+                _ => String::new(),
+            };
+            w.goal(format!("refusing to touch the data directory: {what}"));
+            if w.facts.lead.is_some() {
+                w.order(Order::ReleaseLead);
+            }
+            w.order(Order::Exit(Err(what)));
+        },
+        why: "Whatever it is, it is not ours to overwrite.",
+    },
+    Rule {
+        id: 405,
+        section: Section::Startup,
+        name: "the data directory cannot be read",
+        when: |c| matches!(c.facts.postgres.data_dir, DataDir::Unreadable(_)) && !c.facts.postgres.running(),
+        then: |w| {
+            let what = match &w.facts.postgres.data_dir {
+                DataDir::Unreadable(what) => what.clone(),
+                _ => String::new(),
+            };
+            w.goal(format!("data directory is not accessible: {what}"));
+            if w.leads == Leads::Me {
+                w.order(Order::ReleaseLead);
+            }
+            w.wait_for("the data directory");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "A disk may come back; until then somebody else should lead.",
+    },
+    Rule {
+        id: 410,
+        section: Section::Startup,
+        name: "the data belongs to another cluster",
+        when: |c| foreign_id(c).is_some() && !c.paused,
+        then: |w| {
+            let (mine, theirs) = foreign_ids(w);
+            let text = format!(
+                "system ID mismatch, node {} belongs to a different cluster: the data directory has {mine}, the cluster has {theirs}. \
+                 Use another scope or data directory, or empty the data directory to clone this cluster into it.",
+                w.facts.me
+            );
+            w.goal(text.clone());
+            if w.facts.lead.is_some() {
+                w.order(Order::ReleaseLead);
+            }
+            w.order(Order::Exit(Err(text)));
+        },
+        why: "Streaming or rewinding between two clusters destroys one of them.",
+    },
+    Rule {
+        id: 412,
+        section: Section::Startup,
+        name: "paused and the data belongs to another cluster",
+        when: |c| foreign_id(c).is_some(),
+        then: |w| {
+            let (mine, theirs) = foreign_ids(w);
+            w.goal(format!("system ID mismatch while paused: the data directory has {mine}, the cluster has {theirs}"));
+            if w.leads == Leads::Me {
+                w.order(Order::ReleaseLead);
+            }
+            w.wait_for("the cluster to be resumed or the data to be replaced");
+        },
+        why: "Somebody may be replacing the data by hand; the lead does not belong to it meanwhile.",
+    },
+    Rule {
+        id: 415,
+        section: Section::Startup,
+        name: "an existing standby and no identity in the store",
+        when: |c| unclaimed(c) && c.leads == Leads::Nobody && c.facts.postgres.is_standby() && !c.paused,
+        then: |w| {
+            let text = "No initialize key in DCS and PostgreSQL is running as replica, aborting start. \
+                        Please first start the agent on the node running as primary";
+            w.goal(text);
+            w.order(Order::Exit(Err(text.into())));
+        },
+        why: "The primary's identity is the cluster's; a standby cannot tell whether its primary is the right one.",
+    },
+    Rule {
+        id: 418,
+        section: Section::Startup,
+        name: "existing data and no identity in the store",
+        when: |c| unclaimed(c) && c.leads == Leads::Nobody && !c.paused,
+        then: |w| {
+            if let DataDir::Present { control, .. } = &w.facts.postgres.data_dir {
+                let id = control.system_id.clone();
+                w.goal(format!("claiming the scope for the existing cluster {id}"));
+                w.order(Order::WriteSystemId { id });
+            }
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "An existing cluster is taken over as it is; the key is created only if nobody else did.",
+    },
+    Rule {
+        id: 430,
+        section: Section::Startup,
+        name: "no data and I hold the lead",
+        when: |c| empty(c) && c.facts.lead.is_some(),
+        then: |w| {
+            w.goal("released leader key voluntarily as data dir empty and currently leader");
+            w.order(Order::ReleaseLead);
+            w.again_in(Duration::from_millis(100));
+        },
+        why: "A leader without data cannot serve; a member that has the data must be free to take over.",
+    },
+    Rule {
+        id: 432,
+        section: Section::Startup,
+        name: "no data and paused",
+        when: |c| empty(c) && c.paused,
+        then: |w| {
+            w.goal("running with empty data directory");
+            w.wait_for("the cluster to be resumed");
+        },
+        why: "Paused means hands off.",
+    },
+    Rule {
+        id: 434,
+        section: Section::Startup,
+        name: "no data, and the last attempts to get some failed",
+        when: |c| empty(c) && c.backing_off(),
+        then: |w| {
+            w.goal("waiting before the next attempt to create the data directory");
+            w.wait_for("the pause after a failed attempt to pass");
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "A cause such as a wrong password does not go away by hammering the leader.",
+    },
+    Rule {
+        id: 435,
+        section: Section::Startup,
+        name: "no data and somebody leads",
+        when: |c| empty(c) && c.other_leads() && c.view.is_some_and(|v| source(v, &c.facts.me).is_some()),
+        then: |w| {
+            if let Some(from) = w.view.and_then(|v| source(v, &w.facts.me)) {
+                let kind = if w.view.and_then(|v| v.leader_name()) == Some(&from.name) { "leader" } else { "replica" };
+                w.goal(format!("trying to bootstrap from {kind} '{}'", from.name));
+                w.begin(Task::Clone { from });
+            }
+        },
+        why: "A new member is a copy of the cluster.",
+    },
+    Rule {
+        id: 438,
+        section: Section::Startup,
+        name: "no data, and this is to be a standby cluster",
+        when: |c| empty(c) && c.facts.settings.standby_cluster && c.leads == Leads::Nobody,
+        then: |w| {
+            w.goal("waiting: standby clusters are not created by this version");
+            w.wait_for("a standby_leader");
+        },
+        why: "A standby cluster begins as a copy of the remote one, never with initdb.",
+    },
+    Rule {
+        id: 440,
+        section: Section::Startup,
+        name: "no data, no cluster and nobody creating one",
+        when: |c| {
+            empty(c)
+                && c.leads == Leads::Nobody
+                && c.facts.may_bootstrap
+                && !c.facts.tags.nofailover()
+                && c.view.is_some_and(|v| v.initialize == Initialize::Absent)
+        },
+        then: |w| {
+            w.goal("trying to bootstrap a new cluster");
+            w.begin(Task::Bootstrap);
+        },
+        why: "The initialize key is created by exactly one member, which then creates the cluster.",
+    },
+    Rule {
+        id: 445,
+        section: Section::Startup,
+        name: "no data and nobody to get it from",
+        when: empty,
+        then: |w| {
+            w.goal("waiting for leader to bootstrap");
+            let what = match (w.view.map(|v| &v.initialize), &w.leads) {
+                (Some(Initialize::InProgress), _) => "the member that creates the cluster",
+                (Some(Initialize::Done(_)), Leads::Nobody) => "a member that has the data to take the lead",
+                (Some(Initialize::Absent), _) if !w.facts.may_bootstrap => {
+                    "a member whose configuration has a bootstrap section"
+                }
+                _ => "a leader that publishes its address",
+            };
+            w.wait_for(what);
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "Creating a second cluster under the same name would split the members.",
+    },
+];
+
+/// Also an empty directory under a running server counts: somebody removed the data under it.
+fn empty(c: &Ctx) -> bool {
+    c.facts.postgres.data_dir == DataDir::Empty
+}
+
+fn unclaimed(c: &Ctx) -> bool {
+    matches!(c.facts.postgres.data_dir, DataDir::Present { .. })
+        && c.view.is_some_and(|v| v.initialize == Initialize::Absent)
+}
+
+fn foreign_id<'a>(c: &'a Ctx) -> Option<(&'a SystemId, &'a SystemId)> {
+    match (&c.facts.postgres.data_dir, c.view.map(|v| &v.initialize)) {
+        (DataDir::Present { control, .. }, Some(Initialize::Done(theirs))) if control.system_id != *theirs => {
+            Some((&control.system_id, theirs))
+        }
+        _ => None,
+    }
+}
+
+fn foreign_ids(w: &Work) -> (String, String) {
+    match (&w.facts.postgres.data_dir, w.view.map(|v| &v.initialize)) {
+        (DataDir::Present { control, .. }, Some(Initialize::Done(theirs))) => {
+            (control.system_id.to_string(), theirs.to_string())
+        }
+        _ => (String::new(), String::new()),
+    }
+}
+
+fn source(view: &ClusterView, me: &MemberName) -> Option<Upstream> {
+    let leader = view.leader_member().filter(|m| m.role == MemberRole::Primary || m.is_running());
+    clone_source(view, me).or_else(|| leader.and_then(Member::upstream))
+}
+
+/// A running replica that offers itself by tag; the first by name, so that a retry asks the same one.
+pub(super) fn clone_source(view: &ClusterView, me: &MemberName) -> Option<Upstream> {
+    view.others(me)
+        .filter(|m| Some(&m.name) != view.leader_name() && m.tags.clonefrom() && m.is_running())
+        .find_map(Member::upstream)
+}

@@ -1,0 +1,330 @@
+//! There is data and PostgreSQL does not run, or does not accept connections yet (`spec/ha.md §4.2, §6`).
+
+use std::time::Duration;
+
+use super::{Ctx, Leads, Rule, Work};
+use crate::candidate;
+use crate::cluster::{Member, MemberRole, Upstream};
+use crate::follow;
+use crate::memory::Divergence;
+use crate::order::{Demote, Order, Task};
+use crate::postgres::{ControlState, DataDir, ProcessState};
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 500,
+        section: Section::Stopped,
+        name: "server processes of a dead postmaster still run",
+        when: |c| c.facts.postgres.orphans && !c.facts.postgres.running(),
+        then: |w| {
+            w.goal("ending server processes that a dead postmaster left behind");
+            w.begin(Task::KillOrphans);
+        },
+        why: "They hold shared memory that a new postmaster needs, and could still finish a commit.",
+    },
+    Rule {
+        id: 505,
+        section: Section::Pause,
+        name: "paused and PostgreSQL does not run",
+        when: |c| c.paused && !c.facts.postgres.running(),
+        then: |w| {
+            if w.facts.lead.is_some() {
+                w.goal("removed leader lock because postgres is not running");
+                w.order(Order::ReleaseLead);
+            } else {
+                w.goal("postgres is not running");
+            }
+            w.wait_for("the cluster to be resumed or PostgreSQL to be started by hand");
+        },
+        why: "Paused means hands off; the lead goes to whoever runs as the primary.",
+    },
+    Rule {
+        id: 508,
+        section: Section::Stopped,
+        name: "the leader key carries my name from an earlier run",
+        when: |c| down(c) && c.leads == Leads::MeBefore,
+        then: |w| {
+            w.goal("taking the leader lock over from an earlier run of this agent");
+            w.order(Order::TakeLead);
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "An agent that was restarted goes on where it was.",
+    },
+    Rule {
+        id: 510,
+        section: Section::Stopped,
+        name: "the primary crashed and is to be failed over at once",
+        when: |c| down(c) && c.i_lead() && c.facts.settings.primary_start_timeout.is_zero() && !asked(c),
+        then: |w| {
+            w.goal("asking the other members who can take over");
+            w.memory.asked_at.get_or_insert(w.facts.now);
+            let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();
+            w.order(Order::Probe { members: ask });
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "primary_start_timeout is 0.",
+    },
+    Rule {
+        id: 512,
+        section: Section::Stopped,
+        name: "the primary crashed or cannot be started, and somebody can take over",
+        when: |c| {
+            down(c)
+                && c.i_lead()
+                && (c.facts.settings.primary_start_timeout.is_zero() || c.memory.start_failures > 0)
+                && somebody_else(c)
+        },
+        then: |w| {
+            w.goal("Primary crashed. Failing over.");
+            w.candidates = w.view.map(|v| candidate::weigh(w.facts, v, None)).unwrap_or_default();
+            let ttl = w.facts.settings.timing.ttl;
+            w.abstain(ttl);
+            w.order(Order::ReleaseLead);
+        },
+        why: "A standby is ready and this server is not.",
+    },
+    Rule {
+        id: 515,
+        section: Section::Stopped,
+        name: "waiting after a failed start",
+        when: |c| down(c) && c.backing_off(),
+        then: |w| {
+            w.goal("waiting before the next attempt to start PostgreSQL");
+            w.wait_for("the pause after a failed start to pass");
+            if w.leads == Leads::Me {
+                let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();
+                if !ask.is_empty() {
+                    w.memory.asked_at = Some(w.facts.now);
+                    w.order(Order::Probe { members: ask });
+                }
+            }
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "The log says why it failed; starting it in a tight loop buries that.",
+    },
+    Rule {
+        id: 520,
+        section: Section::Stopped,
+        name: "I hold the lead and my data was the primary's",
+        when: |c| down(c) && c.i_lead() && was_primary(c),
+        then: |w| {
+            w.goal("starting primary after failure");
+            w.begin(Task::StartPrimary);
+        },
+        why: "The data is the cluster's newest and its timeline need not change.",
+    },
+    Rule {
+        id: 525,
+        section: Section::Stopped,
+        name: "I hold the lead and my data was a standby's",
+        when: |c| down(c) && c.i_lead(),
+        then: |w| {
+            w.goal("starting as readonly because i had the session lock");
+            w.begin(Task::StartStandby { upstream: None });
+        },
+        why: "It is promoted once it has replayed what it has.",
+    },
+    Rule {
+        id: 530,
+        section: Section::Stopped,
+        name: "my data was the primary's, somebody else leads, histories not compared",
+        when: |c| {
+            down(c)
+                && was_clean_primary(c)
+                && c.memory.divergence == Divergence::Unchecked
+                && leader_primary(c).is_some()
+                && !checked_lately(c)
+        },
+        then: |w| {
+            if let Some(from) = leader_upstream(w) {
+                w.goal(format!("comparing history with the new primary {}", from.name));
+                w.begin(Task::CheckDivergence { from });
+            }
+        },
+        why: "A former primary may hold records that the new one lacks; starting it would only replay them.",
+    },
+    Rule {
+        id: 532,
+        section: Section::Stopped,
+        name: "my history forked from the leader's",
+        when: |c| {
+            down(c)
+                && matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
+                && leader_primary(c).is_some()
+                && repair(c).is_some()
+        },
+        then: super::replica::repair,
+        why: "Records that the new primary does not have must go before this server can follow it.",
+    },
+    Rule {
+        id: 540,
+        section: Section::Stopped,
+        name: "the lead was handed over and not taken yet",
+        when: |c| down(c) && c.leads == Leads::Nobody && c.memory.abstain_until.is_some_and(|t| c.facts.now < t),
+        then: |w| {
+            w.goal("waiting for another member to take the lead");
+            w.wait_for("a new leader");
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "Started too early, this server would begin by following nobody.",
+    },
+    Rule {
+        id: 545,
+        section: Section::Stopped,
+        name: "PostgreSQL does not run",
+        when: down,
+        then: |w| {
+            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
+            match &upstream {
+                Some(u) => w.goal(format!("starting as a secondary, following {}", u.name)),
+                None => w.goal("starting as a secondary"),
+            }
+            w.begin(Task::StartStandby { upstream });
+        },
+        why: "A standby is where every member without the lead begins.",
+    },
+    Rule {
+        id: 550,
+        section: Section::Stopped,
+        name: "a primary that is starting up without the lead",
+        when: |c| starting(c) && !c.paused && c.other_leads() && c.facts.postgres.is_primary(),
+        then: |w| {
+            w.goal("stopped PostgreSQL while starting up because leader key was lost");
+            w.begin(Task::Demote(Demote::Deposed));
+        },
+        why: "It would accept writes as soon as it is up.",
+    },
+    Rule {
+        id: 552,
+        section: Section::Stopped,
+        name: "the leader takes too long to start up, and somebody can take over",
+        when: |c| starting(c) && !c.paused && c.i_lead() && overdue(c) && somebody_else(c),
+        then: |w| {
+            w.goal("stopped PostgreSQL because of startup timeout");
+            w.begin(Task::Demote(Demote::Release));
+        },
+        why: "primary_start_timeout has passed and a standby is ready.",
+    },
+    Rule {
+        id: 555,
+        section: Section::Stopped,
+        name: "PostgreSQL does not accept connections",
+        when: starting,
+        then: |w| {
+            w.goal("PostgreSQL is still starting up");
+            w.wait_for("PostgreSQL to accept connections");
+            if w.leads == Leads::Me {
+                let overdue = w.facts.now.since(w.facts.postgres.since) >= w.facts.settings.primary_start_timeout;
+                let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();
+                if overdue && !ask.is_empty() {
+                    w.order(Order::Probe { members: ask });
+                }
+            }
+            if w.leads == Leads::MeBefore {
+                w.order(Order::TakeLead);
+            }
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "Recovery takes the time it takes.",
+    },
+];
+
+fn down(c: &Ctx) -> bool {
+    !c.facts.postgres.running() && matches!(c.facts.postgres.data_dir, DataDir::Present { .. })
+}
+
+fn starting(c: &Ctx) -> bool {
+    c.facts.postgres.process == ProcessState::NotAccepting
+}
+
+fn overdue(c: &Ctx) -> bool {
+    c.facts.now.since(c.facts.postgres.since) >= c.facts.settings.primary_start_timeout
+}
+
+fn control_state(c: &Ctx) -> Option<ControlState> {
+    match &c.facts.postgres.data_dir {
+        DataDir::Present { control, .. } => Some(control.state),
+        _ => None,
+    }
+}
+
+/// Its timeline can go on: it was stopped or died as a primary.
+fn was_primary(c: &Ctx) -> bool {
+    !c.facts.postgres.standby_signal()
+        && matches!(
+            control_state(c),
+            Some(
+                ControlState::InProduction
+                    | ControlState::InCrashRecovery
+                    | ControlState::ShuttingDown
+                    | ControlState::ShutDown
+                    | ControlState::StartingUp
+            )
+        )
+}
+
+/// Only then does the control file tell where the log ends.
+fn was_clean_primary(c: &Ctx) -> bool {
+    !c.facts.postgres.standby_signal() && control_state(c) == Some(ControlState::ShutDown)
+}
+
+fn asked(c: &Ctx) -> bool {
+    let Some(view) = c.view else { return true };
+    let ask = candidate::to_ask(view, &c.facts.me);
+    let since = c.facts.postgres.since;
+    ask.is_empty()
+        || c.facts.now.since(since) > Duration::from_secs(3)
+        || candidate::all_asked(&c.facts.peers, &ask, since)
+}
+
+fn somebody_else(c: &Ctx) -> bool {
+    c.view.is_some_and(|v| candidate::weigh(c.facts, v, None).iter().any(|m| m.fit))
+}
+
+/// The leader, when it is certain to run as a primary.
+pub(super) fn leader_primary<'a>(c: &Ctx<'a>) -> Option<&'a Member> {
+    if !c.other_leads() {
+        return None;
+    }
+    c.view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running())
+}
+
+pub(super) fn leader_upstream(w: &Work) -> Option<Upstream> {
+    w.view.and_then(|v| v.leader_member()).and_then(Member::upstream)
+}
+
+pub(super) fn checked_lately(c: &Ctx) -> bool {
+    c.memory.divergence_checked.is_some_and(|at| c.facts.now.since(at) < Duration::from_secs(2))
+}
+
+/// How this divergence can be mended, as the settings allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repair {
+    Rewind,
+    Reinitialize,
+}
+
+pub(super) fn repair(c: &Ctx) -> Option<Repair> {
+    repair_for(c.facts, c.memory)
+}
+
+pub(super) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Memory) -> Option<Repair> {
+    let settings = &facts.settings;
+    let can_rewind = settings.use_pg_rewind
+        && match &facts.postgres.data_dir {
+            DataDir::Present { control, .. } => control.data_checksums || control.wal_log_hints,
+            _ => false,
+        };
+    match &memory.divergence {
+        Divergence::Found { .. } if can_rewind => Some(Repair::Rewind),
+        Divergence::Found { .. } if settings.remove_data_directory_on_diverged_timelines => Some(Repair::Reinitialize),
+        Divergence::RewindFailed { .. }
+            if settings.remove_data_directory_on_rewind_failure
+                || settings.remove_data_directory_on_diverged_timelines =>
+        {
+            Some(Repair::Reinitialize)
+        }
+        _ => None,
+    }
+}

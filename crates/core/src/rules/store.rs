@@ -1,0 +1,120 @@
+//! The store cannot be read, or the lease cannot be renewed (`spec/ha.md §8`).
+
+use std::time::Duration;
+
+use super::{Ctx, Leads, Rule, Work};
+use crate::order::{Demote, Task};
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 300,
+        section: Section::Store,
+        name: "the lease of a primary is about to end",
+        when: |c| !c.paused && c.facts.lead.is_some() && c.lease_ends() && c.facts.postgres.is_primary(),
+        then: |w| {
+            let why = broken(w.facts.store.broken.as_ref().map(|b| b.1.as_str()));
+            w.goal(format!("demoting self because the leader lock could not be renewed in time{why}"));
+            let stop_by = w.facts.lead.map_or(w.facts.now, |l| l.until);
+            w.begin(Task::Demote(Demote::LeaseEnding { stop_by }));
+        },
+        why: "When the lease ends another member may be promoted; by then nothing may be acknowledged here.",
+    },
+    Rule {
+        id: 305,
+        section: Section::Store,
+        name: "a primary whose lease is over and whose lead cannot be looked up",
+        when: |c| {
+            !c.paused && unreadable(c) && c.facts.lead.is_none() && c.facts.postgres.is_primary() && patience_over(c)
+        },
+        then: |w| {
+            let why = broken(w.facts.store.broken.as_ref().map(|b| b.1.as_str()));
+            w.goal(format!("demoting self because the store is not accessible and I hold no lease{why}"));
+            w.begin(Task::Demote(Demote::LeaseEnding { stop_by: w.facts.now }));
+        },
+        why: "Without a lease somebody else may lead. An agent that has just started over a running primary is given \
+              `retry_timeout` to find its way back to the store.",
+    },
+    Rule {
+        id: 310,
+        section: Section::Store,
+        name: "paused and the store cannot be read",
+        when: |c| c.paused && unreadable(c),
+        then: |w| {
+            w.goal("DCS is not accessible; paused, nothing is done");
+            w.wait_for("the store");
+        },
+        why: "Paused means hands off.",
+    },
+    Rule {
+        id: 315,
+        section: Section::Store,
+        name: "stopped for want of a lease, the store still away",
+        when: |c| {
+            unreadable(c)
+                && c.memory.lost_store
+                && !c.facts.postgres.running()
+                && !c.facts.postgres.orphans
+                && !c.backing_off()
+        },
+        then: |w| {
+            w.goal("starting as a standby that follows nobody, to serve reads until the store is back");
+            w.begin(Task::StartStandby { upstream: None });
+        },
+        why: "A standby without upstream cannot do harm, and readers are served meanwhile.",
+    },
+    Rule {
+        id: 320,
+        section: Section::Store,
+        name: "the store cannot be read and I hold the lease",
+        when: |c| unreadable(c) && c.leads == Leads::Me && c.facts.lead.is_some() && c.facts.postgres.is_primary(),
+        then: |w| {
+            let left = w.facts.lead.map(|l| l.until.since(w.facts.now)).unwrap_or_default();
+            w.goal(format!("DCS is not accessible; continuing as the leader for up to {:.1} s", left.as_secs_f64()));
+            w.wait_for("the store");
+            let reserve = super::stop_reserve(&w.facts.settings.timing);
+            w.again_in(left.saturating_sub(reserve));
+        },
+        why: "The lease is good until its time is up, whatever the store does meanwhile.",
+    },
+    Rule {
+        id: 330,
+        section: Section::Store,
+        name: "the store cannot be read",
+        when: unreadable,
+        then: |w| {
+            let why = broken(w.facts.store.broken.as_ref().map(|b| b.1.as_str()));
+            w.goal(format!("DCS is not accessible{why}"));
+            w.wait_for("the store");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "Not knowing what the others do, a member goes on as it is.",
+    },
+    Rule {
+        id: 335,
+        section: Section::Store,
+        name: "no session in the store",
+        when: |c| !c.facts.store.session && c.facts.lead.is_none() && !c.facts.postgres.is_primary(),
+        then: |w: &mut Work| {
+            w.goal("opening a session in the store");
+            w.wait_for("a session in the store");
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "Every key of mine is bound to the session.",
+    },
+];
+
+fn unreadable(c: &Ctx) -> bool {
+    c.view.is_none() || c.facts.store.broken.is_some()
+}
+
+fn patience_over(c: &Ctx) -> bool {
+    match &c.facts.store.broken {
+        Some((since, _)) => c.facts.now.since(*since) >= c.facts.settings.timing.retry_timeout,
+        None => false,
+    }
+}
+
+fn broken(why: Option<&str>) -> String {
+    why.map(|w| format!(" ({w})")).unwrap_or_default()
+}

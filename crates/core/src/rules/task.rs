@@ -1,0 +1,59 @@
+//! A long operation runs (`spec/ha.md §4.1`).
+
+use super::Rule;
+use crate::order::Task;
+use crate::report::Section;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: 200,
+        section: Section::Task,
+        name: "a task of the leader runs and the lead is gone",
+        when: |c| {
+            c.facts.task.as_ref().is_some_and(|t| t.task.needs_lead()) && !c.paused && (!c.i_lead() || c.lease_ends())
+        },
+        then: |w| {
+            w.goal("lost the leader lock, ending what only the leader may do");
+            w.cancel("the leader lock is lost");
+        },
+        why: "Promoting or starting a primary without the lead makes a second one.",
+    },
+    Rule {
+        id: 205,
+        section: Section::Task,
+        name: "a task runs on a primary and the lead is gone",
+        when: |c| {
+            !c.paused
+                && c.facts.postgres.is_primary()
+                && (!c.i_lead() || c.lease_ends())
+                && c.facts.task.as_ref().is_some_and(|t| !t.task.is_stopping() && !harmless(&t.task))
+        },
+        then: |w| {
+            w.goal("lost the leader lock, ending the task to stop PostgreSQL");
+            w.cancel("the leader lock is lost");
+        },
+        why: "A primary without the lead must stop, and the task stands in the way.",
+    },
+    Rule {
+        id: 290,
+        section: Section::Task,
+        name: "a task runs",
+        when: |c| c.facts.task.is_some(),
+        then: |w| {
+            let name = w.facts.task.as_ref().map(|t| t.task.name()).unwrap_or_default();
+            if w.leads == super::Leads::Me {
+                w.goal(format!("updated leader lock during {name}"));
+            } else {
+                w.goal(format!("{name} in progress"));
+            }
+            w.wait_for(name);
+            w.steady = true;
+        },
+        why: "One thing at a time happens to a data directory.",
+    },
+];
+
+/// A new cluster's first server runs before anybody can hold the lead.
+fn harmless(task: &Task) -> bool {
+    matches!(task, Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. })
+}

@@ -1,0 +1,217 @@
+//! One step: facts in, orders and their explanation out.
+
+use crate::cluster::{ClusterView, Initialize};
+use crate::facts::{Facts, FinishedTask, TaskDone};
+use crate::memory::{Divergence, Memory};
+use crate::order::{Demote, Order, Task};
+use crate::report::Report;
+use crate::rules::{self, Ctx, Work};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub memory: Memory,
+    pub orders: Vec<Order>,
+    pub report: Report,
+    /// Answer to the operator's request, if this step had one to give.
+    pub reply: Option<Result<String, String>>,
+    /// The longest time to the next step.
+    pub again_in: std::time::Duration,
+}
+
+pub fn step(memory: &Memory, facts: &Facts) -> Step {
+    let mut memory = memory.clone();
+    if let Some(finished) = &facts.finished {
+        remember_end(&mut memory, finished, facts);
+    }
+    if let Some(view) = facts.store.view.as_deref().filter(|_| facts.store.broken.is_none()) {
+        remember_view(&mut memory, view, facts);
+    }
+    remember_streaming(&mut memory, facts);
+
+    let ctx = Ctx::new(facts, &memory);
+    let rule = rules::table().find(|r| (r.when)(&ctx));
+    let mut work = Work {
+        facts,
+        view: ctx.view,
+        leads: ctx.leads.clone(),
+        memory: memory.clone(),
+        orders: vec![],
+        goal: String::new(),
+        candidates: vec![],
+        waiting_for: vec![],
+        steady: false,
+        reply: None,
+        again_in: facts.settings.timing.loop_wait,
+    };
+    let (id, section, name, why) = match rule {
+        Some(rule) => {
+            (rule.then)(&mut work);
+            (rule.id, rule.section, rule.name, rule.why)
+        }
+        // The last rule of each section for a running server catches what is left; a test walks all
+        // combinations to show that nothing comes here.
+        None => {
+            work.goal("no rule applies; doing nothing");
+            (0, crate::report::Section::Task, "no rule applies", "Not knowing what to do, a member waits.")
+        }
+    };
+    housekeeping(&mut work);
+    let Work { memory, orders, goal, candidates, waiting_for, steady, reply, again_in, .. } = work;
+    let report =
+        Report { rule: id, section, name: name.to_owned(), goal, why: why.to_owned(), candidates, waiting_for, steady };
+    Step { memory, orders, report, reply, again_in }
+}
+
+/// Keys the holder of the lead keeps right, whatever else it does.
+fn housekeeping(work: &mut Work) {
+    let (Some(view), true) = (work.view, work.leads == rules::Leads::Me) else { return };
+    if work.facts.store.broken.is_some() || work.facts.shutdown {
+        return;
+    }
+    if let crate::postgres::DataDir::Present { control, .. } = &work.facts.postgres.data_dir
+        && !matches!(view.initialize, Initialize::Done(_))
+    {
+        work.orders.push(Order::WriteSystemId { id: control.system_id.clone() });
+    }
+    if view.config.is_none() {
+        let version = view.garbage.iter().any(|g| g.key == "config").then_some(0);
+        work.orders.push(Order::WriteConfig { version });
+    }
+    if let Some(o) = work.facts.postgres.observed()
+        && !o.in_recovery
+        && o.timeline.is_some()
+        && view.history_timeline() != o.timeline
+        && !(view.history.is_none() && o.timeline == Some(crate::Timeline(1)))
+        && !work.facts.settings.standby_cluster
+    {
+        work.orders.push(Order::WriteHistory);
+    }
+}
+
+fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
+    match view.leader_name() {
+        Some(leader) => {
+            memory.known_members = view.members.clone();
+            memory.leaderless_since = None;
+            if memory.last_leader.as_ref() != Some(leader) {
+                memory.last_leader = Some(leader.clone());
+                memory.divergence = Divergence::Unchecked;
+                memory.divergence_checked = None;
+            }
+        }
+        None => {
+            memory.leaderless_since.get_or_insert(facts.now);
+        }
+    }
+    if facts.lead.is_some() {
+        memory.lost_store = false;
+    }
+    if view.failover.is_none() {
+        memory.asked_for = None;
+        memory.given_up = None;
+    }
+}
+
+fn remember_streaming(memory: &mut Memory, facts: &Facts) {
+    match facts.postgres.observed().filter(|o| o.in_recovery) {
+        Some(o) if o.is_streaming() => {
+            memory.not_streaming_since = None;
+            memory.start_failures = 0;
+            if let Some(leader) = facts.store.view.as_deref().and_then(ClusterView::leader_member)
+                && leader.timeline.is_some()
+                && o.timeline == leader.timeline
+            {
+                memory.divergence = Divergence::None { against: leader.name.clone() };
+            }
+        }
+        Some(_) => {
+            memory.not_streaming_since.get_or_insert(facts.now);
+        }
+        None => memory.not_streaming_since = None,
+    }
+}
+
+/// What the end of a task means for later steps. The end of an older task means nothing any more.
+fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
+    if finished.epoch != memory.epoch {
+        return;
+    }
+    let ttl = facts.settings.timing.ttl;
+    let against = facts.store.view.as_deref().and_then(|v| v.leader_name().cloned());
+    match (&finished.task, &finished.outcome) {
+        (Task::Bootstrap, Ok(TaskDone::LostRace)) => {}
+        (
+            Task::Clone { .. }
+            | Task::Reinitialize { .. }
+            | Task::StartPrimary
+            | Task::StartStandby { .. }
+            | Task::Bootstrap
+            | Task::Restart,
+            outcome,
+        ) => match outcome {
+            Ok(_) => {
+                memory.start_failures = 0;
+                memory.last_failure = None;
+                memory.not_streaming_since = None;
+                if matches!(finished.task, Task::Clone { .. } | Task::Reinitialize { .. }) {
+                    memory.divergence = Divergence::Unchecked;
+                    memory.divergence_checked = None;
+                }
+            }
+            Err(_) => {
+                memory.start_failures += 1;
+                memory.last_failure = Some(finished.at);
+            }
+        },
+        (Task::Promote, Ok(_)) => {
+            memory.promotion_failed = None;
+            memory.divergence = Divergence::Unchecked;
+            memory.lost_store = false;
+        }
+        (Task::Promote, Err(why)) => memory.promotion_failed = Some(why.clone()),
+        (Task::Demote(Demote::Handover { .. }), Ok(TaskDone::GivenUp(why)) | Err(why)) => {
+            memory.given_up = Some(why.clone())
+        }
+        (Task::Demote(Demote::Handover { .. }), Ok(_)) => memory.abstain_until = Some(finished.at + ttl / 2),
+        (Task::Demote(Demote::LeaseEnding { .. }), _) => memory.lost_store = true,
+        (Task::Demote(Demote::Release), _) => memory.abstain_until = Some(finished.at + ttl),
+        (Task::Follow { upstream }, outcome) => {
+            memory.followed = Some((upstream.clone(), finished.at));
+            if outcome.is_ok() {
+                memory.divergence = Divergence::Unchecked;
+                memory.divergence_checked = None;
+                memory.not_streaming_since = Some(finished.at);
+            }
+        }
+        (Task::CheckDivergence { from }, outcome) => {
+            memory.divergence_checked = Some(finished.at);
+            match outcome {
+                Ok(TaskDone::NotDiverged) => memory.divergence = Divergence::None { against: from.name.clone() },
+                Ok(TaskDone::Diverged(what)) => {
+                    memory.divergence = Divergence::Found { against: from.name.clone(), what: what.clone() };
+                }
+                _ => {}
+            }
+        }
+        (Task::Rewind { from }, outcome) => {
+            memory.divergence = match outcome {
+                Ok(_) => Divergence::None { against: from.name.clone() },
+                Err(why) => Divergence::RewindFailed { against: from.name.clone(), why: why.clone() },
+            };
+            if outcome.is_err() {
+                memory.last_failure = Some(finished.at);
+                memory.start_failures += 1;
+            }
+        }
+        (Task::Demote(_) | Task::KillOrphans | Task::Shutdown { .. }, _) => {}
+    }
+    // A divergence found against a leader that is not the leader any more says nothing.
+    if let Divergence::Found { against: a, .. }
+    | Divergence::RewindFailed { against: a, .. }
+    | Divergence::None { against: a } = &memory.divergence
+        && against.as_ref().is_some_and(|now| now != a)
+    {
+        memory.divergence = Divergence::Unchecked;
+        memory.divergence_checked = None;
+    }
+}
