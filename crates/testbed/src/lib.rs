@@ -1,1 +1,28 @@
+//! Real clusters for tests and measurements: real PostgreSQL, real stores, real processes on free loopback ports.
+//!
+//! The failure verbs ([`verbs`]) are defined here once. Whatever a [`Cluster`] started is killed when it is dropped,
+//! also when the test panics; its directory is removed unless `SURUS_KEEP` is set. Works as root, where PostgreSQL
+//! runs as `postgres`, and as any other user.
 
+mod cluster;
+mod etcd;
+pub mod http;
+mod machine;
+mod network;
+mod node;
+mod observe;
+mod ports;
+pub mod procs;
+mod template;
+mod verbs;
+mod writer;
+
+pub use cluster::{Builder, Cluster, StoreKind};
+pub use etcd::Etcd;
+pub use machine::Machine;
+pub use network::Link;
+pub use node::Node;
+pub use observe::{Connection, wait_for};
+pub use ports::Port;
+pub use template::{PASSWORD, SUPERUSER};
+pub use writer::{Writer, Written};

@@ -1,0 +1,257 @@
+//! A cluster: made by [`Builder`], killed and removed when dropped.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::etcd::Etcd;
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::node::Node;
+use crate::ports::Port;
+use crate::procs;
+use crate::template::{Member, PASSWORD, merge};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Embedded,
+    Etcd,
+}
+
+pub struct Builder {
+    binary: PathBuf,
+    nodes: usize,
+    store: StoreKind,
+    overrides: Vec<Value>,
+    per_node: Vec<(usize, Value)>,
+}
+
+pub struct Cluster {
+    pub scope: String,
+    pub store: StoreKind,
+    pub nodes: Vec<Node>,
+    pub etcd: Option<Etcd>,
+    pub(crate) network: Network,
+    pub machine: Machine,
+    pub(crate) binary: PathBuf,
+    /// Kept: the ports members and store speak to each other through.
+    _ports: Vec<Port>,
+    passed: bool,
+    // Last: removed after everything else is gone.
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// `binary` is the surus to run, `env!("CARGO_BIN_EXE_surus")` in tests; `SURUS_BIN` wins over it.
+    pub fn builder(binary: impl AsRef<Path>) -> Builder {
+        let binary = std::env::var_os("SURUS_BIN").map_or_else(|| binary.as_ref().to_owned(), PathBuf::from);
+        Builder { binary, nodes: 3, store: StoreKind::Embedded, overrides: Vec::new(), per_node: Vec::new() }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn node(&self, node: usize) -> &Node {
+        &self.nodes[node]
+    }
+
+    /// Index of a member by its name.
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    pub fn others(&self, node: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|other| *other != node).collect()
+    }
+
+    /// Runs an operator command with the configuration of a member.
+    pub async fn surus(&self, node: usize, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.arg("-c").arg(self.nodes[node].config_path()).args(args).stdin(Stdio::null());
+        let shown = args.join(" ");
+        let child = tokio::task::spawn_blocking(move || command.output());
+        match tokio::time::timeout(Duration::from_secs(120), child).await {
+            Ok(done) => done?.with_context(|| format!("cannot run surus {shown}")),
+            Err(_) => bail!("surus {shown} did not end within two minutes"),
+        }
+    }
+
+    /// The end of a test that passed: without it the drop prints the logs.
+    pub fn passed(mut self) {
+        self.passed = true;
+    }
+
+    /// The last lines of every log, for a failure report.
+    pub fn logs(&self, lines: usize) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let Ok(entries) = fs::read_dir(&node.dir) else { continue };
+            let mut logs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            logs.retain(|path| path.extension().is_some_and(|ext| ext == "log"));
+            logs.sort();
+            for path in logs {
+                let content = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+                let all: Vec<&str> = content.lines().collect();
+                let tail = &all[all.len().saturating_sub(lines)..];
+                text.push_str(&format!("--- {} (last {} lines)\n{}\n", path.display(), tail.len(), tail.join("\n")));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.passed {
+            let lines = std::env::var("SURUS_LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+            eprintln!("{}", self.logs(lines));
+        }
+        for node in &mut self.nodes {
+            if let Some(mut agent) = node.agent.take() {
+                let _ = agent.kill();
+                let _ = agent.wait();
+            }
+        }
+        let left = procs::sweep(self.dir.path(), Duration::from_secs(10));
+        if !left.is_empty() {
+            eprintln!("processes that did not die: {left:?}");
+        }
+        if std::env::var_os("SURUS_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("kept: {}", self.dir.path().display());
+        }
+    }
+}
+
+impl Builder {
+    pub fn nodes(mut self, nodes: usize) -> Builder {
+        self.nodes = nodes;
+        self
+    }
+
+    pub fn store(mut self, store: StoreKind) -> Builder {
+        self.store = store;
+        self
+    }
+
+    /// Merged over the configuration of every member.
+    pub fn settings(mut self, over: Value) -> Builder {
+        self.overrides.push(over);
+        self
+    }
+
+    /// Merged over `bootstrap.dcs` of every member.
+    pub fn dynamic(self, over: Value) -> Builder {
+        self.settings(json!({"bootstrap": {"dcs": over}}))
+    }
+
+    /// Merged over the configuration of one member.
+    pub fn settings_of(mut self, node: usize, over: Value) -> Builder {
+        self.per_node.push((node, over));
+        self
+    }
+
+    /// Directories, ports, configurations and the outside store; no agent runs yet.
+    pub async fn prepare(self) -> Result<Cluster> {
+        let machine = Machine::look()?;
+        let dir = tempfile::Builder::new().prefix("surus-").tempdir().context("cannot create a temporary directory")?;
+        // PostgreSQL, as another user, has to pass through.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+        let network = Network::new(self.nodes)?;
+        let mut ports = Vec::new();
+        let mut port = || -> Result<u16> {
+            let port = Port::free()?;
+            let number = port.number;
+            ports.push(port);
+            Ok(number)
+        };
+        let (etcd, stores) = match self.store {
+            StoreKind::Etcd => {
+                let etcd = Etcd::start(&dir.path().join("etcd")).await?;
+                let public = port()?;
+                network.route(public, etcd.port(), None);
+                // Without use_proxies a client may go on to the addresses that etcd advertises, past the network.
+                let section = json!({"hosts": [format!("127.0.0.1:{public}")], "use_proxies": true});
+                (Some(etcd), vec![("etcd3", section); self.nodes])
+            }
+            StoreKind::Embedded => {
+                let mut pairs = Vec::new();
+                for node in 0..self.nodes {
+                    let (public, bound) = (port()?, port()?);
+                    network.route(public, bound, Some(node));
+                    pairs.push((format!("127.0.0.1:{public}"), format!("127.0.0.1:{bound}")));
+                }
+                let sections = (0..self.nodes).map(|node| {
+                    let partners: Vec<&String> =
+                        pairs.iter().enumerate().filter(|(i, _)| *i != node).map(|(_, (public, _))| public).collect();
+                    let section = json!({
+                        "data_dir": dir.path().join(format!("node{}", node + 1)).join("raft"),
+                        "self_addr": pairs[node].0,
+                        "bind_addr": pairs[node].1,
+                        "partner_addrs": partners,
+                        "password": PASSWORD,
+                    });
+                    ("raft", section)
+                });
+                (None, sections.collect())
+            }
+        };
+        let scope = "testbed".to_owned();
+        let mut nodes = Vec::new();
+        for (i, store) in stores.into_iter().enumerate() {
+            let name = format!("node{}", i + 1);
+            let dir = dir.path().join(&name);
+            machine.directory(&dir)?;
+            let (rest, postgres) = (Port::free()?, Port::free()?);
+            let member = Member {
+                scope: &scope,
+                name: &name,
+                dir: &dir,
+                rest: &rest.address(),
+                postgres: &postgres.address(),
+                store,
+            };
+            let mut config = member.config(&machine);
+            self.overrides.iter().for_each(|over| merge(&mut config, over));
+            self.per_node.iter().filter(|(node, _)| *node == i).for_each(|(_, over)| merge(&mut config, over));
+            let node = Node { name, dir, rest, postgres, config, agent: None };
+            node.write_config()?;
+            nodes.push(node);
+        }
+        Ok(Cluster {
+            scope,
+            store: self.store,
+            nodes,
+            etcd,
+            network,
+            machine,
+            binary: self.binary,
+            _ports: ports,
+            passed: false,
+            dir,
+        })
+    }
+
+    /// All agents started; what they make of it is for the caller to wait for.
+    pub async fn start(self) -> Result<Cluster> {
+        let mut cluster = self.prepare().await?;
+        for node in 0..cluster.nodes.len() {
+            cluster.start(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// All agents started, one leader, everyone else streaming from it.
+    pub async fn healthy(self) -> Result<Cluster> {
+        let cluster = self.start().await?;
+        cluster.wait_healthy().await?;
+        Ok(cluster)
+    }
+}

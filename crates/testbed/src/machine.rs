@@ -1,0 +1,78 @@
+//! What this machine has: PostgreSQL's and etcd's binaries, and the user PostgreSQL runs as.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Directory of the newest PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// Set when we are root: uid and gid of `postgres`, as which PostgreSQL runs then.
+    pub postgres: Option<(u32, u32)>,
+}
+
+impl Machine {
+    pub fn look() -> Result<Machine> {
+        let root = rustix::process::geteuid().is_root();
+        let postgres = if root { Some(user("postgres")?) } else { None };
+        Ok(Machine { bin_dir: postgres_bin_dir()?, postgres })
+    }
+
+    /// A directory PostgreSQL may write to.
+    pub fn directory(&self, path: &Path) -> Result<()> {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        self.give(path)
+    }
+
+    /// Makes it PostgreSQL's when that is another user than ours.
+    pub fn give(&self, path: &Path) -> Result<()> {
+        if let Some((uid, gid)) = self.postgres {
+            chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} to postgres", path.display()))?;
+        }
+        Ok(())
+    }
+
+    pub fn etcd() -> Result<PathBuf> {
+        on_path("etcd")
+            .context("etcd is not installed; `cargo xtask install` installs it (Debian: apt-get install etcd-server)")
+    }
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+fn postgres_bin_dir() -> Result<PathBuf> {
+    let mut majors: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("postgres").is_file())
+        .collect();
+    majors.sort();
+    let newest = majors.pop().map(|(_, bin)| bin);
+    newest
+        .or_else(|| on_path("postgres")?.parent().map(Path::to_path_buf))
+        .context("PostgreSQL is not installed; `cargo xtask install` installs it (Debian: apt-get install postgresql)")
+}
+
+fn user(name: &str) -> Result<(u32, u32)> {
+    let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    for line in passwd.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        if let [n, _, uid, gid, ..] = fields[..]
+            && n == name
+        {
+            return Ok((uid.parse()?, gid.parse()?));
+        }
+    }
+    bail!(
+        "there is no user {name}, as which PostgreSQL is to run when we are root; Debian's postgresql package creates it"
+    )
+}

@@ -1,0 +1,75 @@
+//! One member: its directory, ports, configuration and agent process.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::ports::Port;
+
+pub struct Node {
+    pub name: String,
+    pub dir: PathBuf,
+    pub rest: Port,
+    pub postgres: Port,
+    pub config: Value,
+    pub(crate) agent: Option<Child>,
+}
+
+impl Node {
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("patroni.yml")
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn write_config(&self) -> Result<()> {
+        let text = serde_saphyr::to_string(&self.config).context("cannot write the configuration as YAML")?;
+        fs::write(self.config_path(), text).with_context(|| format!("cannot write {}", self.config_path().display()))
+    }
+
+    /// Pid of the agent, while it runs.
+    pub fn agent_pid(&self) -> Option<i32> {
+        self.agent.as_ref().map(|child| child.id().cast_signed())
+    }
+
+    /// From `postmaster.pid`, whether or not that process still lives.
+    pub fn postmaster_pid(&self) -> Option<i32> {
+        fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    /// `surus run` on this member's configuration, its output appended to the member's log.
+    pub(crate) fn command(&self, binary: &std::path::Path) -> Result<Command> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(binary);
+        // Works in the member's directory, so that whatever it starts is found by it (see `procs`).
+        command.arg("run").arg(self.config_path()).current_dir(&self.dir).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if ["PG", "PATRONI_", "SURUS_"].iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(&key);
+            }
+        }
+        Ok(command)
+    }
+
+    pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        match &mut self.agent {
+            Some(child) => Ok(child.try_wait()?),
+            None => Ok(None),
+        }
+    }
+}

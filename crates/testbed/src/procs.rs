@@ -1,0 +1,80 @@
+//! Processes by what they work on. PostgreSQL lives in a session of its own and outlives its agent, so parentage and
+//! process groups do not find it; its working directory, and the command line of everything else, do.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Live processes that work in the directory or name a file of it on their command line.
+pub fn under(dir: &Path) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mark = format!("{}/", dir.display());
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|&pid| pid != own && alive(pid))
+        .filter(|pid| {
+            let cwd = fs::read_link(format!("/proc/{pid}/cwd"));
+            cwd.is_ok_and(|cwd| cwd.starts_with(dir))
+                || fs::read(format!("/proc/{pid}/cmdline"))
+                    .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&mark))
+        })
+        .collect()
+}
+
+pub fn alive(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the last parenthesis: a program's name may hold any other character.
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Children of a process that are still alive.
+pub fn children(pid: i32) -> Vec<i32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect())
+        .unwrap_or_default()
+}
+
+pub fn signal(pid: i32, signal: Signal) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
+/// Kills everything under the directory, and what that started meanwhile, until nothing is left or time is over.
+pub fn sweep(dir: &Path, limit: Duration) -> Vec<i32> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = under(dir);
+        if left.is_empty() || Instant::now() > end {
+            return left;
+        }
+        for pid in &left {
+            signal(*pid, Signal::KILL);
+            // A stopped process dies of SIGKILL all the same; its stopped children may be traced by nobody.
+            signal(*pid, Signal::CONT);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// CPU time used so far and resident memory of one process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub cpu: Duration,
+    pub resident_kib: u64,
+}
+
+pub fn usage(pid: i32) -> Option<Usage> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(Usage {
+        cpu: Duration::from_millis(ticks * 1000 / per_second.max(1)),
+        resident_kib: rss.split_whitespace().next()?.parse().ok()?,
+    })
+}

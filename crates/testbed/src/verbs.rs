@@ -1,0 +1,148 @@
+//! What can be done to a cluster. Each verb exists once, here; tests and measurements only combine them.
+
+use std::fs;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::cluster::Cluster;
+use crate::network::Link;
+use crate::observe::wait_for;
+use crate::procs;
+
+impl Cluster {
+    /// Starts the agent of a member that has none.
+    pub fn start(&mut self, node: usize) -> Result<()> {
+        ensure!(self.nodes[node].agent.is_none(), "{} already has an agent", self.nodes[node].name);
+        let child = self.nodes[node].command(&self.binary)?.spawn();
+        let child = child.with_context(|| format!("cannot start {}", self.binary.display()))?;
+        self.nodes[node].agent = Some(child);
+        self.network.agent_is(node, self.nodes[node].agent_pid());
+        Ok(())
+    }
+
+    /// SIGTERM to the agent, which stops PostgreSQL cleanly; returns when it has exited.
+    pub async fn stop(&mut self, node: usize) -> Result<ExitStatus> {
+        self.terminate(node)?;
+        self.exited(node).await
+    }
+
+    /// SIGTERM without waiting.
+    pub fn terminate(&self, node: usize) -> Result<()> {
+        let pid = self.nodes[node].agent_pid().context("no agent to stop")?;
+        ensure!(procs::signal(pid, Signal::TERM), "{} has no agent any more", self.nodes[node].name);
+        Ok(())
+    }
+
+    /// SIGHUP to the agent.
+    pub fn hangup(&self, node: usize) -> Result<()> {
+        let pid = self.nodes[node].agent_pid().context("no agent to signal")?;
+        ensure!(procs::signal(pid, Signal::HUP), "{} has no agent any more", self.nodes[node].name);
+        Ok(())
+    }
+
+    /// Waits until the agent has ended by itself.
+    pub async fn exited(&mut self, node: usize) -> Result<ExitStatus> {
+        let name = self.nodes[node].name.clone();
+        let agent = &mut self.nodes[node];
+        let status = wait_for(&format!("the agent of {name} exits"), Duration::from_secs(60), async || {
+            agent.exited()?.context("it still runs")
+        })
+        .await?;
+        self.forget_agent(node);
+        Ok(status)
+    }
+
+    /// SIGKILL to the agent alone; PostgreSQL goes on.
+    pub fn kill_agent(&mut self, node: usize) -> Result<()> {
+        let agent = self.nodes[node].agent.as_mut().context("no agent to kill")?;
+        agent.kill()?;
+        agent.wait()?;
+        self.forget_agent(node);
+        Ok(())
+    }
+
+    /// The whole machine gone: SIGKILL to the agent, PostgreSQL and whatever else runs for this member, together.
+    pub fn kill_node(&mut self, node: usize) -> Result<()> {
+        let dir = self.nodes[node].dir.clone();
+        for pid in procs::under(&dir) {
+            procs::signal(pid, Signal::KILL);
+        }
+        if let Some(mut agent) = self.nodes[node].agent.take() {
+            let _ = agent.kill();
+            agent.wait()?;
+        }
+        let left = procs::sweep(&dir, Duration::from_secs(10));
+        ensure!(left.is_empty(), "processes of {} that survived SIGKILL: {left:?}", self.nodes[node].name);
+        self.network.agent_is(node, None);
+        Ok(())
+    }
+
+    /// SIGKILL to the postmaster alone; its children notice by themselves.
+    pub fn kill_postmaster(&self, node: usize) -> Result<()> {
+        let pid = self.nodes[node].postmaster_pid().context("no postmaster.pid")?;
+        ensure!(procs::signal(pid, Signal::KILL), "postmaster {pid} of {} is gone already", self.nodes[node].name);
+        Ok(())
+    }
+
+    /// SIGSTOP to the agent alone.
+    pub fn freeze_agent(&self, node: usize) -> Result<()> {
+        let pid = self.nodes[node].agent_pid().context("no agent to freeze")?;
+        ensure!(procs::signal(pid, Signal::STOP), "{} has no agent any more", self.nodes[node].name);
+        Ok(())
+    }
+
+    /// SIGSTOP to everything that runs for this member, as a suspended machine.
+    pub fn freeze_node(&self, node: usize) -> Result<()> {
+        let pids = procs::under(&self.nodes[node].dir);
+        ensure!(!pids.is_empty(), "nothing runs for {}", self.nodes[node].name);
+        for pid in pids {
+            procs::signal(pid, Signal::STOP);
+        }
+        Ok(())
+    }
+
+    /// Ends [`Cluster::freeze_agent`] and [`Cluster::freeze_node`].
+    pub fn thaw(&self, node: usize) {
+        for pid in procs::under(&self.nodes[node].dir) {
+            procs::signal(pid, Signal::CONT);
+        }
+    }
+
+    /// Kill and start of the agent alone, at once.
+    pub fn restart_agent(&mut self, node: usize) -> Result<()> {
+        self.kill_agent(node)?;
+        self.start(node)
+    }
+
+    /// Deletes the data directory of a member that does not run.
+    pub fn wipe(&mut self, node: usize) -> Result<()> {
+        let data = self.nodes[node].data_dir();
+        if self.nodes[node].agent.is_some() {
+            bail!("{} still runs", self.nodes[node].name);
+        }
+        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))
+    }
+
+    /// Cuts a member off from the store in both directions; agents and PostgreSQL still reach each other.
+    pub fn cut(&self, node: usize) {
+        self.network.set(node, Link::Cut);
+    }
+
+    /// As [`Cluster::cut`], but connections stay and nothing comes through.
+    pub fn stall(&self, node: usize) {
+        self.network.set(node, Link::Frozen);
+    }
+
+    /// Ends [`Cluster::cut`] and [`Cluster::stall`].
+    pub fn heal(&self, node: usize) {
+        self.network.set(node, Link::Open);
+    }
+
+    fn forget_agent(&mut self, node: usize) {
+        self.nodes[node].agent = None;
+        self.network.agent_is(node, None);
+    }
+}
