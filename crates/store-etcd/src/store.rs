@@ -1,0 +1,209 @@
+//! The store contract on etcd's v3 API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Compare as EtcdCompare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp};
+use surus_store::{
+    Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
+};
+use tokio::sync::mpsc;
+
+use crate::endpoint::Endpoint;
+use crate::keepalive::KeepAlive;
+use crate::options::EtcdOptions;
+use crate::pool::{Pool, Repeat};
+use crate::watch;
+
+/// Changes a slow reader may be behind before etcd is asked to hold back.
+const WATCH_BUFFER: usize = 256;
+const MEMBERS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A client of one etcd cluster. Its methods must be called inside a tokio runtime.
+#[derive(Clone)]
+pub struct EtcdStore {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pool: Pool,
+    keepalive: KeepAlive,
+}
+
+impl EtcdStore {
+    /// Checks the options; the first request connects. So etcd may be down now.
+    pub fn connect(options: EtcdOptions) -> StoreResult<EtcdStore> {
+        Ok(EtcdStore { inner: Arc::new(Inner { pool: Pool::new(options)?, keepalive: KeepAlive::default() }) })
+    }
+}
+
+impl Inner {
+    /// The snapshot and who gave it.
+    pub(crate) async fn read_from(&self, prefix: &str, deadline: Duration) -> StoreResult<(Snapshot, Arc<Endpoint>)> {
+        let (answer, endpoint) = self
+            .pool
+            .call("read", Repeat::Harmless, deadline, |_, client| async move {
+                let mut kv = client.kv_client().max_decoding_message_size(watch::LARGEST_MESSAGE);
+                kv.get(prefix, Some(GetOptions::new().with_prefix())).await
+            })
+            .await?;
+        let revision = answer.header().map_or(0, |h| unsigned(h.revision()));
+        Ok((Snapshot { revision, keys: answer.kvs().iter().filter_map(key_value).collect() }, endpoint))
+    }
+
+    async fn refresh_members(&self) {
+        let asked = self.pool.call("member list", Repeat::Harmless, MEMBERS_DEADLINE, |_, mut client| async move {
+            client.member_list().await
+        });
+        match asked.await {
+            Ok((answer, _)) => {
+                let urls: Vec<String> = answer.members().iter().flat_map(|m| m.client_urls().to_vec()).collect();
+                self.pool.learn(&urls);
+            }
+            Err(e) => tracing::debug!("etcd's members are not known: {e}"),
+        }
+    }
+}
+
+impl EtcdStore {
+    fn after_call(&self) {
+        if self.inner.pool.take_members_wanted() {
+            let inner = self.inner.clone();
+            tokio::spawn(async move { inner.refresh_members().await });
+        }
+    }
+}
+
+impl Kv for EtcdStore {
+    fn read<'a>(&'a self, prefix: &'a str, deadline: Duration) -> Fut<'a, StoreResult<Snapshot>> {
+        Box::pin(async move {
+            let (snapshot, _) = self.inner.read_from(prefix, deadline).await?;
+            self.after_call();
+            Ok(snapshot)
+        })
+    }
+
+    fn txn<'a>(&'a self, txn: Txn, deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
+        Box::pin(async move {
+            let repeat = if txn.compare.is_empty() { Repeat::Harmless } else { Repeat::Never };
+            let request = EtcdTxn::new()
+                .when(txn.compare.into_iter().map(compare).collect::<Vec<_>>())
+                .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>());
+            let (answer, _) = self
+                .inner
+                .pool
+                .call("write", repeat, deadline, |_, mut client| {
+                    let request = request.clone();
+                    async move { client.txn(request).await }
+                })
+                .await?;
+            self.after_call();
+            if !answer.succeeded() {
+                return Ok(TxnOutcome::Conflict);
+            }
+            Ok(TxnOutcome::Applied(answer.header().map_or(0, |h| unsigned(h.revision()))))
+        })
+    }
+
+    fn grant<'a>(&'a self, ttl: Duration, deadline: Duration) -> Fut<'a, StoreResult<LeaseId>> {
+        Box::pin(async move {
+            // Whole seconds, rounded up: a lease may end late but never early.
+            let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
+            // A lost answer leaves a lease without keys behind, which ends by itself.
+            let (answer, _) = self
+                .inner
+                .pool
+                .call("lease grant", Repeat::Harmless, deadline, |_, mut client| async move {
+                    client.lease_grant(seconds, None).await
+                })
+                .await?;
+            self.after_call();
+            Ok(answer.id().cast_unsigned())
+        })
+    }
+
+    fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(async move {
+            self.inner
+                .pool
+                .call("lease renewal", Repeat::Harmless, deadline, |endpoint, client| {
+                    self.inner.keepalive.renew(endpoint, client, lease.cast_signed())
+                })
+                .await?;
+            self.after_call();
+            Ok(())
+        })
+    }
+
+    fn revoke<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(async move {
+            self.inner.keepalive.close();
+            let revoked = self
+                .inner
+                .pool
+                .call("lease revocation", Repeat::Harmless, deadline, |_, mut client| async move {
+                    client.lease_revoke(lease.cast_signed()).await
+                })
+                .await;
+            match revoked {
+                Ok(_) | Err(StoreError::LeaseGone) => Ok(()),
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        let (tx, events) = mpsc::channel(WATCH_BUFFER);
+        tokio::spawn(watch::run(self.inner.clone(), prefix.to_owned(), tx));
+        Watch { events }
+    }
+
+    fn health(&self) -> Health {
+        let endpoints = self.inner.pool.all();
+        let failed: Vec<&str> = endpoints.iter().filter(|e| e.avoided()).map(|e| e.url.as_str()).collect();
+        let mut summary = match endpoints.iter().find(|e| !e.avoided()) {
+            Some(endpoint) => format!("using {}, {} endpoints known", endpoint.url, endpoints.len()),
+            None => "no endpoint answers".to_owned(),
+        };
+        if !failed.is_empty() {
+            summary.push_str(&format!("; failed lately: {}", failed.join(", ")));
+        }
+        Health { kind: "etcd3", summary }
+    }
+}
+
+fn compare(compare: Compare) -> EtcdCompare {
+    match compare {
+        Compare::Absent { key } => EtcdCompare::create_revision(key, CompareOp::Equal, 0),
+        Compare::Version { key, version } => EtcdCompare::mod_revision(key, CompareOp::Equal, signed(version)),
+        Compare::Value { key, value } => EtcdCompare::value(key, CompareOp::Equal, value),
+    }
+}
+
+fn operation(op: Op) -> TxnOp {
+    match op {
+        Op::Put { key, value, lease } => {
+            TxnOp::put(key, value, lease.map(|l| PutOptions::new().with_lease(l.cast_signed())))
+        }
+        Op::Delete { key } => TxnOp::delete(key, None),
+        Op::DeletePrefix { prefix } => TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix())),
+    }
+}
+
+/// `None` for a key that is no text: it is none of ours.
+pub(crate) fn key_value(kv: &etcd_client::KeyValue) -> Option<KeyValue> {
+    Some(KeyValue {
+        key: kv.key_str().ok()?.to_owned(),
+        value: kv.value().to_vec(),
+        version: unsigned(kv.mod_revision()),
+        lease: (kv.lease() != 0).then(|| kv.lease().cast_unsigned()),
+    })
+}
+
+fn unsigned(revision: i64) -> u64 {
+    u64::try_from(revision).unwrap_or(0)
+}
+
+fn signed(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
