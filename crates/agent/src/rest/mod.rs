@@ -1,1 +1,39 @@
-//! The REST server.
+//! The REST server (`spec/rest-api.md`).
+//!
+//! It sees the agent only through [`AgentHandle`](crate::handle::AgentHandle). Health checks are
+//! answered from what the agent last published and never wait for PostgreSQL, the store or a
+//! decision; everything that does wait has a time limit in [`limits`].
+
+mod access;
+mod app;
+mod body;
+mod configuration;
+mod explain;
+mod facts;
+mod health;
+pub mod limits;
+mod listen;
+mod metrics;
+mod node;
+mod options;
+mod outcome;
+mod query;
+mod respond;
+mod router;
+mod schedule;
+mod server;
+mod stall;
+mod switchover;
+mod tls;
+pub mod version;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use listen::ListenError;
+pub use options::RestOptions;
+pub use server::{Bound, RestError, RestServer};
+pub use tls::TlsError;
+pub use version::COMPATIBLE_VERSION;

@@ -1,0 +1,58 @@
+//! `/config`: the dynamic configuration (`spec/rest-api.md §5.3, §6`).
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Map, Value};
+use surus_store::TxnOutcome;
+
+use super::app::{App, not_written};
+use super::respond::{json, text};
+
+const KEY: &str = "config";
+
+pub async fn get(app: &App) -> Result<Response, Response> {
+    let view = app.view().await?;
+    Ok(match &view.config {
+        Some(config) => json(StatusCode::OK, &config.value),
+        None => text(StatusCode::BAD_GATEWAY, "the store holds no valid dynamic configuration of this cluster"),
+    })
+}
+
+/// Values are not judged: each member uses what it can of them, as its peers do.
+pub async fn patch(app: &App, changes: Map<String, Value>) -> Result<Response, Response> {
+    let view = app.fresh_view().await?;
+    let Some(config) = view.config else {
+        return Ok(text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store holds no valid dynamic configuration to change; PUT a whole one",
+        ));
+    };
+    let mut document = config.value;
+    if surus_config::patch(&mut document, &Value::Object(changes)) {
+        let written = app
+            .handle
+            .store
+            .compare_and_put(KEY, Some(config.version), document.to_string(), app.store_deadline())
+            .await
+            .map_err(|e| not_written("the dynamic configuration", &e))?;
+        if written == TxnOutcome::Conflict {
+            return Ok(text(StatusCode::CONFLICT, "the dynamic configuration was changed meanwhile; try again"));
+        }
+    }
+    app.wake();
+    Ok(json(StatusCode::OK, &document))
+}
+
+pub async fn put(app: &App, document: Map<String, Value>) -> Result<Response, Response> {
+    let document = Value::Object(document);
+    let view = app.fresh_view().await?;
+    if !view.config.is_some_and(|config| surus_config::deep_equal(&config.value, &document)) {
+        app.handle
+            .store
+            .put(KEY, document.to_string(), app.store_deadline())
+            .await
+            .map_err(|e| not_written("the dynamic configuration", &e))?;
+        app.wake();
+    }
+    Ok(json(StatusCode::OK, &document))
+}

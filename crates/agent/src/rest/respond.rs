@@ -1,0 +1,41 @@
+//! Responses. JSON is laid out as peers lay it out: scripts search these answers for texts such as
+//! `"role": "primary"`.
+
+use axum::body::Body;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use serde_json::Value;
+use surus_api::to_python_json;
+
+pub fn status(code: StatusCode) -> Response {
+    with_body(code, None, Vec::new())
+}
+
+pub fn json(code: StatusCode, document: &Value) -> Response {
+    with_body(code, Some("application/json"), to_python_json(document).unwrap_or_else(|_| document.to_string()).into_bytes())
+}
+
+/// Not `text/html`, as peers say: these answers may repeat what the client sent.
+pub fn text(code: StatusCode, text: impl Into<String>) -> Response {
+    with_body(code, Some("text/plain; charset=utf-8"), text.into().into_bytes())
+}
+
+pub fn metrics(body: String) -> Response {
+    with_body(StatusCode::OK, Some("text/plain"), body.into_bytes())
+}
+
+/// The request was not read to its end: what follows on the connection is not another request.
+pub fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn with_body(code: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    response
+}

@@ -1,0 +1,154 @@
+//! Which request is answered by what (`spec/rest-api.md §1.1`).
+//!
+//! The first segment of the path decides, and for reading every path has an answer: a load balancer
+//! that asks for something unknown is told that the check does not pass.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use serde_json::json;
+use surus_api::cluster_document;
+
+use super::access::Peer;
+use super::app::App;
+use super::facts::Facts;
+use super::query::Query;
+use super::switchover::{self, Action};
+use super::{body, configuration, explain, health, metrics, node, respond};
+
+pub fn router(app: Arc<App>) -> Router {
+    Router::new().fallback(dispatch).with_state(app)
+}
+
+async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
+    let method = request.method().clone();
+    let path = format!("/{}", request.uri().path().trim_start_matches('/'));
+    let segment = path[1..].split('/').next().unwrap_or_default();
+    let reads = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let answer = if reads {
+        let query = Query::parse(request.uri().query());
+        read(&app, segment, &path, &query).await
+    } else {
+        match Change::of(&method, segment) {
+            Some(change) => perform(&app, change, request).await,
+            None => Ok(respond::text(
+                StatusCode::NOT_IMPLEMENTED,
+                format!("Unsupported method ('{method}') for /{segment}: Server does not support this operation"),
+            )),
+        }
+    };
+    let mut response = answer.unwrap_or_else(|refused| refused);
+    if method == Method::OPTIONS {
+        // Load balancers check with it and want the status alone; for HEAD the connection drops the body.
+        *response.body_mut() = Body::empty();
+    }
+    response.headers_mut().extend(app.policy.load().headers.iter().cloned());
+    response
+}
+
+async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Response, Response> {
+    let handle = &app.handle;
+    let passes = |ok| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    match segment {
+        "patroni" | "metrics" => {
+            let observed = app.observe().await;
+            let published = handle.read();
+            let facts = Facts::new(&published, observed.as_deref(), handle.now());
+            return Ok(match segment {
+                "metrics" => respond::metrics(metrics::render(&facts)),
+                _ => respond::json(StatusCode::OK, &facts.document()),
+            });
+        }
+        "cluster" => {
+            let view = app.fresh_view().await?;
+            let document = cluster_document(&handle.read().scope, &view, &app.settings(&view));
+            return Ok(respond::json(StatusCode::OK, &json!(document)));
+        }
+        "history" => {
+            let history = app.view().await?.history.clone().unwrap_or_default();
+            // The key's own text is the document.
+            let rows = serde_json::from_str(&history.to_text()).unwrap_or_else(|_| json!([]));
+            return Ok(respond::json(StatusCode::OK, &rows));
+        }
+        "config" => return configuration::get(app).await,
+        _ => {}
+    }
+    // From here on only what the agent last published counts: these answers never wait.
+    let published = handle.read();
+    let facts = Facts::new(&published, published.observed.as_deref(), handle.now());
+    Ok(match segment {
+        "liveness" => respond::status(passes(health::is_live(&facts))),
+        "readiness" => respond::status(passes(health::is_ready(&facts, query))),
+        "explain" => respond::json(StatusCode::OK, &explain::document(&published, facts.now)),
+        "failsafe" => match published.view.as_ref().map(|(view, _)| &view.failsafe) {
+            None => respond::json(StatusCode::OK, &json!({})),
+            Some(Some(members)) => respond::json(StatusCode::OK, &json!(members)),
+            Some(None) => respond::text(StatusCode::BAD_GATEWAY, "failsafe mode is off"),
+        },
+        _ => respond::json(passes(health::check(&facts, path, query)), &facts.document()),
+    })
+}
+
+/// Requests that change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Reload,
+    Restart,
+    CancelRestart,
+    Reinitialize,
+    Switchover,
+    CancelSwitchover,
+    Failover,
+    Failsafe,
+    PatchConfig,
+    PutConfig,
+}
+
+impl Change {
+    fn of(method: &Method, segment: &str) -> Option<Change> {
+        Some(match (method.as_str(), segment) {
+            ("POST", "reload") => Change::Reload,
+            ("POST", "restart") => Change::Restart,
+            ("DELETE", "restart") => Change::CancelRestart,
+            ("POST", "reinitialize") => Change::Reinitialize,
+            ("POST", "switchover") => Change::Switchover,
+            ("DELETE", "switchover") => Change::CancelSwitchover,
+            ("POST", "failover") => Change::Failover,
+            ("POST", "failsafe") => Change::Failsafe,
+            ("PATCH", "config") => Change::PatchConfig,
+            ("PUT", "config") => Change::PutConfig,
+            _ => return None,
+        })
+    }
+}
+
+async fn perform(app: &App, change: Change, request: Request) -> Result<Response, Response> {
+    let peer = request.extensions().get::<Peer>().copied();
+    let view = app.handle.read().view.as_ref().map(|(view, _)| view.clone());
+    let policy = app.policy.load_full();
+    // Before the body is read: a stranger cannot make the server wait for one.
+    let refusal = policy.access.refusal(peer, request.headers(), view.as_deref(), change == Change::Failsafe);
+    if let Some(refusal) = refusal.await {
+        return Err(respond::closing(refusal));
+    }
+    let limits = &app.limits;
+    match change {
+        Change::Reload => Ok(node::reload(app).await),
+        Change::Restart => node::restart(app, body::optional(request, limits).await?).await,
+        Change::CancelRestart => Ok(node::cancel_restart(app).await),
+        Change::Reinitialize => node::reinitialize(app, &body::optional(request, limits).await?).await,
+        Change::Switchover => {
+            switchover::request(app, Action::Switchover, body::required(request, limits).await?).await
+        }
+        Change::CancelSwitchover => switchover::cancel(app).await,
+        Change::Failover => switchover::request(app, Action::Failover, body::required(request, limits).await?).await,
+        // A primary that asks this must not go on: this member gives no such promise.
+        Change::Failsafe => Err(respond::text(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")),
+        Change::PatchConfig => configuration::patch(app, body::required(request, limits).await?).await,
+        Change::PutConfig => configuration::put(app, body::required(request, limits).await?).await,
+    }
+}

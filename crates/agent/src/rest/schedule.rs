@@ -1,0 +1,98 @@
+//! When a scheduled action is to happen (`spec/rest-api.md §8.1`).
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use jiff::Timestamp;
+use jiff::civil;
+use jiff::fmt::temporal::Pieces;
+use jiff::tz::Offset;
+use serde_json::Value;
+
+use super::respond::text;
+
+/// The time as it is stored: ISO 8601 with the offset that was given.
+pub fn parse(value: &Value, action: &str, now: Timestamp) -> Result<String, Response> {
+    let refuse = |code, message: String| Err(text(code, message));
+    let given = match value {
+        Value::String(given) => understand(given, now),
+        _ => Given::Nonsense,
+    };
+    match given {
+        Given::At(at, _) if at < now => {
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, format!("Cannot schedule {action} in the past"))
+        }
+        Given::At(at, offset) => Ok(at.display_with_offset(offset).to_string()),
+        Given::NoZone => refuse(
+            StatusCode::BAD_REQUEST,
+            format!("Timezone information is mandatory for the scheduled {action}"),
+        ),
+        Given::Nonsense => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601".into(),
+        ),
+    }
+}
+
+enum Given {
+    At(Timestamp, Offset),
+    NoZone,
+    Nonsense,
+}
+
+fn understand(given: &str, now: Timestamp) -> Given {
+    let given = given.trim();
+    // A time alone means today. The library reads a date and time with an offset as a civil time, too,
+    // and drops the offset: only the pieces tell whether there was one.
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let dated = format!("{today}T{}", given.trim_start_matches(['T', 't']));
+    let pieces = Pieces::parse(given).ok().filter(|p| p.time().is_some()).or_else(|| Pieces::parse(&dated).ok());
+    let Some(pieces) = pieces else { return rfc2822(given) };
+    let time = civil::DateTime::from_parts(pieces.date(), pieces.time().unwrap_or_default());
+    if let Some(offset) = pieces.to_numeric_offset() {
+        return offset.to_timestamp(time).map_or(Given::Nonsense, |at| Given::At(at, offset));
+    }
+    match pieces.to_time_zone() {
+        Ok(Some(zone)) => match zone.to_ambiguous_zoned(time).unambiguous() {
+            Ok(at) => Given::At(at.timestamp(), at.offset()),
+            Err(_) => Given::Nonsense,
+        },
+        Ok(None) => Given::NoZone,
+        Err(_) => Given::Nonsense,
+    }
+}
+
+fn rfc2822(given: &str) -> Given {
+    match jiff::fmt::rfc2822::parse(given) {
+        Ok(at) => Given::At(at.timestamp(), at.offset()),
+        Err(_) => Given::Nonsense,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_a_schedule() {
+        let now: Timestamp = "2026-10-01T12:00:00Z".parse().unwrap();
+        for (given, want) in [
+            ("2026-10-01T14:30:00+02:00", Ok("2026-10-01T14:30:00+02:00")),
+            ("2026-10-01 14:30+02", Ok("2026-10-01T14:30:00+02:00")),
+            ("2026-10-01T14:30:00.5+0200", Ok("2026-10-01T14:30:00.5+02:00")),
+            ("2026-10-01T14:30:00Z", Ok("2026-10-01T14:30:00+00:00")),
+            ("2026-10-02T00:00:00-03:30", Ok("2026-10-02T00:00:00-03:30")),
+            ("14:30+00:00", Ok("2026-10-01T14:30:00+00:00")),
+            ("Thu, 1 Oct 2026 14:30:00 +0200", Ok("2026-10-01T14:30:00+02:00")),
+            ("2026-10-01T14:30:00", Err(400)),
+            ("14:30", Err(400)),
+            ("2026-10-01T13:30:00+02:00", Err(422)),
+            ("2025-10-01T14:30:00+02:00", Err(422)),
+            ("tomorrow", Err(422)),
+            ("", Err(422)),
+        ] {
+            let got = parse(&given.into(), "switchover", now).map_err(|r| r.status().as_u16());
+            assert_eq!(got.as_deref().map_err(|e| *e), want, "{given}");
+        }
+        assert_eq!(parse(&Value::from(5), "restart", now).unwrap_err().status(), 422);
+    }
+}

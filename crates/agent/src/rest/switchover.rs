@@ -1,0 +1,228 @@
+//! `/switchover` and `/failover`: what is accepted (`spec/rest-api.md §8`).
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use surus_api::{Client, SwitchoverRequest};
+use surus_core::MemberName;
+use surus_core::cluster::{ClusterView, FailoverRequest, Member};
+use surus_core::settings::{ClusterSettings, SynchronousMode};
+use surus_store::TxnOutcome;
+use tracing::warn;
+
+use super::app::{App, not_written};
+use super::respond::text;
+use super::{limits, outcome, schedule};
+
+const KEY: &str = "failover";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Switchover,
+    Failover,
+}
+
+impl Action {
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Switchover => "switchover",
+            Action::Failover => "failover",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Action::Switchover => "Switchover",
+            Action::Failover => "Failover",
+        }
+    }
+}
+
+pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> Result<Response, Response> {
+    let asked: SwitchoverRequest = serde_json::from_value(Value::Object(body)).map_err(|e| {
+        let message = format!("leader, candidate and scheduled_at must be strings: {e}");
+        text(StatusCode::BAD_REQUEST, message)
+    })?;
+    let view = app.fresh_view().await?;
+    let settings = app.settings(&view);
+    let (action, order) = accept(endpoint, &asked, settings.pause, Timestamp::now())?;
+    if order.scheduled_at.is_none() {
+        let peers = app.policy.load().peers.clone();
+        possible(action, &order, &view, &settings, &peers)
+            .await
+            .map_err(|why| text(StatusCode::PRECONDITION_FAILED, why))?;
+    }
+    app.handle.store.put(KEY, order.to_text(), app.store_deadline()).await.map_err(|e| {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("failed to write failover key into DCS: {e}"))
+    })?;
+    app.wake();
+    if order.scheduled_at.is_some() {
+        return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));
+    }
+    Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, &settings).await)
+}
+
+pub async fn cancel(app: &App) -> Result<Response, Response> {
+    let view = app.fresh_view().await?;
+    let Some(scheduled) = view.failover.filter(|f| f.value.scheduled_at.is_some()) else {
+        return Ok(text(StatusCode::NOT_FOUND, "no switchover is scheduled"));
+    };
+    let cleared = app
+        .handle
+        .store
+        .compare_and_put(KEY, Some(scheduled.version), "{}".into(), app.store_deadline())
+        .await
+        .map_err(|e| not_written("the cancellation", &e))?;
+    app.wake();
+    Ok(match cleared {
+        TxnOutcome::Applied(_) => text(StatusCode::OK, "scheduled switchover deleted"),
+        TxnOutcome::Conflict => text(StatusCode::CONFLICT, "the scheduled switchover was changed meanwhile; try again"),
+    })
+}
+
+/// What can be said without asking anybody. A failover that names the leader goes on as a switchover.
+fn accept(
+    endpoint: Action,
+    asked: &SwitchoverRequest,
+    paused: bool,
+    now: Timestamp,
+) -> Result<(Action, FailoverRequest), Response> {
+    let bad = |message: &str| Err(text(StatusCode::BAD_REQUEST, message));
+    let (leader, candidate) = (asked.leader(), asked.candidate());
+    match endpoint {
+        Action::Failover if candidate.is_none() => {
+            return bad("Failover could be performed only to a specific candidate");
+        }
+        Action::Switchover if leader.is_none() => {
+            return bad("Switchover could be performed only from a specific leader");
+        }
+        _ => {}
+    }
+    let scheduled_at = match asked.scheduled_at() {
+        None => None,
+        Some(_) if endpoint == Action::Failover => return bad("Failover can't be scheduled"),
+        Some(_) if paused => return bad("Can't schedule switchover in the paused state"),
+        Some(at) => Some(schedule::parse(&at.into(), "switchover", now)?),
+    };
+    if paused && candidate.is_none() {
+        return bad("Switchover is possible only to a specific candidate in a paused state");
+    }
+    let action = if leader.is_some() { Action::Switchover } else { Action::Failover };
+    if action != endpoint {
+        warn!("a failover request that names the leader is treated as a switchover");
+    }
+    if leader.is_some() && leader == candidate {
+        return bad("Switchover target and source are the same");
+    }
+    Ok((action, FailoverRequest { leader, candidate, scheduled_at }))
+}
+
+/// Whether somebody could take over, else why not, candidate by candidate.
+async fn possible(
+    action: Action,
+    order: &FailoverRequest,
+    view: &ClusterView,
+    settings: &ClusterSettings,
+    peers: &Client,
+) -> Result<(), String> {
+    let word = action.word();
+    if order.leader.is_some() && order.leader.as_ref() != view.leader_name() {
+        return Err(match view.leader_name() {
+            Some(leader) => format!("leader name does not match: the leader is {leader}"),
+            None => "leader name does not match: there is no leader".into(),
+        });
+    }
+    let synchronous = settings.synchronous_mode == SynchronousMode::On && !settings.standby_cluster;
+    let listed = |name: &MemberName| view.sync.as_ref().is_some_and(|sync| sync.value.lists(name));
+    let asked: Vec<&Member> = match &order.candidate {
+        Some(candidate) => {
+            if action == Action::Switchover && synchronous && !listed(candidate) {
+                return Err("candidate name does not match with sync_standby".into());
+            }
+            if view.leader_name() == Some(candidate) {
+                return Err(format!("{word} is not possible: {candidate} is the leader already"));
+            }
+            match view.members.get(candidate) {
+                Some(member) => vec![member],
+                None => return Err("candidate does not exists".into()),
+            }
+        }
+        None if synchronous => {
+            let standbys: Vec<_> = view.members.values().filter(|m| listed(&m.name)).collect();
+            if standbys.is_empty() {
+                return Err(format!("{word} is not possible: can not find sync_standby"));
+            }
+            standbys
+        }
+        None => {
+            let leader = view.leader_name();
+            let others: Vec<_> =
+                view.members.values().filter(|m| Some(&m.name) != leader && m.api_url.is_some()).collect();
+            if others.is_empty() {
+                return Err(format!("{word} is not possible: cluster does not have members except leader"));
+            }
+            others
+        }
+    };
+    let limitations = join_all(asked.iter().map(|member| limitation(member, peers))).await;
+    let mut reasons = Vec::new();
+    for (member, limitation) in asked.iter().zip(limitations) {
+        match limitation {
+            None => return Ok(()),
+            Some(why) => reasons.push(format!("{}: {why}", member.name)),
+        }
+    }
+    Err(format!("{word} is not possible: no good candidates have been found: {}", reasons.join(", ")))
+}
+
+/// What keeps a member from being promoted (`spec/ha.md §1`). Lag is for the leader to judge, which
+/// knows where its log ends.
+async fn limitation(member: &Member, peers: &Client) -> Option<String> {
+    let Some(url) = &member.api_url else { return Some("not reachable (it publishes no api_url)".into()) };
+    match peers.probe(url, limits::PROBE).await {
+        Err(e) => Some(format!("not reachable ({e})")),
+        Ok(status) if status.tags.nofailover() => Some("not allowed to promote".into()),
+        Ok(status) if status.watchdog_failed => Some("not watchdog capable".into()),
+        Ok(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_are_refused_without_asking_anybody() {
+        let now: Timestamp = "2026-10-01T12:00:00Z".parse().unwrap();
+        let ask = |leader: &str, candidate: &str, at: &str| SwitchoverRequest {
+            leader: Some(leader.into()),
+            candidate: Some(candidate.into()),
+            member: None,
+            scheduled_at: Some(at.into()),
+        };
+        let later = "2026-10-01T13:00:00Z";
+        for (endpoint, asked, paused, want) in [
+            (Action::Failover, ask("", "", ""), false, Err(400)),
+            (Action::Failover, ask("a", "", ""), false, Err(400)),
+            (Action::Failover, ask("", "b", later), false, Err(400)),
+            (Action::Failover, ask("", "b", ""), false, Ok(Action::Failover)),
+            (Action::Failover, ask("", "b", ""), true, Ok(Action::Failover)),
+            (Action::Failover, ask("a", "b", ""), false, Ok(Action::Switchover)),
+            (Action::Switchover, ask("", "b", ""), false, Err(400)),
+            (Action::Switchover, ask("a", "", ""), false, Ok(Action::Switchover)),
+            (Action::Switchover, ask("a", "", ""), true, Err(400)),
+            (Action::Switchover, ask("a", "b", ""), true, Ok(Action::Switchover)),
+            (Action::Switchover, ask("a", "b", later), true, Err(400)),
+            (Action::Switchover, ask("a", "b", later), false, Ok(Action::Switchover)),
+            (Action::Switchover, ask("a", "b", "2026-10-01T11:00:00Z"), false, Err(422)),
+            (Action::Switchover, ask("a", "b", "2026-10-01T13:00:00"), false, Err(400)),
+            (Action::Switchover, ask("a", "a", ""), false, Err(400)),
+            (Action::Switchover, ask("a", "a", later), false, Err(400)),
+        ] {
+            let got = accept(endpoint, &asked, paused, now).map(|(action, _)| action).map_err(|r| r.status().as_u16());
+            assert_eq!(got, want, "{endpoint:?} {asked:?} paused: {paused}");
+        }
+    }
+}

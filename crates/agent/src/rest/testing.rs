@@ -1,0 +1,291 @@
+//! A member made up for tests: what it published, and a small store in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+use surus_api::{Client, ClientOptions};
+use surus_config::{HostPort, RestApi};
+use surus_core::cluster::{MemberRole, MemberState, Tags};
+use surus_core::postgres::{Observed, WalReceiver, WalSender};
+use surus_core::settings::ClusterSettings;
+use surus_core::{BootTime, Lsn, SystemId, Timeline};
+use surus_store::cluster::ClusterStore;
+use surus_store::layout::Layout;
+use surus_store::{
+    Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tower::ServiceExt;
+
+use super::app::{App, Policy};
+use super::limits::Limits;
+use super::options::RestOptions;
+use super::router::router;
+use crate::handle::{AgentHandle, Counters, Published, Reply, Request as Ask};
+
+pub const NOW: BootTime = BootTime::from_millis(1_000_000);
+
+pub fn rest_api() -> RestApi {
+    let listen = HostPort { host: "127.0.0.1".into(), port: 0 };
+    RestApi {
+        connect_address: listen.clone(),
+        listen,
+        authentication: None,
+        tls: None,
+        allowlist: vec![],
+        allowlist_include_members: false,
+        http_extra_headers: BTreeMap::new(),
+        https_extra_headers: BTreeMap::new(),
+        server_tokens: surus_config::ServerTokens::default(),
+    }
+}
+
+pub fn options(api: RestApi) -> RestOptions {
+    RestOptions::new(api, Client::new(&ClientOptions { insecure: true, ..ClientOptions::default() }).unwrap())
+}
+
+pub fn primary() -> Observed {
+    Observed {
+        at: NOW,
+        server_version: 150_004,
+        postmaster_start_time: "2026-07-24 10:00:00.123456+00:00".into(),
+        in_recovery: false,
+        timeline: Some(Timeline(2)),
+        flush_lsn: Lsn(5000),
+        receive_lsn: Lsn::INVALID,
+        replay_lsn: Lsn::INVALID,
+        replay_timestamp: None,
+        replay_paused: false,
+        receiver: None,
+        senders: vec![WalSender {
+            pid: 7,
+            user: Some("replicator".into()),
+            application_name: "node2".into(),
+            client_addr: None,
+            state: "streaming".into(),
+            sync_state: "async".into(),
+            sync_priority: 0,
+            sent_lsn: None,
+            write_lsn: None,
+            flush_lsn: None,
+            replay_lsn: None,
+        }],
+        slots: vec![],
+        primary_conninfo: None,
+        primary_slot_name: None,
+        restore_command: None,
+        synchronous_standby_names: String::new(),
+        pending_restart: BTreeMap::new(),
+    }
+}
+
+pub fn replica() -> Observed {
+    Observed {
+        in_recovery: true,
+        flush_lsn: Lsn::INVALID,
+        receive_lsn: Lsn(4900),
+        replay_lsn: Lsn(4800),
+        replay_timestamp: Some("2026-07-24 11:00:00+02:00".into()),
+        receiver: Some(WalReceiver {
+            status: "streaming".into(),
+            received_timeline: Some(Timeline(2)),
+            sender_host: None,
+            sender_port: None,
+            slot_name: None,
+            latest_end_lsn: None,
+        }),
+        senders: vec![],
+        ..primary()
+    }
+}
+
+/// A running member `node1` with the lead in a cluster of two, its view of the store current.
+pub fn published() -> Published {
+    Published {
+        at: NOW,
+        name: "node1".into(),
+        scope: "demo".into(),
+        state: MemberState::Running,
+        role: MemberRole::Primary,
+        system_id: SystemId::parse("7277694203142172922"),
+        tags: Tags::default(),
+        observed: Some(Arc::new(primary())),
+        settings: Arc::new(ClusterSettings::default()),
+        view: None,
+        store_last_seen: 1_721_815_200,
+        lease_until: Some(NOW + Duration::from_secs(20)),
+        pending_restart: BTreeMap::new(),
+        scheduled_restart: None,
+        progress: None,
+        task: None,
+        next_step: NOW + Duration::from_secs(10),
+        decisions: Arc::new(vec![]),
+        store: Health { kind: "embedded", summary: "three of three voters".into() },
+        counters: Counters::default(),
+    }
+}
+
+pub struct Fake {
+    pub handle: AgentHandle,
+    pub published: Arc<ArcSwap<Published>>,
+    pub changed: watch::Sender<u64>,
+    pub requests: mpsc::Receiver<(Ask, oneshot::Sender<Reply>)>,
+    pub kv: Arc<FakeKv>,
+}
+
+impl Fake {
+    /// The keys are in the store and in the published view.
+    pub async fn new(published: Published, keys: &[(&str, &str)]) -> Fake {
+        let kv = Arc::new(FakeKv::default());
+        let store = Arc::new(ClusterStore::new(kv.clone(), Layout::new("service", "demo", None), "node1".into()));
+        for (key, value) in keys {
+            store.put(key, (*value).to_owned(), Duration::from_secs(1)).await.unwrap();
+        }
+        let published = Arc::new(ArcSwap::from_pointee(published));
+        let (changed, changes) = watch::channel(0);
+        let (ask, requests) = mpsc::channel(16);
+        let live = published.clone();
+        let handle = AgentHandle {
+            published: published.clone(),
+            changed: changes,
+            requests: ask,
+            observe: Arc::new(move || {
+                let observed = live.load().observed.clone();
+                Box::pin(async move { observed })
+            }),
+            store,
+            now: || NOW,
+        };
+        let fake = Fake { handle, published, changed, requests, kv };
+        fake.refresh().await;
+        fake
+    }
+
+    /// The agent reads the store and publishes.
+    pub async fn refresh(&self) {
+        let view = self.handle.store.read(Duration::from_secs(1)).await.unwrap();
+        let view = Some((Arc::new(view), NOW));
+        self.published.rcu(|p| Published { view: view.clone(), ..(**p).clone() });
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub async fn put(&self, key: &str, value: &str) {
+        self.handle.store.put(key, value.to_owned(), Duration::from_secs(1)).await.unwrap();
+    }
+
+    pub async fn value(&self, key: &str) -> Option<Value> {
+        let full = self.handle.store.layout().key(key);
+        let snapshot = self.kv.read(&full, Duration::from_secs(1)).await.unwrap();
+        serde_json::from_slice(&snapshot.keys.first()?.value).ok()
+    }
+
+    pub async fn router(&self) -> Router {
+        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options(rest_api())).await.unwrap()));
+        router(Arc::new(App { handle: self.handle.clone(), policy, limits: Limits::default() }))
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
+        send(self.router().await, method, path, body).await
+    }
+}
+
+pub async fn send(router: Router, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(body) = body {
+        request = request.header("Content-Length", body.len());
+    }
+    let request = request.body(Body::from(body.unwrap_or_default().to_owned())).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    let code = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (code, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+pub fn member(name: &str, api_url: Option<&str>, role: &str) -> (String, String) {
+    let value = json!({
+        "conn_url": format!("postgres://{name}:5432/postgres"), "api_url": api_url,
+        "state": "running", "role": role, "version": "4.1.5", "timeline": 2,
+    });
+    (format!("members/{name}"), value.to_string())
+}
+
+/// Keys and revisions, without leases; can be told to be away.
+#[derive(Default)]
+pub struct FakeKv {
+    state: Mutex<(u64, BTreeMap<String, KeyValue>)>,
+    pub away: std::sync::atomic::AtomicBool,
+}
+
+impl FakeKv {
+    fn check(&self) -> StoreResult<()> {
+        match self.away.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(StoreError::Unavailable("connection refused".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Kv for FakeKv {
+    fn read<'a>(&'a self, prefix: &'a str, _: Duration) -> Fut<'a, StoreResult<Snapshot>> {
+        Box::pin(async move {
+            self.check()?;
+            let state = self.state.lock().unwrap();
+            let keys = state.1.values().filter(|kv| kv.key.starts_with(prefix)).cloned().collect();
+            Ok(Snapshot { revision: state.0, keys })
+        })
+    }
+
+    fn txn<'a>(&'a self, txn: Txn, _: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
+        Box::pin(async move {
+            self.check()?;
+            let (revision, keys) = &mut *self.state.lock().unwrap();
+            let holds = txn.compare.iter().all(|c| match c {
+                Compare::Absent { key } => !keys.contains_key(key),
+                Compare::Version { key, version } => keys.get(key).is_some_and(|kv| kv.version == *version),
+                Compare::Value { key, value } => keys.get(key).is_some_and(|kv| kv.value == *value),
+            });
+            if !holds {
+                return Ok(TxnOutcome::Conflict);
+            }
+            *revision += 1;
+            for op in txn.then {
+                match op {
+                    Op::Put { key, value, lease } => {
+                        keys.insert(key.clone(), KeyValue { key, value, version: *revision, lease });
+                    }
+                    Op::Delete { key } => {
+                        keys.remove(&key);
+                    }
+                    Op::DeletePrefix { prefix } => keys.retain(|k, _| !k.starts_with(&prefix)),
+                }
+            }
+            Ok(TxnOutcome::Applied(*revision))
+        })
+    }
+
+    fn grant<'a>(&'a self, _: Duration, _: Duration) -> Fut<'a, StoreResult<LeaseId>> {
+        Box::pin(async { Ok(1) })
+    }
+
+    fn renew<'a>(&'a self, _: LeaseId, _: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn revoke<'a>(&'a self, _: LeaseId, _: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn watch(&self, _: &str) -> Watch {
+        Watch { events: mpsc::channel(1).1 }
+    }
+
+    fn health(&self) -> Health {
+        Health::default()
+    }
+}

@@ -1,0 +1,1 @@
+//! The server driven as its clients drive it.

@@ -1,0 +1,106 @@
+//! The server side of HTTPS. Loaded whole on start and on every reload; what does not load leaves
+//! the certificate in use as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use surus_config::{RestTls, VerifyClient};
+use tracing::warn;
+
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("restapi.{setting}: {path} cannot be used: {problem}")]
+    File { setting: &'static str, path: PathBuf, problem: String },
+    #[error("restapi.{0}")]
+    Setting(String),
+}
+
+/// The TLS configuration of the server.
+pub fn load(files: &RestTls) -> Result<Arc<ServerConfig>, TlsError> {
+    if files.ciphers.is_some() {
+        warn!("restapi.ciphers is not used: the TLS library offers only suites that are considered safe");
+    }
+    let chain = certificates("certfile", &files.certfile)?;
+    let key = private_key(files)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError::Setting(format!("certfile: {e}")))?;
+    let builder = match files.verify_client {
+        VerifyClient::None => builder.with_no_client_auth(),
+        verify => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(files.cafile.as_deref())?), provider);
+            let verifier =
+                if verify == VerifyClient::Optional { verifier.allow_unauthenticated() } else { verifier };
+            let verifier = verifier.build().map_err(|e| TlsError::Setting(format!("cafile: {e}")))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let config = builder.with_single_cert(chain, key).map_err(|e| TlsError::File {
+        setting: "certfile",
+        path: files.certfile.clone(),
+        problem: format!("the certificate and the key do not make a pair a server can use: {e}"),
+    })?;
+    Ok(Arc::new(config))
+}
+
+fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |problem: String| TlsError::File { setting, path: path.to_owned(), problem };
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(|e| fail(describe(&e)))?
+        .collect::<Result<_, _>>()
+        .map_err(|e| fail(describe(&e)))?;
+    if found.is_empty() {
+        return Err(fail("it contains no certificate in PEM form".into()));
+    }
+    Ok(found)
+}
+
+fn private_key(files: &RestTls) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let (setting, path) = match &files.keyfile {
+        Some(path) => ("keyfile", path),
+        None => ("certfile", &files.certfile),
+    };
+    let fail = |problem: String| TlsError::File { setting, path: path.clone(), problem };
+    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
+        let sealed = String::from_utf8_lossy(&text).contains("ENCRYPTED");
+        fail(match (&e, sealed) {
+            (_, true) => "the private key is encrypted, which is not supported; write it decrypted, readable by its \
+                          owner alone: openssl pkey -in KEY -out KEY.plain"
+                .into(),
+            (pem::Error::NoItemsFound, _) => "it contains no private key in PEM form".into(),
+            _ => describe(&e),
+        })
+    })
+}
+
+fn authorities(cafile: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let Some(path) = cafile else {
+        return Err(TlsError::Setting(
+            "verify_client needs restapi.cafile: the authority that client certificates are signed by".into(),
+        ));
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("cafile", path)? {
+        roots.add(certificate).map_err(|e| TlsError::File {
+            setting: "cafile",
+            path: path.to_owned(),
+            problem: e.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn describe(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(e) => e.to_string(),
+        other => format!("it is no valid PEM: {other:?}"),
+    }
+}
