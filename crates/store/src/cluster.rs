@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, KeyVersion};
+use tokio::time::Instant;
 
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
@@ -30,6 +31,10 @@ pub enum TakeLead {
 impl ClusterStore {
     pub fn new(kv: Arc<dyn Kv>, layout: Layout, me: MemberName) -> ClusterStore {
         ClusterStore { kv, layout, me, lease: Mutex::new(None) }
+    }
+
+    pub(crate) fn name(&self) -> &MemberName {
+        &self.me
     }
 
     pub fn layout(&self) -> &Layout {
@@ -71,13 +76,22 @@ impl ClusterStore {
     /// Renews the session lease. `LeaseGone` leaves this process without a session.
     pub async fn renew_session(&self, deadline: Duration) -> StoreResult<()> {
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
-        let renewed = self.kv.renew(lease, deadline).await;
-        if renewed == Err(StoreError::LeaseGone) {
-            self.set_lease(None);
-        }
-        renewed
+        self.noting_its_end(lease, self.kv.renew(lease, deadline).await)
     }
 
+    /// Forgets the session when the store says that its lease is gone, but never a newer session that
+    /// was opened while that answer was under way.
+    fn noting_its_end<T>(&self, lease: LeaseId, result: StoreResult<T>) -> StoreResult<T> {
+        if matches!(result, Err(StoreError::LeaseGone)) {
+            let mut current = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            if *current == Some(lease) {
+                *current = None;
+            }
+        }
+        result
+    }
+
+    /// Ends the session at once: my member key and, if I hold it, the leader key go with it.
     pub async fn close_session(&self, deadline: Duration) -> StoreResult<()> {
         match self.lease() {
             Some(lease) => {
@@ -88,52 +102,101 @@ impl ClusterStore {
         }
     }
 
-    /// Creates the leader key bound to the session, if there is none. A key that already carries my
-    /// name, left by an earlier run of this process, is bound to the new session instead.
+    /// Makes the leader key carry my name, bound to this session: creates it, or, if it already carries
+    /// my name, binds it to this session in one transaction. A key left by an earlier session must not
+    /// be relied on as it is: it would vanish with the lease it still hangs on. So the same call
+    /// confirms a lead that is held.
+    ///
+    /// A lost answer is repeated inside the deadline, which is harmless: my own first try then counts
+    /// as a key that carries my name.
     pub async fn take_lead(&self, deadline: Duration) -> StoreResult<TakeLead> {
+        let end = Instant::now() + deadline;
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
         let key = self.layout.key("leader");
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
         let create = Txn { compare: vec![Compare::Absent { key: key.clone() }], then: vec![put.clone()] };
-        if let TxnOutcome::Applied(version) = self.kv.txn(create, deadline).await? {
-            return Ok(TakeLead::Taken(version));
+        let rebind = Txn { compare: vec![self.leads()], then: vec![put] };
+        // Twice, because a key of mine may vanish with its old lease between the two comparisons.
+        for txn in [&create, &rebind, &create, &rebind] {
+            if let TxnOutcome::Applied(version) = self.repeated(lease, txn, end).await? {
+                return Ok(TakeLead::Taken(version));
+            }
         }
-        let rebind = Txn { compare: vec![Compare::Value { key, value: self.me.as_str().into() }], then: vec![put] };
-        Ok(match self.kv.txn(rebind, deadline).await? {
-            TxnOutcome::Applied(version) => TakeLead::Taken(version),
-            TxnOutcome::Conflict => TakeLead::Lost,
-        })
+        Ok(TakeLead::Lost)
+    }
+
+    /// Sends a transaction that may be repeated, until its outcome is known or the time is up.
+    async fn repeated(&self, lease: LeaseId, txn: &Txn, end: Instant) -> StoreResult<TxnOutcome> {
+        let mut lost = false;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // Half of the rest for a try whose answer may get lost, so that there is time for another.
+            let share = if lost { left } else { left / 2 };
+            match self.noting_its_end(lease, self.kv.txn(txn.clone(), share).await) {
+                Err(StoreError::OutcomeUnknown(_)) if !lost => lost = true,
+                // The repetition had no effect, but the first try may have had one.
+                Err(StoreError::Unavailable(text)) if lost => return Err(StoreError::OutcomeUnknown(text)),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn leads(&self) -> Compare {
+        Compare::Value { key: self.layout.key("leader"), value: self.me.as_str().into() }
     }
 
     /// Deletes the leader key if it is mine, and in the same transaction says how far the log went:
-    /// a successor must not be chosen before that position is known.
+    /// a successor must not be chosen before that position is known. `Conflict`: it was not mine (any
+    /// more), which is also the answer to a repetition after a lost answer.
     pub async fn release_lead(&self, status: Option<String>, deadline: Duration) -> StoreResult<TxnOutcome> {
-        let key = self.layout.key("leader");
-        let mut then = vec![Op::Delete { key: key.clone() }];
-        then.extend(status.map(|text| Op::Put { key: self.layout.key("status"), value: text.into(), lease: None }));
-        self.kv.txn(Txn { compare: vec![Compare::Value { key, value: self.me.as_str().into() }], then }, deadline).await
+        let mut then = vec![Op::Delete { key: self.layout.key("leader") }];
+        then.extend(status.map(|text| self.permanent("status", text)));
+        self.kv.txn(Txn { compare: vec![self.leads()], then }, deadline).await
     }
 
     /// This member's own key, bound to the session.
     pub async fn write_member(&self, text: String, deadline: Duration) -> StoreResult<()> {
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
         let key = self.layout.key(&format!("members/{}", self.me));
-        self.kv
-            .txn(Txn { compare: vec![], then: vec![Op::Put { key, value: text.into(), lease: Some(lease) }] }, deadline)
-            .await?;
-        Ok(())
+        let put = Op::Put { key, value: text.into(), lease: Some(lease) };
+        let written = self.kv.txn(Txn { compare: vec![], then: vec![put] }, deadline).await;
+        self.noting_its_end(lease, written).map(|_| ())
     }
 
     /// A key that only the holder of the lead may write: refused by the store if the lead is not mine.
     pub async fn write_as_leader(&self, relative: &str, text: String, deadline: Duration) -> StoreResult<TxnOutcome> {
-        let guard = Compare::Value { key: self.layout.key("leader"), value: self.me.as_str().into() };
-        let put = Op::Put { key: self.layout.key(relative), value: text.into(), lease: None };
-        self.kv.txn(Txn { compare: vec![guard], then: vec![put] }, deadline).await
+        let then = vec![self.permanent(relative, text)];
+        self.kv.txn(Txn { compare: vec![self.leads()], then }, deadline).await
+    }
+
+    /// [`ClusterStore::compare_and_put`] for the holder of the lead: a former leader that still knows
+    /// the version must not change, for example, who may be promoted.
+    pub async fn compare_and_put_as_leader(
+        &self,
+        relative: &str,
+        version: Option<KeyVersion>,
+        text: String,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.leads(), self.unchanged(relative, version)];
+        self.kv.txn(Txn { compare, then: vec![self.permanent(relative, text)] }, deadline).await
+    }
+
+    /// Deletes a key only if the lead is mine and the key still has `version`.
+    pub async fn compare_and_delete_as_leader(
+        &self,
+        relative: &str,
+        version: KeyVersion,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.leads(), self.unchanged(relative, Some(version))];
+        let then = vec![Op::Delete { key: self.layout.key(relative) }];
+        self.kv.txn(Txn { compare, then }, deadline).await
     }
 
     pub async fn put(&self, relative: &str, text: String, deadline: Duration) -> StoreResult<()> {
-        let put = Op::Put { key: self.layout.key(relative), value: text.into(), lease: None };
-        self.kv.txn(Txn { compare: vec![], then: vec![put] }, deadline).await?;
+        let then = vec![self.permanent(relative, text)];
+        self.kv.txn(Txn { compare: vec![], then }, deadline).await?;
         Ok(())
     }
 
@@ -145,13 +208,8 @@ impl ClusterStore {
         text: String,
         deadline: Duration,
     ) -> StoreResult<TxnOutcome> {
-        let key = self.layout.key(relative);
-        let compare = match version {
-            Some(version) => Compare::Version { key: key.clone(), version },
-            None => Compare::Absent { key: key.clone() },
-        };
-        let put = Op::Put { key, value: text.into(), lease: None };
-        self.kv.txn(Txn { compare: vec![compare], then: vec![put] }, deadline).await
+        let compare = vec![self.unchanged(relative, version)];
+        self.kv.txn(Txn { compare, then: vec![self.permanent(relative, text)] }, deadline).await
     }
 
     /// Deletes a key only if it still has `version`.
@@ -161,8 +219,41 @@ impl ClusterStore {
         version: KeyVersion,
         deadline: Duration,
     ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.unchanged(relative, Some(version))];
+        let then = vec![Op::Delete { key: self.layout.key(relative) }];
+        self.kv.txn(Txn { compare, then }, deadline).await
+    }
+
+    /// Wins the race for bootstrapping, or, with a system identifier, records it: only if nobody was first.
+    pub async fn create_initialize(&self, text: String, deadline: Duration) -> StoreResult<TxnOutcome> {
+        self.compare_and_put("initialize", None, text, deadline).await
+    }
+
+    pub async fn delete(&self, relative: &str, deadline: Duration) -> StoreResult<()> {
+        let then = vec![Op::Delete { key: self.layout.key(relative) }];
+        self.kv.txn(Txn { compare: vec![], then }, deadline).await?;
+        Ok(())
+    }
+
+    /// Deletes everything there is of this cluster.
+    pub async fn delete_all(&self, deadline: Duration) -> StoreResult<()> {
+        let then = vec![Op::DeletePrefix { prefix: self.layout.prefix().to_owned() }];
+        self.kv.txn(Txn { compare: vec![], then }, deadline).await?;
+        Ok(())
+    }
+
+    fn permanent(&self, relative: &str, text: String) -> Op {
+        Op::Put { key: self.layout.key(relative), value: text.into(), lease: None }
+    }
+
+    fn unchanged(&self, relative: &str, version: Option<KeyVersion>) -> Compare {
         let key = self.layout.key(relative);
-        let compare = vec![Compare::Version { key: key.clone(), version }];
-        self.kv.txn(Txn { compare, then: vec![Op::Delete { key }] }, deadline).await
+        match version {
+            Some(version) => Compare::Version { key, version },
+            None => Compare::Absent { key },
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

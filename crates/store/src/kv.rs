@@ -78,6 +78,8 @@ pub enum Op {
 }
 
 /// All comparisons hold, then all operations are applied; else none is.
+///
+/// A key may occur in one operation only; the order of operations has no meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     pub compare: Vec<Compare>,
@@ -102,7 +104,8 @@ pub enum WatchEvent {
         key: String,
         revision: Revision,
     },
-    /// Nothing changed up to this revision; sent after the changes of one revision were delivered.
+    /// Everything up to this revision was delivered; sent after the last change of each revision, so
+    /// that a reader knows when a transaction over several keys is complete.
     Progress(Revision),
     /// The stream is broken: what is known grows stale until the next `Restarted`.
     Broken(String),
