@@ -15,15 +15,21 @@ mod dynamic;
 mod effective;
 mod environment;
 mod finding;
+mod load;
 mod local;
+mod options;
+mod parameters;
+mod reader;
 mod secret;
+mod slots;
 mod timing;
+mod tree;
 mod value;
 
 pub use address::{HostPort, Listen};
 pub use check::{CheckOptions, check, find_bin_dir};
 pub use document::{deep_equal, new_cluster_document, patch};
-pub use dynamic::{DynamicConfig, IgnoreSlot, PermanentSlot, StandbyCluster};
+pub use dynamic::{DynamicConfig, StandbyCluster};
 pub use effective::{Effective, RoleOverlay};
 pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
@@ -33,5 +39,6 @@ pub use local::{
     RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
 };
 pub use secret::Secret;
+pub use slots::{IgnoreSlot, PermanentSlot};
 pub use timing::{TimingFault, check_timing};
-pub use value::{TimeUnit, parse_bool, parse_bytes, parse_int, parse_seconds};
+pub use value::{TimeUnit, parse_bool, parse_bytes, parse_int, parse_time};

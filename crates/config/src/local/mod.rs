@@ -5,10 +5,11 @@ mod log;
 mod postgresql;
 mod rest;
 mod store;
+mod tags;
 mod watchdog;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use surus_core::MemberName;
 use surus_core::cluster::Tags;
@@ -20,7 +21,12 @@ pub use rest::{BasicAuth, Ctl, RestApi, RestTls, ServerTokens, VerifyClient};
 pub use store::{Etcd3Config, RaftConfig, RaftTls, StoreConfig};
 pub use watchdog::{Watchdog, WatchdogMode};
 
-use crate::finding::{ConfigErrors, Warning};
+pub(crate) use postgresql::{Layer, read_settings};
+
+use crate::finding::{ConfigErrors, Place, Severity, Source, Warning};
+use crate::load;
+use crate::reader::{Reader, Section};
+use crate::tree::Node;
 
 /// The configuration of one member.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +45,7 @@ pub struct LocalConfig {
     pub tags: Tags,
     /// What was odd and did not keep the configuration from being used.
     pub warnings: Vec<Warning>,
+    places: BTreeMap<String, Place>,
 }
 
 /// What a program that only talks to a cluster (or a voter without PostgreSQL) needs of the same file: nothing but a
@@ -54,15 +61,166 @@ pub struct ClientConfig {
     pub warnings: Vec<Warning>,
 }
 
+/// Written where the store keeps no name, so no member may have it (`spec/config.md §1`).
+const PLACEHOLDER: &str = "__patroni_strict_sync_replica_placeholder__";
+
 impl LocalConfig {
-    pub fn load(_path: Option<&Path>, _env: &BTreeMap<String, String>) -> Result<LocalConfig, ConfigErrors> {
-        unimplemented!()
+    /// Reads the file or directory at `path` with the environment over it; without a path the environment alone.
+    pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<LocalConfig, ConfigErrors> {
+        let (root, mut r) = load::tree(path, env)?;
+        let config = Self::read(&root, &mut r, env);
+        let (errors, warnings): (Vec<_>, Vec<_>) = r.findings.into_iter().partition(|f| f.severity == Severity::Error);
+        match config {
+            Some(config) if errors.is_empty() => Ok(LocalConfig { warnings, ..config }),
+            _ => Err(ConfigErrors(errors)),
+        }
+    }
+
+    fn read(root: &Node, r: &mut Reader, env: &BTreeMap<String, String>) -> Option<LocalConfig> {
+        let mut s = Section::new(root, "");
+        let scope = s.required_text(r, "scope", "the name of the cluster");
+        let name = name(&mut s, r);
+        let namespace = s.text(r, "namespace").unwrap_or_else(|| "service".to_owned());
+        for (key, value) in [("scope", &scope), ("name", &name)] {
+            if let (Some(value), Some(node)) = (value, s.take(key))
+                && value.contains('/')
+            {
+                r.fault(&node.place, key, format!("expected a name without `/`, found {value:?}"));
+            }
+        }
+        let store = store::read(&mut s, r, true);
+        let mut cafile = None;
+        let restapi = rest::restapi(&mut s, r, &mut cafile);
+        let auth = restapi.as_ref().and_then(|api| api.authentication.clone());
+        let ctl = rest::ctl(&mut s, r, auth, cafile);
+        let log = log::read(&mut s, r);
+        let bootstrap = bootstrap::read(&mut s, r);
+        let postgresql = postgresql::read(&mut s, r, &home(env));
+        let watchdog = watchdog::read(&mut s, r);
+        let tags = tags::read(&mut s, r);
+        if let Some(citus) = s.take("citus") {
+            r.fault(&citus.place, "citus", "Citus clusters are not supported; remove the section to run without Citus");
+        }
+        unreachable_addresses(r, &s, store.as_ref(), restapi.as_ref(), postgresql.as_ref());
+        s.knows(&["thread_pool_size", "thread_stack_size"]);
+        dynamic_keys(&mut s, r);
+        s.finish(r);
+        let mut places = BTreeMap::new();
+        root.leaves("", &mut |path, node| {
+            places.insert(path.to_owned(), node.place.clone());
+        });
+        Some(LocalConfig {
+            scope: scope?,
+            namespace,
+            name: MemberName::from(name?.as_str()),
+            store: store?,
+            restapi: restapi?,
+            ctl,
+            log,
+            bootstrap,
+            postgresql: postgresql?,
+            watchdog,
+            tags,
+            warnings: Vec::new(),
+            places,
+        })
+    }
+
+    pub(crate) fn parameter_place(&self, section: &str, name: &str) -> Place {
+        let prefix = format!("postgresql.{section}.");
+        let written = self
+            .places
+            .iter()
+            .find(|(path, _)| path.strip_prefix(&prefix).is_some_and(|written| written.eq_ignore_ascii_case(name)));
+        written.map_or_else(|| Place::of(Source::Default), |(_, place)| place.clone())
+    }
+
+    /// Where a value was written, by its dotted path.
+    pub fn source_of(&self, path: &str) -> Option<&Place> {
+        self.places.get(path)
     }
 }
 
 impl ClientConfig {
     /// Without a path and without a configuration in the environment everything is at its default.
-    pub fn load(_path: Option<&Path>, _env: &BTreeMap<String, String>) -> Result<ClientConfig, ConfigErrors> {
-        unimplemented!()
+    pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<ClientConfig, ConfigErrors> {
+        let (root, mut r) = load::tree_or_nothing(path, env)?;
+        let mut s = Section::new(&root, "");
+        let (auth, cafile) = rest::client_fallbacks(&mut s);
+        let config = ClientConfig {
+            scope: s.text(&mut r, "scope"),
+            namespace: s.text(&mut r, "namespace").unwrap_or_else(|| "service".to_owned()),
+            name: s.text(&mut r, "name").map(|n| MemberName::from(n.as_str())),
+            store: store::read(&mut s, &mut r, false),
+            ctl: rest::ctl(&mut s, &mut r, auth, cafile),
+            log: log::read(&mut s, &mut r),
+            warnings: Vec::new(),
+        };
+        let (errors, warnings): (Vec<_>, Vec<_>) = r.findings.into_iter().partition(|f| f.severity == Severity::Error);
+        if errors.is_empty() { Ok(ClientConfig { warnings, ..config }) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+fn name(s: &mut Section<'_>, r: &mut Reader) -> Option<String> {
+    let legacy = s.node().and_then(|n| n.at(&["postgresql", "name"])).and_then(Node::scalar_text);
+    let name = match s.text(r, "name").or(legacy) {
+        Some(name) => name,
+        None => {
+            s.missing(r, "name", "the name of this member, different from every other in the cluster");
+            return None;
+        }
+    };
+    if name == PLACEHOLDER {
+        r.fault(&s.place, "name", "is reserved for \"no synchronous standby\"; choose another");
+        return None;
+    }
+    Some(name)
+}
+
+/// The environment given wins over the system's idea of it, so that a service manager's setting counts.
+fn home(env: &BTreeMap<String, String>) -> PathBuf {
+    let given = env.get("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
+    given.or_else(std::env::home_dir).unwrap_or_default()
+}
+
+/// Others are told loopback addresses while the store is not on this machine alone.
+fn unreachable_addresses(
+    r: &mut Reader,
+    s: &Section<'_>,
+    store: Option<&StoreConfig>,
+    restapi: Option<&RestApi>,
+    postgresql: Option<&Postgresql>,
+) {
+    if store.is_none_or(StoreConfig::is_loopback) {
+        return;
+    }
+    let addresses =
+        [("restapi", restapi.map(|a| &a.connect_address)), ("postgresql", postgresql.map(|p| &p.connect_address))];
+    for (section, address) in addresses {
+        if let Some(address) = address.filter(|a| store::is_loopback(&a.host)) {
+            let node =
+                s.node().and_then(|n| n.at(&[section, "connect_address"]).or_else(|| n.at(&[section, "listen"])));
+            r.warn(
+                node.map_or(&s.place, |n| &n.place),
+                &format!("{section}.connect_address"),
+                format!("{address} is this machine only, and members on other machines will be told to connect to it"),
+            );
+        }
+    }
+}
+
+/// Keys of the dynamic configuration have no effect in the file outside `bootstrap.dcs`; a frequent mistake.
+fn dynamic_keys(s: &mut Section<'_>, r: &mut Reader) {
+    for key in crate::dynamic::KEYS {
+        if *key != "postgresql"
+            && let Some(node) = s.take(key)
+        {
+            r.warn(
+                &node.place,
+                key,
+                "only counts in the dynamic configuration and is ignored here; put it into bootstrap.dcs before the \
+                 cluster is initialised, or change it with `surus edit-config` afterwards",
+            );
+        }
     }
 }
