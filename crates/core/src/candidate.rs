@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{ClusterView, FailoverRequest, Member};
+use crate::cluster::{ClusterView, FailoverRequest, Member, SyncState};
 use crate::facts::{Facts, PeerFact};
 use crate::ids::MemberName;
 use crate::report::Candidate;
+use crate::settings::SynchronousMode;
 use crate::time::BootTime;
 
-/// Answers older than this are not used to choose a successor.
-const FRESH: std::time::Duration = std::time::Duration::from_secs(2);
+/// Answers older than this are not used to choose a leader. It is longer than a member is waited for
+/// (2 s): otherwise one that does not answer would outdate the answers of all others.
+pub const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What speaks against this member becoming the leader, given its answer.
 pub fn objection(
@@ -25,9 +27,9 @@ pub fn objection(
         return Some("publishes no api_url, so it cannot be asked".into());
     }
     let manual = request.is_some_and(|r| r.leader.is_none());
-    if let Some(sync) = &view.sync
+    if let Some(sync) = active_sync(facts, view)
         && !manual
-        && !sync.value.lists(&member.name)
+        && !sync.lists(&member.name)
     {
         return Some("not a synchronous standby".into());
     }
@@ -78,6 +80,12 @@ pub fn weigh(facts: &Facts, view: &ClusterView, request: Option<&FailoverRequest
         .collect();
     rows.sort_by(|a, b| b.0.fit.cmp(&a.0.fit).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)).then(a.0.name.cmp(&b.0.name)));
     rows.into_iter().map(|r| r.0).collect()
+}
+
+/// The `sync` key, while it restricts who may lead: synchronous mode is asked for and in force.
+pub fn active_sync<'a>(facts: &Facts, view: &'a ClusterView) -> Option<&'a SyncState> {
+    let asked_for = facts.settings.synchronous_mode != SynchronousMode::Off && !facts.settings.standby_cluster;
+    view.sync.as_ref().map(|s| &s.value).filter(|_| asked_for)
 }
 
 /// Members worth asking before choosing a successor.

@@ -58,4 +58,16 @@ pub struct Memory {
     pub not_streaming_since: Option<BootTime>,
     /// When candidates were first asked because the agent ends or the server crashed.
     pub asked_at: Option<BootTime>,
+    /// I gave the leader key up: a reading that still shows my name there is an old one.
+    pub released: bool,
+    /// When the present round of the race began: answers to older questions do not count.
+    pub race_round: Option<BootTime>,
+    /// I took the lead because an operator named me, and am still to be promoted.
+    pub called: bool,
+    /// Version of the failover request that was refused; it is gone once the store has cleared it.
+    pub refused: Option<u64>,
+    /// This server was stopped by a handover and has not run since.
+    pub handed_over: bool,
+    /// Since when the store cannot be read.
+    pub unreadable_since: Option<BootTime>,
 }

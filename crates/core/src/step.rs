@@ -1,11 +1,17 @@
 //! One step: facts in, orders and their explanation out.
 
+use std::time::Duration;
+
+use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
 use crate::memory::{Divergence, Memory};
 use crate::order::{Demote, Order, Task};
 use crate::report::Report;
 use crate::rules::{self, Ctx, Work};
+
+/// How long a failed rewind is left alone.
+const REWIND_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -15,7 +21,7 @@ pub struct Step {
     /// Answer to the operator's request, if this step had one to give.
     pub reply: Option<Result<String, String>>,
     /// The longest time to the next step.
-    pub again_in: std::time::Duration,
+    pub again_in: Duration,
 }
 
 pub fn step(memory: &Memory, facts: &Facts) -> Step {
@@ -27,6 +33,7 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
         remember_view(&mut memory, view, facts);
     }
     remember_streaming(&mut memory, facts);
+    remember_state(&mut memory, facts);
 
     let ctx = Ctx::new(facts, &memory);
     let rule = rules::table().find(|r| (r.when)(&ctx));
@@ -93,6 +100,8 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
         Some(leader) => {
             memory.known_members = view.members.clone();
             memory.leaderless_since = None;
+            memory.race_round = None;
+            memory.called &= *leader == facts.me;
             if memory.last_leader.as_ref() != Some(leader) {
                 memory.last_leader = Some(leader.clone());
                 memory.divergence = Divergence::Unchecked;
@@ -101,14 +110,58 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
         }
         None => {
             memory.leaderless_since.get_or_insert(facts.now);
+            // Answers age also when nothing comes of them, be it that taking the lead fails or that a
+            // question got lost.
+            if memory.race_round.is_none_or(|at| facts.now.since(at) >= candidate::FRESH) {
+                memory.race_round = Some(facts.now);
+            }
         }
+    }
+    if view.leader_name() != Some(&facts.me) {
+        memory.released = false;
     }
     if facts.lead.is_some() {
         memory.lost_store = false;
+        memory.released = false;
     }
     if view.failover.is_none() {
         memory.asked_for = None;
         memory.given_up = None;
+    }
+    if view.failover.as_ref().map(|f| f.version) != memory.refused {
+        memory.refused = None;
+    }
+}
+
+fn remember_state(memory: &mut Memory, facts: &Facts) {
+    if facts.store.view.is_none() || facts.store.broken.is_some() {
+        memory.unreadable_since.get_or_insert(facts.now);
+        memory.leaderless_since = None;
+    } else {
+        memory.unreadable_since = None;
+    }
+    // Only time in which the best candidate could have come forward counts.
+    if facts.settings.pause && memory.leaderless_since.is_some() {
+        memory.leaderless_since = Some(facts.now);
+    }
+    // A promotion that failed because the lead was lost says nothing about the next one.
+    if facts.lead.is_none() {
+        memory.promotion_failed = None;
+    }
+    if facts.postgres.running() {
+        memory.handed_over = false;
+        if !facts.shutdown {
+            memory.asked_at = None;
+        }
+        memory.called &= !facts.postgres.is_primary();
+    }
+    // Where nothing else can mend the fork, a rewind that failed, perhaps for want of a connection, is
+    // tried again from the comparison on.
+    if matches!(memory.divergence, Divergence::RewindFailed { .. })
+        && rules::repair_for(facts, memory).is_none()
+        && memory.divergence_checked.is_none_or(|at| facts.now.since(at) >= REWIND_AGAIN)
+    {
+        memory.divergence = Divergence::Unchecked;
     }
 }
 
@@ -153,6 +206,9 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                 memory.start_failures = 0;
                 memory.last_failure = None;
                 memory.not_streaming_since = None;
+                if let Task::StartStandby { upstream } = &finished.task {
+                    memory.followed = Some((upstream.clone(), finished.at));
+                }
                 if matches!(finished.task, Task::Clone { .. } | Task::Reinitialize { .. }) {
                     memory.divergence = Divergence::Unchecked;
                     memory.divergence_checked = None;
@@ -165,16 +221,27 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
         },
         (Task::Promote, Ok(_)) => {
             memory.promotion_failed = None;
+            memory.called = false;
             memory.divergence = Divergence::Unchecked;
             memory.lost_store = false;
         }
-        (Task::Promote, Err(why)) => memory.promotion_failed = Some(why.clone()),
+        (Task::Promote, Err(why)) => {
+            memory.promotion_failed = Some(why.clone());
+            memory.called = false;
+        }
         (Task::Demote(Demote::Handover { .. }), Ok(TaskDone::GivenUp(why)) | Err(why)) => {
             memory.given_up = Some(why.clone())
         }
-        (Task::Demote(Demote::Handover { .. }), Ok(_)) => memory.abstain_until = Some(finished.at + ttl / 2),
+        (Task::Demote(Demote::Handover { .. }), Ok(_)) => {
+            memory.abstain_until = Some(finished.at + ttl / 2);
+            memory.released = true;
+            memory.handed_over = true;
+        }
         (Task::Demote(Demote::LeaseEnding { .. }), _) => memory.lost_store = true,
-        (Task::Demote(Demote::Release), _) => memory.abstain_until = Some(finished.at + ttl),
+        (Task::Demote(Demote::Release), outcome) => {
+            memory.abstain_until = Some(finished.at + ttl);
+            memory.released = outcome.is_ok();
+        }
         (Task::Follow { upstream }, outcome) => {
             memory.followed = Some((upstream.clone(), finished.at));
             if outcome.is_ok() {
@@ -201,6 +268,7 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
             if outcome.is_err() {
                 memory.last_failure = Some(finished.at);
                 memory.start_failures += 1;
+                memory.divergence_checked = Some(finished.at);
             }
         }
         (Task::Demote(_) | Task::KillOrphans | Task::Shutdown { .. }, _) => {}

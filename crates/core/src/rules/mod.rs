@@ -13,6 +13,8 @@ mod stopped;
 mod store;
 mod task;
 
+pub(crate) use stopped::repair_for;
+
 use std::time::Duration;
 
 use crate::cluster::ClusterView;
@@ -72,7 +74,7 @@ pub struct Ctx<'a> {
 impl<'a> Ctx<'a> {
     pub fn new(facts: &'a Facts, memory: &'a Memory) -> Ctx<'a> {
         let view = facts.store.view.as_deref();
-        Ctx { facts, memory, view, leads: leads(facts, view), paused: facts.settings.pause }
+        Ctx { facts, memory, view, leads: leads(facts, memory, view), paused: facts.settings.pause }
     }
 
     pub fn i_lead(&self) -> bool {
@@ -86,6 +88,11 @@ impl<'a> Ctx<'a> {
     /// Time is up for the lease: a primary must have stopped before it ends, and stopping takes a moment.
     pub fn lease_ends(&self) -> bool {
         self.facts.lead.is_some_and(|l| self.facts.now + stop_reserve(&self.facts.settings.timing) >= l.until)
+    }
+
+    /// A primary runs here that has no right to, or not for long: nothing else comes before that.
+    pub fn unled_primary(&self) -> bool {
+        !self.paused && self.facts.postgres.is_primary() && (!self.i_lead() || self.lease_ends())
     }
 
     pub fn backing_off(&self) -> bool {
@@ -105,7 +112,7 @@ pub fn stop_reserve(timing: &Timing) -> Duration {
     (timing.ttl / 5).clamp(Duration::from_secs(1), Duration::from_secs(3))
 }
 
-fn leads(facts: &Facts, view: Option<&ClusterView>) -> Leads {
+fn leads(facts: &Facts, memory: &Memory, view: Option<&ClusterView>) -> Leads {
     let Some(view) = view else {
         return if facts.lead.is_some() { Leads::Me } else { Leads::Nobody };
     };
@@ -117,6 +124,9 @@ fn leads(facts: &Facts, view: Option<&ClusterView>) -> Leads {
         Some(name) if *name == facts.me => {
             if facts.lead.is_some() {
                 Leads::Me
+            } else if memory.released {
+                // Taken for an earlier run's key, it would undo the release that is on its way.
+                Leads::Nobody
             } else {
                 Leads::MeBefore
             }
@@ -149,6 +159,7 @@ impl Work<'_> {
     }
 
     pub fn order(&mut self, order: Order) {
+        self.memory.released |= order == Order::ReleaseLead;
         self.orders.push(order);
     }
 

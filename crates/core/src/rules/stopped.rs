@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
         id: 505,
         section: Section::Pause,
         name: "paused and PostgreSQL does not run",
-        when: |c| c.paused && !c.facts.postgres.running(),
+        when: |c| c.paused && !c.facts.postgres.running() && !c.memory.handed_over,
         then: |w| {
             if w.facts.lead.is_some() {
                 w.goal("removed leader lock because postgres is not running");
@@ -37,7 +37,8 @@ pub const RULES: &[Rule] = &[
             }
             w.wait_for("the cluster to be resumed or PostgreSQL to be started by hand");
         },
-        why: "Paused means hands off; the lead goes to whoever runs as the primary.",
+        why: "Paused means hands off; the lead goes to whoever runs as the primary. What a handover stopped is started \
+              again, for an operator asked for that.",
     },
     Rule {
         id: 508,
@@ -102,6 +103,18 @@ pub const RULES: &[Rule] = &[
             w.again_in(Duration::from_millis(500));
         },
         why: "The log says why it failed; starting it in a tight loop buries that.",
+    },
+    Rule {
+        id: 518,
+        section: Section::Stopped,
+        name: "I hold the lead and its lease is about to end",
+        when: |c| down(c) && c.i_lead() && c.lease_ends(),
+        then: |w| {
+            w.goal("not starting PostgreSQL because the leader lock is about to end");
+            w.wait_for("the lease to be renewed, or to end");
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "A primary that is not up before the lease ends would have to be stopped again.",
     },
     Rule {
         id: 520,
@@ -207,6 +220,25 @@ pub const RULES: &[Rule] = &[
         why: "primary_start_timeout has passed and a standby is ready.",
     },
     Rule {
+        id: 553,
+        section: Section::Stopped,
+        name: "a standby that is starting up was told to follow somebody else",
+        when: |c| {
+            starting(c)
+                && c.other_leads()
+                && c.facts.postgres.is_standby()
+                && c.view.and_then(|v| follow::upstream(v, &c.facts.me, &c.facts.tags)).is_some_and(|wanted| {
+                    c.memory.followed.as_ref().is_none_or(|(told, _)| told.as_ref() != Some(&wanted))
+                })
+        },
+        then: |w| {
+            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
+            w.goal("changing primary_conninfo of a standby that is starting up");
+            w.begin(Task::Follow { upstream });
+        },
+        why: "It may need log that only the new leader has before it can accept connections at all.",
+    },
+    Rule {
         id: 555,
         section: Section::Stopped,
         name: "PostgreSQL does not accept connections",
@@ -287,7 +319,7 @@ pub(super) fn leader_primary<'a>(c: &Ctx<'a>) -> Option<&'a Member> {
     if !c.other_leads() {
         return None;
     }
-    c.view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running())
+    c.view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running() && m.upstream().is_some())
 }
 
 pub(super) fn leader_upstream(w: &Work) -> Option<Upstream> {
@@ -300,7 +332,7 @@ pub(super) fn checked_lately(c: &Ctx) -> bool {
 
 /// How this divergence can be mended, as the settings allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Repair {
+pub(crate) enum Repair {
     Rewind,
     Reinitialize,
 }
@@ -309,7 +341,7 @@ pub(super) fn repair(c: &Ctx) -> Option<Repair> {
     repair_for(c.facts, c.memory)
 }
 
-pub(super) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Memory) -> Option<Repair> {
+pub(crate) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Memory) -> Option<Repair> {
     let settings = &facts.settings;
     let can_rewind = settings.use_pg_rewind
         && match &facts.postgres.data_dir {
