@@ -1,5 +1,7 @@
 //! What an operator asks of this member (`spec/ha.md §13`).
 
+use std::time::Duration;
+
 use super::{Ctx, Leads, Rule, Work};
 use crate::cluster::{Member, Upstream};
 use crate::order::{Request, Task};
@@ -11,7 +13,7 @@ pub const RULES: &[Rule] = &[
         id: 150,
         section: Section::Task,
         name: "restart asked for while another task runs",
-        when: |c| c.facts.request == Some(Request::Restart) && c.facts.task.is_some(),
+        when: |c| restart(c) && c.facts.task.is_some(),
         then: refuse_busy,
         why: "One thing at a time happens to a data directory.",
     },
@@ -19,17 +21,23 @@ pub const RULES: &[Rule] = &[
         id: 152,
         section: Section::Task,
         name: "restart asked for without a usable data directory",
-        when: |c| {
-            c.facts.request == Some(Request::Restart) && !matches!(c.facts.postgres.data_dir, DataDir::Present { .. })
-        },
+        when: |c| restart(c) && !matches!(c.facts.postgres.data_dir, DataDir::Present { .. }),
         then: |w| refuse(w, "restart failed: there is no PostgreSQL cluster in the data directory"),
         why: "There is nothing to start.",
+    },
+    Rule {
+        id: 153,
+        section: Section::Task,
+        name: "restart asked for and PostgreSQL does not run",
+        when: |c| restart(c) && !c.paused && !c.facts.postgres.running(),
+        then: |w| refuse(w, "restart failed: PostgreSQL does not run; it is started as soon as it may be"),
+        why: "How it may be started, as the primary or as a standby, is for other rules to say.",
     },
     Rule {
         id: 154,
         section: Section::Task,
         name: "restart asked for",
-        when: |c| c.facts.request == Some(Request::Restart),
+        when: restart,
         then: |w| {
             w.goal("restarting PostgreSQL as asked");
             w.reply = Some(Ok("restart".into()));
@@ -65,7 +73,7 @@ pub const RULES: &[Rule] = &[
         id: 166,
         section: Section::Task,
         name: "forced reinitialise while another task runs",
-        when: |c| reinit(c) == Some(true) && c.facts.task.is_some(),
+        when: |c| reinit(c) == Some(true) && c.facts.task.as_ref().is_some_and(|t| !t.task.is_stopping()),
         then: |w| {
             w.goal("ending the running task for a forced reinitialize");
             w.cancel("a forced reinitialize was asked for");
@@ -77,7 +85,9 @@ pub const RULES: &[Rule] = &[
         id: 168,
         section: Section::Task,
         name: "reinitialise asked for",
-        when: |c| reinit(c).is_some(),
+        when: |c| {
+            reinit(c).is_some() && c.facts.task.is_none() && !matches!(c.facts.postgres.data_dir, DataDir::Foreign(_))
+        },
         then: |w| match source(w) {
             Some(from) => {
                 w.goal(format!("reinitialize from {}", from.name));
@@ -90,8 +100,17 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// What is asked for, unless a primary has to be stopped first; the request is shown again.
+fn asked(c: &Ctx) -> Option<Request> {
+    c.facts.request.filter(|_| !c.unled_primary())
+}
+
+fn restart(c: &Ctx) -> bool {
+    asked(c) == Some(Request::Restart)
+}
+
 fn reinit(c: &Ctx) -> Option<bool> {
-    match c.facts.request {
+    match asked(c) {
         Some(Request::Reinitialize { force, .. }) => Some(force),
         _ => None,
     }
@@ -107,6 +126,8 @@ fn source(w: &Work) -> Option<Upstream> {
 fn refuse(w: &mut Work, why: &str) {
     w.goal(format!("refusing: {why}"));
     w.reply = Some(Err(why.to_owned()));
+    // This step only gave an answer; what the cluster needs is for the next.
+    w.again_in(Duration::from_millis(10));
 }
 
 fn refuse_busy(w: &mut Work) {

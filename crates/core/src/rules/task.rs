@@ -1,7 +1,7 @@
 //! A long operation runs (`spec/ha.md §4.1`).
 
-use super::Rule;
-use crate::order::Task;
+use super::{Ctx, Rule};
+use crate::order::{Demote, Task};
 use crate::report::Section;
 
 pub const RULES: &[Rule] = &[
@@ -10,7 +10,8 @@ pub const RULES: &[Rule] = &[
         section: Section::Task,
         name: "a task of the leader runs and the lead is gone",
         when: |c| {
-            c.facts.task.as_ref().is_some_and(|t| t.task.needs_lead()) && !c.paused && (!c.i_lead() || c.lease_ends())
+            c.facts.task.as_ref().is_some_and(|t| t.task.needs_lead())
+                && if c.paused { c.other_leads() } else { !c.i_lead() || c.lease_ends() }
         },
         then: |w| {
             w.goal("lost the leader lock, ending what only the leader may do");
@@ -24,9 +25,8 @@ pub const RULES: &[Rule] = &[
         name: "a task runs on a primary and the lead is gone",
         when: |c| {
             !c.paused
-                && c.facts.postgres.is_primary()
                 && (!c.i_lead() || c.lease_ends())
-                && c.facts.task.as_ref().is_some_and(|t| !t.task.is_stopping() && !harmless(&t.task))
+                && c.facts.task.as_ref().is_some_and(|t| in_the_way(c, &t.task))
         },
         then: |w| {
             w.goal("lost the leader lock, ending the task to stop PostgreSQL");
@@ -53,7 +53,16 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-/// A new cluster's first server runs before anybody can hold the lead.
-fn harmless(task: &Task) -> bool {
-    matches!(task, Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. })
+/// Whether a primary lives on, or comes back, for as long as this task is left alone.
+fn in_the_way(c: &Ctx, task: &Task) -> bool {
+    let postgres = &c.facts.postgres;
+    match task {
+        // A new cluster's first server runs before anybody can hold the lead; copying stops the server.
+        Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. } => false,
+        // A restart that has stopped the primary would start one.
+        Task::Restart if !postgres.running() => !postgres.standby_signal(),
+        // A handover serves on until its checkpoint is done, and only then stops.
+        Task::Demote(Demote::Handover { .. }) => postgres.is_primary() && postgres.accepting(),
+        other => postgres.is_primary() && !other.is_stopping(),
+    }
 }
