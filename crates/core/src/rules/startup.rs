@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Ctx, Leads, Rule, Work};
 use crate::cluster::{ClusterView, Initialize, Member, MemberRole, Upstream};
 use crate::ids::{MemberName, SystemId};
-use crate::order::{Order, Task};
+use crate::order::{Demote, Order, Task};
 use crate::postgres::DataDir;
 use crate::report::Section;
 
@@ -86,20 +86,27 @@ pub const RULES: &[Rule] = &[
         id: 415,
         section: Section::Startup,
         name: "an existing standby and no identity in the store",
-        when: |c| unclaimed(c) && c.leads == Leads::Nobody && c.facts.postgres.is_standby() && !c.paused,
+        when: |c| {
+            unclaimed(c)
+                && c.leads == Leads::Nobody
+                && c.facts.postgres.is_standby()
+                && !c.paused
+                && c.memory.last_leader.is_none()
+        },
         then: |w| {
             let text = "No initialize key in DCS and PostgreSQL is running as replica, aborting start. \
                         Please first start the agent on the node running as primary";
             w.goal(text);
             w.order(Order::Exit(Err(text.into())));
         },
-        why: "The primary's identity is the cluster's; a standby cannot tell whether its primary is the right one.",
+        why: "The primary's identity is the cluster's; a standby that has not seen a leader since its agent started \
+              cannot tell whether its primary is the right one. One that has goes on if the store forgot everything.",
     },
     Rule {
         id: 418,
         section: Section::Startup,
         name: "existing data and no identity in the store",
-        when: |c| unclaimed(c) && c.leads == Leads::Nobody && !c.paused,
+        when: |c| unclaimed(c) && c.leads == Leads::Nobody && !c.paused && !c.facts.postgres.is_standby(),
         then: |w| {
             if let DataDir::Present { control, .. } = &w.facts.postgres.data_dir {
                 let id = control.system_id.clone();
@@ -109,6 +116,17 @@ pub const RULES: &[Rule] = &[
             w.again_in(Duration::from_millis(200));
         },
         why: "An existing cluster is taken over as it is; the key is created only if nobody else did.",
+    },
+    Rule {
+        id: 425,
+        section: Section::Startup,
+        name: "the data directory vanished under a running server",
+        when: |c| empty(c) && c.facts.postgres.running() && !c.paused,
+        then: |w| {
+            w.goal("stopping PostgreSQL because its data directory is gone");
+            w.begin(Task::Demote(if w.leads == Leads::Me { Demote::Release } else { Demote::Deposed }));
+        },
+        why: "It still acknowledges commits, which are lost with it; and a new copy needs the place.",
     },
     Rule {
         id: 430,
@@ -180,12 +198,14 @@ pub const RULES: &[Rule] = &[
                 && c.facts.may_bootstrap
                 && !c.facts.tags.nofailover()
                 && c.view.is_some_and(|v| v.initialize == Initialize::Absent)
+                && c.memory.last_leader.as_ref().is_none_or(|l| *l == c.facts.me)
         },
         then: |w| {
             w.goal("trying to bootstrap a new cluster");
             w.begin(Task::Bootstrap);
         },
-        why: "The initialize key is created by exactly one member, which then creates the cluster.",
+        why: "The initialize key is created by exactly one member, which then creates the cluster. A member that saw \
+              another one lead knows better than a store that forgot everything.",
     },
     Rule {
         id: 445,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Ctx, Leads, Rule, Work};
 use crate::order::{Demote, Task};
+use crate::postgres::DataDir;
 use crate::report::Section;
 
 pub const RULES: &[Rule] = &[
@@ -47,6 +48,17 @@ pub const RULES: &[Rule] = &[
         why: "Paused means hands off.",
     },
     Rule {
+        id: 312,
+        section: Section::Store,
+        name: "server processes of a dead postmaster still run and the store cannot be read",
+        when: |c| unreadable(c) && c.facts.postgres.orphans && !c.facts.postgres.running(),
+        then: |w| {
+            w.goal("ending server processes that a dead postmaster left behind");
+            w.begin(Task::KillOrphans);
+        },
+        why: "They could still finish a commit after the lease has ended.",
+    },
+    Rule {
         id: 315,
         section: Section::Store,
         name: "stopped for want of a lease, the store still away",
@@ -54,7 +66,7 @@ pub const RULES: &[Rule] = &[
             unreadable(c)
                 && c.memory.lost_store
                 && !c.facts.postgres.running()
-                && !c.facts.postgres.orphans
+                && matches!(c.facts.postgres.data_dir, DataDir::Present { .. })
                 && !c.backing_off()
         },
         then: |w| {
@@ -109,10 +121,10 @@ fn unreadable(c: &Ctx) -> bool {
 }
 
 fn patience_over(c: &Ctx) -> bool {
-    match &c.facts.store.broken {
-        Some((since, _)) => c.facts.now.since(*since) >= c.facts.settings.timing.retry_timeout,
-        None => false,
-    }
+    let broken = c.facts.store.broken.as_ref().map(|(since, _)| *since);
+    // A store that never answered is not broken since any time; then it counts since when I look.
+    let since = broken.into_iter().chain(c.memory.unreadable_since).min();
+    since.is_some_and(|t| c.facts.now.since(t) >= c.facts.settings.timing.retry_timeout)
 }
 
 fn broken(why: Option<&str>) -> String {
