@@ -1,13 +1,17 @@
 //! May I take the lead that nobody has? (`spec/ha.md §9`)
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::candidate;
 use crate::cluster::{ClusterView, FailoverRequest, Member};
 use crate::facts::Facts;
 use crate::ids::MemberName;
 use crate::memory::Memory;
+use crate::postgres::DataDir;
 use crate::report::Candidate;
+use crate::settings::SynchronousMode;
+use crate::time::BootTime;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -43,23 +47,44 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
         return leave("this is a standby cluster, which this version does not lead".into());
     }
     let request = view.failover.as_ref().map(|f| &f.value);
-    if facts.settings.pause && request.is_none_or(|r| r.candidate.as_ref() != Some(&facts.me)) {
+    let called = |r: &FailoverRequest| r.candidate.as_ref() == Some(&facts.me) && r.scheduled_at.is_none();
+    if facts.settings.pause && !request.is_some_and(called) {
         return leave("the cluster is paused".into());
+    }
+    if !matches!(facts.postgres.data_dir, DataDir::Present { .. }) {
+        return leave("my data directory is not usable".into());
     }
     if facts.tags.nofailover() {
         return leave("I am not allowed to promote (tag nofailover)".into());
     }
-    if let Some(sync) = &view.sync
+    // In quorum mode votes decide, so that one who is not listed may win too, unless a switchover says who.
+    let votes_decide = facts.settings.synchronous_mode == SynchronousMode::Quorum && request.is_none();
+    if let Some(sync) = candidate::active_sync(facts, view)
         && request.is_none_or(|r| r.leader.is_some())
-        && !sync.value.lists(&facts.me)
-        && !sync.value.is_leader(&facts.me)
+        && !votes_decide
+        && !sync.lists(&facts.me)
+        && !sync.is_leader(&facts.me)
     {
         return leave("I am not in the list of synchronous standbys, a commit could be missing here".into());
+    }
+    if facts.settings.failsafe_mode
+        && view.failsafe.as_ref().is_some_and(|f| !f.is_empty() && !f.contains_key(&facts.me))
+    {
+        return leave("I am not in the failsafe list, so the last leader may go on without asking me".into());
     }
     match request {
         Some(request) => requested(facts, memory, view, request),
         None => healthiest(facts, memory, view, &|_| true, true),
     }
+}
+
+/// Answers count from here on.
+fn round(facts: &Facts, memory: &Memory) -> BootTime {
+    memory.race_round.or(memory.leaderless_since).unwrap_or(facts.now)
+}
+
+fn leaderless(facts: &Facts, memory: &Memory) -> Duration {
+    memory.leaderless_since.map(|t| facts.now.since(t)).unwrap_or_default()
 }
 
 /// A switchover or failover was asked for and the lead is free (`spec/ha.md §10.4`).
@@ -75,10 +100,14 @@ fn requested(
             return (Verdict::Take { why: format!("{action}: I am the requested candidate") }, vec![]);
         }
         Some(candidate) => {
-            let asked_since = memory.leaderless_since.unwrap_or(facts.now);
-            match facts.peers.get(candidate).filter(|p| p.asked >= asked_since) {
+            match facts.peers.get(candidate).filter(|p| p.asked >= round(facts, memory)) {
                 None if view.members.contains_key(candidate) => return (Verdict::Ask(vec![candidate.clone()]), vec![]),
-                Some(p) if p.answer.as_ref().is_ok_and(|a| !a.tags.nofailover() && !a.watchdog_failed) => {
+                // One that answers and does not come may be cut off from the store: it is not waited for
+                // for ever.
+                Some(p)
+                    if p.answer.as_ref().is_ok_and(|a| !a.tags.nofailover() && !a.watchdog_failed)
+                        && leaderless(facts, memory) < facts.settings.timing.ttl =>
+                {
                     return (Verdict::Leave { why: format!("{action}: to {candidate}, I am {}", facts.me) }, vec![]);
                 }
                 _ => {}
@@ -89,12 +118,11 @@ fn requested(
     // The candidate is bad or was left open: the one that stepped down takes part only if nobody else could.
     if request.leader.as_ref() == Some(&facts.me) {
         let ask = candidate::to_ask(view, &facts.me);
-        let since = memory.leaderless_since.unwrap_or(facts.now);
-        if !candidate::all_asked(&facts.peers, &ask, since) {
+        if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
             return (Verdict::Ask(ask), vec![]);
         }
         let others = candidate::weigh(facts, view, None);
-        return if others.iter().any(|c| c.fit) {
+        return if others.iter().any(|c| c.fit) && leaderless(facts, memory) < facts.settings.timing.ttl {
             (Verdict::Leave { why: format!("{action}: I stepped down and another member can take over") }, others)
         } else {
             (Verdict::Take { why: format!("{action}: nobody else can take over") }, others)
@@ -137,27 +165,37 @@ fn healthiest(
     // while the server still runs.
     let mut others: BTreeMap<&MemberName, &Member> = memory.known_members.iter().collect();
     others.extend(view.members.iter());
+    let sync = candidate::active_sync(facts, view);
     let electorate: Vec<&Member> = others
         .values()
         .copied()
         .filter(|m| m.name != facts.me && counts(m))
-        .filter(|m| view.sync.as_ref().is_none_or(|s| s.value.lists(&m.name) || s.value.is_leader(&m.name)))
+        .filter(|m| sync.is_none_or(|s| s.lists(&m.name) || s.is_leader(&m.name)))
         .collect();
-    let ask: Vec<MemberName> =
-        electorate.iter().filter(|m| m.api_url.is_some() && !m.tags.nofailover()).map(|m| m.name.clone()).collect();
-    let since = memory.leaderless_since.unwrap_or(facts.now);
-    if !candidate::all_asked(&facts.peers, &ask, since) {
+    let quorum = sync.filter(|_| facts.settings.synchronous_mode == SynchronousMode::Quorum);
+    // A voter vouches for what was acknowledged also when it may not lead itself.
+    let votes = |m: &Member| quorum.is_some_and(|s| s.lists(&m.name) || s.is_leader(&m.name));
+    let ask: Vec<MemberName> = electorate
+        .iter()
+        .filter(|m| m.api_url.is_some() && (!m.tags.nofailover() || votes(m)))
+        .map(|m| m.name.clone())
+        .collect();
+    if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
         return (Verdict::Ask(ask), vec![]);
     }
+    // Whoever is ahead and can lead does so within moments. One that still has not is not able to, and
+    // waiting for it would leave the cluster without a leader for good.
+    let ahead_counts = leaderless(facts, memory) < facts.settings.timing.ttl * 3 / 4;
 
     let mut verdicts = vec![];
     let mut stands_against_me = None;
+    let mut found: i64 = 0;
     let my_priority = facts.tags.failover_priority();
     for member in electorate {
         let name = &member.name;
         let row = |fit: bool, why: String| Candidate { name: name.clone(), fit, why };
         let answer = match facts.peers.get(name).map(|p| &p.answer) {
-            _ if member.tags.nofailover() => {
+            _ if member.tags.nofailover() && !votes(member) => {
                 verdicts.push(row(false, "not allowed to promote (tag nofailover)".into()));
                 continue;
             }
@@ -171,17 +209,20 @@ fn healthiest(
             }
             Some(Ok(answer)) => answer,
         };
-        if answer.tags.nofailover() || answer.watchdog_failed {
+        if votes(member) && answer.in_recovery && answer.position.is_valid() && answer.position <= mine {
+            found += 1;
+        }
+        if member.tags.nofailover() || answer.tags.nofailover() || answer.watchdog_failed {
             verdicts.push(row(false, "not allowed to promote".into()));
             continue;
         }
-        let was_leader = match &view.sync {
-            Some(sync) => sync.value.is_leader(name),
+        let was_leader = match sync {
+            Some(sync) => sync.is_leader(name),
             None => memory.last_leader.as_ref() == Some(name),
         };
         let against = if !answer.in_recovery {
             Some(format!("Primary ({name}) is still alive"))
-        } else if answer.position > mine && view.sync.is_some() && was_leader {
+        } else if answer.position > mine && (!ahead_counts || sync.is_some() && was_leader) {
             None
         } else if answer.position > mine {
             Some(format!("Wal position of {name} is ahead of my wal position"))
@@ -199,6 +240,14 @@ fn healthiest(
         };
         verdicts.push(row(answer.in_recovery, format!("at {}", answer.position)));
         stands_against_me = stands_against_me.or(against);
+    }
+    if let Some(sync) = quorum.filter(|s| !s.is_leader(&facts.me)) {
+        // The quorum is counted over the others when I am a voter myself.
+        let found = if sync.lists(&facts.me) { found } else { found - 1 };
+        if found < i64::from(sync.quorum) {
+            stands_against_me = stands_against_me
+                .or_else(|| Some(format!("only {found} of {} votes that the quorum asks for", sync.quorum)));
+        }
     }
     match stands_against_me {
         Some(why) => (Verdict::Leave { why }, verdicts),

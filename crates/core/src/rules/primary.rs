@@ -15,7 +15,7 @@ pub const RULES: &[Rule] = &[
         name: "the promotion failed",
         when: |c| c.i_lead() && c.memory.promotion_failed.is_some(),
         then: |w| {
-            let why = w.memory.promotion_failed.take().unwrap_or_default();
+            let why = w.memory.promotion_failed.clone().unwrap_or_default();
             w.goal(format!("giving the lead away because the promotion failed: {why}"));
             let ttl = w.facts.settings.timing.ttl;
             w.abstain(ttl);
@@ -32,6 +32,7 @@ pub const RULES: &[Rule] = &[
                 && c.paused
                 && c.facts.postgres.is_standby()
                 && c.facts.postgres.observed().is_some()
+                && !c.memory.called
                 && request(c).is_none_or(|r| r.value.candidate.as_ref() != Some(&c.facts.me))
         },
         then: |w| {
@@ -66,16 +67,41 @@ pub const RULES: &[Rule] = &[
         why: "The primary of a standby cluster is elsewhere.",
     },
     Rule {
+        id: 712,
+        section: Section::Primary,
+        name: "I hold the lead as a standby and its lease is about to end",
+        when: |c| c.i_lead() && c.facts.postgres.is_standby() && c.lease_ends(),
+        then: |w| {
+            w.goal("not promoting because the leader lock is about to end");
+            w.wait_for("the lease to be renewed, or to end");
+            w.again_in(Duration::from_millis(200));
+        },
+        why: "A promotion takes longer than the lease lasts.",
+    },
+    Rule {
         id: 715,
         section: Section::Primary,
         name: "I hold the lead as a standby",
         when: |c| c.i_lead() && c.facts.postgres.is_standby(),
         then: |w| {
             w.goal("promoted self to leader because I had the session lock");
-            w.candidates = vec![];
             w.begin(Task::Promote);
         },
         why: "The lease is mine, so no other server can become the primary meanwhile.",
+    },
+    Rule {
+        id: 718,
+        section: Section::Primary,
+        name: "a request that was refused already",
+        when: |c| c.i_lead() && request(c).is_some_and(|r| c.memory.refused == Some(r.version)),
+        then: |w| {
+            let version = w.memory.refused.unwrap_or_default();
+            w.goal("clearing a request that was refused");
+            w.order(Order::ClearFailover { version });
+            w.wait_for("the store to show that the request is cleared");
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "The reading may be older than the answer: weighed again, a request that was given up would start over.",
     },
     Rule {
         id: 720,
@@ -112,7 +138,9 @@ pub const RULES: &[Rule] = &[
                 w.view.and_then(|v| v.failover.as_ref()).and_then(|f| f.value.scheduled_at.clone()).unwrap_or_default();
             w.goal(format!("Awaiting switchover at {at} (in {} seconds)", ms / 1000));
             w.wait_for(format!("the time of the scheduled switchover, {at}"));
-            w.again_in(Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+            if let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms > 0) {
+                w.again_in(Duration::from_millis(ms));
+            }
             w.steady = true;
         },
         why: "It was scheduled.",
@@ -124,7 +152,8 @@ pub const RULES: &[Rule] = &[
         when: |c| c.i_lead() && request(c).is_some() && !asked(c),
         then: |w| {
             let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
-            if w.memory.asked_for.is_none_or(|(version, _)| version != request.version) {
+            let current = |at| w.facts.now.since(at) < candidate::FRESH;
+            if w.memory.asked_for.is_none_or(|(version, at)| version != request.version || !current(at)) {
                 w.memory.asked_for = Some((request.version, w.facts.now));
             }
             let mut ask = candidate::to_ask(view, &w.facts.me);
@@ -191,6 +220,7 @@ fn request<'a>(c: &Ctx<'a>) -> Option<&'a Versioned<FailoverRequest>> {
 fn refuse(w: &mut Work, why: &str) {
     if let Some(request) = w.view.and_then(|v| v.failover.as_ref()) {
         w.goal(format!("{}: {why}", request.value.action()));
+        w.memory.refused = Some(request.version);
         w.order(Order::ClearFailover { version: request.version });
     }
 }
@@ -229,6 +259,9 @@ fn wait_ms(c: &Ctx) -> Option<i64> {
 fn asked(c: &Ctx) -> bool {
     let (Some(view), Some(request)) = (c.view, request(c)) else { return false };
     let Some((_, since)) = c.memory.asked_for.filter(|(version, _)| *version == request.version) else { return false };
+    if c.facts.now.since(since) >= candidate::FRESH {
+        return false;
+    }
     let mut ask = candidate::to_ask(view, &c.facts.me);
     if let Some(candidate) = &request.value.candidate {
         ask.retain(|n| n == candidate);

@@ -32,6 +32,8 @@ pub const RULES: &[Rule] = &[
                     w.goal(format!("taking the lead: {why}"));
                 }
                 w.candidates = candidates;
+                let named = view.failover.as_ref().and_then(|f| f.value.candidate.as_ref());
+                w.memory.called = named == Some(&w.facts.me) && w.facts.postgres.is_standby();
             }
             w.order(Order::TakeLead);
             w.again_in(Duration::from_millis(300));
@@ -103,8 +105,8 @@ pub const RULES: &[Rule] = &[
             // Ask again soon: what stood against me may be gone, and nobody accepts writes meanwhile.
             let again = w.facts.settings.timing.loop_wait.min(Duration::from_secs(1));
             w.again_in(again);
-            if w.memory.leaderless_since.is_some_and(|t| w.facts.now.since(t) >= again) {
-                w.memory.leaderless_since = Some(w.facts.now);
+            if w.memory.race_round.is_some_and(|t| w.facts.now.since(t) >= again) {
+                w.memory.race_round = Some(w.facts.now);
             }
         },
         why: "Another member is better placed, or this one is not allowed.",
