@@ -9,6 +9,9 @@ use crate::memory::Divergence;
 use crate::order::{Demote, Task};
 use crate::report::Section;
 
+/// How long the same upstream is not ordered again.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(10);
+
 pub const RULES: &[Rule] = &[
     Rule {
         id: 800,
@@ -149,12 +152,10 @@ fn forked(c: &Ctx) -> bool {
 fn misdirected(c: &Ctx) -> bool {
     let (Some(view), Some(observed)) = (c.view, c.facts.postgres.observed()) else { return false };
     let upstream = follow::upstream(view, &c.facts.me, &c.facts.tags);
-    // Settings become visible a moment after a reload: do not order the same again at once.
-    let just_done = c
-        .memory
-        .followed
-        .as_ref()
-        .is_some_and(|(to, at)| *to == upstream && c.facts.now.since(*at) < Duration::from_secs(2));
+    // Settings become visible a moment after a reload. Should they never look as expected, following
+    // must not become a loop that resets the comparison of histories again and again.
+    let just_done =
+        c.memory.followed.as_ref().is_some_and(|(to, at)| *to == upstream && c.facts.now.since(*at) < FOLLOW_AGAIN);
     let slot = c.facts.settings.use_slots.then(|| c.facts.me.slot_name());
     let slot = upstream.as_ref().and(slot);
     // Without an address of the leader, going on as before beats following nobody.
