@@ -40,9 +40,8 @@ async fn read(request: Request, limits: &Limits) -> Result<Vec<u8>, Response> {
     let whole = async {
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|e| {
-                closing(text(StatusCode::BAD_REQUEST, format!("the request body broke off: {e}")))
-            })?;
+            let chunk = chunk
+                .map_err(|e| closing(text(StatusCode::BAD_REQUEST, format!("the request body broke off: {e}"))))?;
             if bytes.len() + chunk.len() > BODY_BYTES {
                 return Err(too_large());
             }

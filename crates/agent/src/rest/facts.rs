@@ -33,8 +33,7 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub fn new(published: &'a Published, observed: Option<&'a Observed>, now: BootTime) -> Facts<'a> {
-        let answers =
-            matches!(published.state, MemberState::Running | MemberState::Restarting | MemberState::Starting);
+        let answers = matches!(published.state, MemberState::Running | MemberState::Restarting | MemberState::Starting);
         let observed = observed.filter(|_| answers);
         let state = match observed {
             None if published.state == MemberState::Running => MemberState::Unknown,
@@ -47,9 +46,9 @@ impl<'a> Facts<'a> {
         };
         let view = published.usable_view(now).map(AsRef::as_ref);
         let listed = role == MemberRole::Replica
-            && view.and_then(|v| v.sync.as_ref()).is_some_and(|sync| {
-                sync.value.lists(&published.name) && !sync.value.is_leader(&published.name)
-            });
+            && view
+                .and_then(|v| v.sync.as_ref())
+                .is_some_and(|sync| sync.value.lists(&published.name) && !sync.value.is_leader(&published.name));
         let sync = match published.settings.synchronous_mode {
             SynchronousMode::On if listed => SyncStandby::Sync,
             SynchronousMode::Quorum if listed => SyncStandby::Quorum,

@@ -70,8 +70,7 @@ impl Leads {
 
 fn is_replica(facts: &Facts<'_>, query: &Query) -> bool {
     let reference = facts.reference();
-    let lagging =
-        reference.is_valid() && query.lag().is_some_and(|lag| facts.replayed().behind(reference) > lag);
+    let lagging = reference.is_valid() && query.lag().is_some_and(|lag| facts.replayed().behind(reference) > lag);
     let replicates = query.get("replication_state").is_none_or(|asked| facts.replication_state() == Some(asked));
     facts.role == MemberRole::Replica
         && facts.state == MemberState::Running

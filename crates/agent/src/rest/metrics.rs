@@ -34,11 +34,7 @@ fn peers(facts: &Facts<'_>, page: &mut Page) {
         "Epoch seconds since Postgres started.",
         epoch(observed.map(|o| o.postmaster_start_time.as_str())),
     );
-    page.gauge(
-        "patroni_primary",
-        "Value is 1 if this node is the leader, 0 otherwise.",
-        role(MemberRole::Primary),
-    );
+    page.gauge("patroni_primary", "Value is 1 if this node is the leader, 0 otherwise.", role(MemberRole::Primary));
     page.counter(
         "patroni_xlog_location",
         "Current location of the Postgres transaction log, 0 if this node is not the leader.",
@@ -124,11 +120,7 @@ fn peers(facts: &Facts<'_>, page: &mut Page) {
         "Value is 1 if the node needs a restart, 0 otherwise.",
         !published.pending_restart.is_empty(),
     );
-    page.flag(
-        "patroni_is_paused",
-        "Value is 1 if auto failover is disabled, 0 otherwise.",
-        published.settings.pause,
-    );
+    page.flag("patroni_is_paused", "Value is 1 if auto failover is disabled, 0 otherwise.", published.settings.pause);
     page.series(
         "patroni_postgres_state",
         "Numeric representation of Postgres state.",

@@ -174,7 +174,10 @@ mod tests {
                 timeout: Some(Duration::from_secs(120)),
             }
         );
-        assert_eq!(got.submitted.keys().collect::<Vec<_>>(), ["role", "postgres_version", "timeout", "restart_pending"]);
+        assert_eq!(
+            got.submitted.keys().collect::<Vec<_>>(),
+            ["role", "postgres_version", "timeout", "restart_pending"]
+        );
         let old = order(json!({"postgres_version": "9.6.24", "timeout": 10.4})).await.unwrap().filters;
         assert_eq!((old.older_than, old.timeout), (Some(90_624), Some(Duration::from_secs(10))));
     }
@@ -192,7 +195,11 @@ mod tests {
             (json!({"timeout": "-5"}), 400, "Timeout should be"),
             (json!({"timeout": []}), 400, "Timeout should be"),
             (json!({"x": 1, "role": "x"}), 400, "Unknown filter for the scheduled restart: x"),
-            (json!({"schedule": "2026-10-01T13:00:00"}), 400, "Timezone information is mandatory for the scheduled restart"),
+            (
+                json!({"schedule": "2026-10-01T13:00:00"}),
+                400,
+                "Timezone information is mandatory for the scheduled restart",
+            ),
             (json!({"schedule": "2026-10-01T11:00:00Z"}), 422, "Cannot schedule restart in the past"),
             (json!({"schedule": 7, "x": 1}), 422, "Unable to parse scheduled timestamp"),
         ] {

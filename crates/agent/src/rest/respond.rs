@@ -13,7 +13,11 @@ pub fn status(code: StatusCode) -> Response {
 }
 
 pub fn json(code: StatusCode, document: &Value) -> Response {
-    with_body(code, Some("application/json"), to_python_json(document).unwrap_or_else(|_| document.to_string()).into_bytes())
+    with_body(
+        code,
+        Some("application/json"),
+        to_python_json(document).unwrap_or_else(|_| document.to_string()).into_bytes(),
+    )
 }
 
 /// Not `text/html`, as peers say: these answers may repeat what the client sent.

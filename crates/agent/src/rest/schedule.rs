@@ -22,10 +22,9 @@ pub fn parse(value: &Value, action: &str, now: Timestamp) -> Result<String, Resp
             refuse(StatusCode::UNPROCESSABLE_ENTITY, format!("Cannot schedule {action} in the past"))
         }
         Given::At(at, offset) => Ok(at.display_with_offset(offset).to_string()),
-        Given::NoZone => refuse(
-            StatusCode::BAD_REQUEST,
-            format!("Timezone information is mandatory for the scheduled {action}"),
-        ),
+        Given::NoZone => {
+            refuse(StatusCode::BAD_REQUEST, format!("Timezone information is mandatory for the scheduled {action}"))
+        }
         Given::Nonsense => refuse(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601".into(),

@@ -196,7 +196,11 @@ impl Client {
         let mut http = http1::Builder::new();
         // The timer is what makes the time limit real.
         http.timer(TokioTimer::new())
-            .header_read_timeout(if self.busy { limits.head_time.min(limits::BUSY_HEAD_TIME) } else { limits.head_time })
+            .header_read_timeout(if self.busy {
+                limits.head_time.min(limits::BUSY_HEAD_TIME)
+            } else {
+                limits.head_time
+            })
             .keep_alive(!self.busy)
             .max_buf_size(limits::HEAD_BYTES);
         let mut connection =

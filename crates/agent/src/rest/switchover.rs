@@ -54,9 +54,11 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
             .await
             .map_err(|why| text(StatusCode::PRECONDITION_FAILED, why))?;
     }
-    app.handle.store.put(KEY, order.to_text(), app.store_deadline()).await.map_err(|e| {
-        text(StatusCode::SERVICE_UNAVAILABLE, format!("failed to write failover key into DCS: {e}"))
-    })?;
+    app.handle
+        .store
+        .put(KEY, order.to_text(), app.store_deadline())
+        .await
+        .map_err(|e| text(StatusCode::SERVICE_UNAVAILABLE, format!("failed to write failover key into DCS: {e}")))?;
     app.wake();
     if order.scheduled_at.is_some() {
         return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));

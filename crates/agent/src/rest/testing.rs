@@ -1,6 +1,7 @@
 //! A member made up for tests: what it published, and a small store in memory.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -219,12 +220,14 @@ pub fn member(name: &str, api_url: Option<&str>, role: &str) -> (String, String)
 #[derive(Default)]
 pub struct FakeKv {
     state: Mutex<(u64, BTreeMap<String, KeyValue>)>,
-    pub away: std::sync::atomic::AtomicBool,
+    pub away: AtomicBool,
+    /// Somebody else is always faster.
+    pub conflict: AtomicBool,
 }
 
 impl FakeKv {
     fn check(&self) -> StoreResult<()> {
-        match self.away.load(std::sync::atomic::Ordering::Relaxed) {
+        match self.away.load(Ordering::Relaxed) {
             true => Err(StoreError::Unavailable("connection refused".into())),
             false => Ok(()),
         }
@@ -250,7 +253,7 @@ impl Kv for FakeKv {
                 Compare::Version { key, version } => keys.get(key).is_some_and(|kv| kv.version == *version),
                 Compare::Value { key, value } => keys.get(key).is_some_and(|kv| kv.value == *value),
             });
-            if !holds {
+            if !holds || (self.conflict.load(Ordering::Relaxed) && !txn.compare.is_empty()) {
                 return Ok(TxnOutcome::Conflict);
             }
             *revision += 1;

@@ -11,7 +11,6 @@ use rustls::{RootCertStore, ServerConfig};
 use surus_config::{RestTls, VerifyClient};
 use tracing::warn;
 
-
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("restapi.{setting}: {path} cannot be used: {problem}")]
@@ -36,8 +35,7 @@ pub fn load(files: &RestTls) -> Result<Arc<ServerConfig>, TlsError> {
         verify => {
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(files.cafile.as_deref())?), provider);
-            let verifier =
-                if verify == VerifyClient::Optional { verifier.allow_unauthenticated() } else { verifier };
+            let verifier = if verify == VerifyClient::Optional { verifier.allow_unauthenticated() } else { verifier };
             let verifier = verifier.build().map_err(|e| TlsError::Setting(format!("cafile: {e}")))?;
             builder.with_client_cert_verifier(verifier)
         }
