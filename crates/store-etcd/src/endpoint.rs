@@ -38,6 +38,7 @@ struct Link {
 
 #[derive(Default)]
 struct Conduct {
+    ever_answered: bool,
     avoid_until: Option<Instant>,
     quarantine: Duration,
 }
@@ -108,7 +109,11 @@ impl Endpoint {
     }
 
     pub(crate) fn answered(&self) {
-        *self.conduct() = Conduct::default();
+        *self.conduct() = Conduct { ever_answered: true, ..Conduct::default() };
+    }
+
+    pub(crate) fn ever_answered(&self) -> bool {
+        self.conduct().ever_answered
     }
 
     pub(crate) fn failed(&self) {

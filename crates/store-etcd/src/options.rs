@@ -8,8 +8,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// A connection that cannot be made within this time is given up and another endpoint tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// HTTP/2 pings find a silently dead peer, also while only a watch is open.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// HTTP/2 pings find a silently dead peer while a call or a watch is open. Never without one, and not
+/// every 5 s or more often: etcd closes connections that ping so (`--grpc-keepalive-min-time`).
+const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_PORT: u16 = 2379;
 
@@ -50,6 +51,10 @@ impl EtcdOptions {
 
     pub(crate) fn tls(&self) -> StoreResult<ClientTlsConfig> {
         let tls = match &self.ca_pem {
+            // A file without any certificate would be taken for one that trusts nobody.
+            Some(pem) if !pem.contains("-----BEGIN CERTIFICATE-----") => {
+                return Err(refused("the CA file for etcd (`cacert`) holds no PEM certificate".to_owned()));
+            }
             Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
             None => ClientTlsConfig::new().with_native_roots(),
         };
@@ -71,7 +76,7 @@ impl EtcdOptions {
             .tcp_keepalive(Some(PING_INTERVAL))
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true);
+            .keep_alive_while_idle(false);
         if url.starts_with("https://") {
             endpoint = endpoint.tls_config(self.tls()?).map_err(|e| {
                 refused(format!(
@@ -152,7 +157,7 @@ mod tests {
         let cert = EtcdOptions { cert_pem: Some("x".into()), ..EtcdOptions::default() };
         assert!(cert.endpoint("https://a").is_err());
         let ca = EtcdOptions { ca_pem: Some("no certificate".into()), ..EtcdOptions::default() };
-        assert!(matches!(ca.endpoint("https://a"), Err(StoreError::Refused(text)) if text.contains("TLS files")));
+        assert!(matches!(ca.endpoint("https://a"), Err(StoreError::Refused(text)) if text.contains("cacert")));
         let secret = EtcdOptions { password: Some("hidden".into()), ..EtcdOptions::default() };
         assert!(!format!("{secret:?}").contains("hidden"));
     }

@@ -22,13 +22,15 @@ const SHORTEST_TRY: Duration = Duration::from_millis(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a request with unknown outcome may be sent again.
+/// What a request may do to the store, so what a lost answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Repeat {
+pub(crate) enum Effect {
+    /// A reading: may be sent again and again.
+    None,
     /// Doing it twice is doing it once.
-    Harmless,
+    Repeatable,
     /// A second try would compare against the effect of the first.
-    Never,
+    Once,
 }
 
 pub(crate) struct Pool {
@@ -82,7 +84,7 @@ impl Pool {
     pub(crate) async fn call<T, C, F>(
         &self,
         what: &str,
-        repeat: Repeat,
+        effect: Effect,
         deadline: Duration,
         request: C,
     ) -> StoreResult<(T, Arc<Endpoint>)>
@@ -93,6 +95,7 @@ impl Pool {
         let end = Instant::now() + deadline;
         let mut pause = FIRST_PAUSE;
         let mut first_round = true;
+        let mut unknown = false;
         loop {
             let order = self.order(first_round);
             let mut failures: Vec<String> = Vec::new();
@@ -112,22 +115,23 @@ impl Pool {
                     Fault::Refused(text) | Fault::Token(text) => {
                         return Err(StoreError::Refused(format!("{what} at {}: {text}", endpoint.url)));
                     }
-                    Fault::Unknown(text) if repeat == Repeat::Never => {
+                    Fault::Unknown(text) if effect == Effect::Once => {
                         endpoint.failed();
                         return Err(StoreError::OutcomeUnknown(format!("{what} at {}: {text}", endpoint.url)));
                     }
                     Fault::WrongServer(_) => wrong += 1,
-                    Fault::Unknown(_) | Fault::NoEffect(_) => {}
+                    Fault::Unknown(_) => unknown = effect != Effect::None,
+                    Fault::NoEffect(_) => {}
                 }
                 endpoint.failed();
-                failures.push(format!("{}: {}", endpoint.url, fault.text()));
+                failures.push(format!("{}: {}{}", endpoint.url, fault.text(), hint(endpoint, &fault)));
             }
             let text = format!("{what}: {}", failures.join("; "));
-            if wrong > 0 && wrong == self.all().len() {
+            if wrong > 0 && wrong == self.all().len() && !unknown {
                 return Err(StoreError::Refused(text));
             }
             if Instant::now() + pause >= end {
-                return Err(StoreError::Unavailable(text));
+                return Err(if unknown { StoreError::OutcomeUnknown(text) } else { StoreError::Unavailable(text) });
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -160,6 +164,13 @@ impl Pool {
             }
         }
     }
+}
+
+/// A server that wants TLS just closes a connection without it.
+fn hint(endpoint: &Endpoint, fault: &Fault) -> &'static str {
+    let closed = ["connection closed", "connection reset", "broken pipe"].iter().any(|t| fault.text().contains(t));
+    let suspect = closed && endpoint.url.starts_with("http://") && !endpoint.ever_answered();
+    if suspect { " (does it want https?)" } else { "" }
 }
 
 /// One try at one endpoint, with one renewal of the token.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::endpoint::Endpoint;
 use crate::keepalive::KeepAlive;
 use crate::options::EtcdOptions;
-use crate::pool::{Pool, Repeat};
+use crate::pool::{Effect, Pool};
 use crate::watch;
 
 /// Changes a slow reader may be behind before etcd is asked to hold back.
@@ -42,7 +42,7 @@ impl Inner {
     pub(crate) async fn read_from(&self, prefix: &str, deadline: Duration) -> StoreResult<(Snapshot, Arc<Endpoint>)> {
         let (answer, endpoint) = self
             .pool
-            .call("read", Repeat::Harmless, deadline, |_, client| async move {
+            .call("read", Effect::None, deadline, |_, client| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(watch::LARGEST_MESSAGE);
                 kv.get(prefix, Some(GetOptions::new().with_prefix())).await
             })
@@ -52,7 +52,7 @@ impl Inner {
     }
 
     async fn refresh_members(&self) {
-        let asked = self.pool.call("member list", Repeat::Harmless, MEMBERS_DEADLINE, |_, mut client| async move {
+        let asked = self.pool.call("member list", Effect::None, MEMBERS_DEADLINE, |_, mut client| async move {
             client.member_list().await
         });
         match asked.await {
@@ -85,14 +85,14 @@ impl Kv for EtcdStore {
 
     fn txn<'a>(&'a self, txn: Txn, deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
         Box::pin(async move {
-            let repeat = if txn.compare.is_empty() { Repeat::Harmless } else { Repeat::Never };
+            let effect = if txn.compare.is_empty() { Effect::Repeatable } else { Effect::Once };
             let request = EtcdTxn::new()
                 .when(txn.compare.into_iter().map(compare).collect::<Vec<_>>())
                 .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>());
             let (answer, _) = self
                 .inner
                 .pool
-                .call("write", repeat, deadline, |_, mut client| {
+                .call("write", effect, deadline, |_, mut client| {
                     let request = request.clone();
                     async move { client.txn(request).await }
                 })
@@ -113,7 +113,7 @@ impl Kv for EtcdStore {
             let (answer, _) = self
                 .inner
                 .pool
-                .call("lease grant", Repeat::Harmless, deadline, |_, mut client| async move {
+                .call("lease grant", Effect::Repeatable, deadline, |_, mut client| async move {
                     client.lease_grant(seconds, None).await
                 })
                 .await?;
@@ -126,7 +126,7 @@ impl Kv for EtcdStore {
         Box::pin(async move {
             self.inner
                 .pool
-                .call("lease renewal", Repeat::Harmless, deadline, |endpoint, client| {
+                .call("lease renewal", Effect::Repeatable, deadline, |endpoint, client| {
                     self.inner.keepalive.renew(endpoint, client, lease.cast_signed())
                 })
                 .await?;
@@ -141,7 +141,7 @@ impl Kv for EtcdStore {
             let revoked = self
                 .inner
                 .pool
-                .call("lease revocation", Repeat::Harmless, deadline, |_, mut client| async move {
+                .call("lease revocation", Effect::Repeatable, deadline, |_, mut client| async move {
                     client.lease_revoke(lease.cast_signed()).await
                 })
                 .await;

@@ -57,7 +57,8 @@ fn put(key: &str, value: &str) -> Txn {
 }
 
 async fn next(watch: &mut Watch) -> WatchEvent {
-    tokio::time::timeout(Duration::from_secs(10), watch.events.recv()).await.unwrap().unwrap()
+    let event = tokio::time::timeout(Duration::from_secs(10), watch.events.recv()).await;
+    event.ok().flatten().unwrap_or_else(|| panic!("the watch said nothing"))
 }
 
 #[tokio::test]

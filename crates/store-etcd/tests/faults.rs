@@ -1,0 +1,242 @@
+//! Members that die, freeze and come back.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, EtcdServer, client, eventually, next, options, write};
+use surus_core::BootTime;
+use surus_store::cluster::{ClusterStore, TakeLead};
+use surus_store::{Compare, Follower, Kv, Layout, Op, StoreError, Txn, TxnOutcome, WatchEvent};
+use surus_store_etcd::EtcdStore;
+
+async fn three() -> Vec<EtcdServer> {
+    let servers = EtcdServer::cluster(3, "http", &[]);
+    for server in &servers {
+        server.wait_ready().await;
+    }
+    servers
+}
+
+fn urls(servers: &[EtcdServer]) -> Vec<&str> {
+    servers.iter().map(|s| s.url.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_member_costs_nothing() {
+    let mut servers = three().await;
+    // The one in use first, then, after it came back, each other one: one of them is etcd's leader.
+    let kv = client(&urls(&servers));
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    for victim in 0..3 {
+        servers[victim].kill();
+        for i in 0..20 {
+            let text = format!("{victim}/{i}");
+            write(kv.as_ref(), "/x", &text).await.unwrap_or_else(|e| panic!("write {text}: {e}"));
+            let read = kv.read("/x", DEADLINE).await.unwrap_or_else(|e| panic!("read {text}: {e}"));
+            assert_eq!(read.keys[0].value, text.as_bytes());
+            kv.renew(lease, DEADLINE).await.unwrap_or_else(|e| panic!("renewal {text}: {e}"));
+        }
+        servers[victim].restart();
+        servers[victim].wait_ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_member_costs_its_share_of_one_deadline() {
+    let servers = three().await;
+    let kv = client(&urls(&servers));
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    write(kv.as_ref(), "/x", "before").await.unwrap();
+    let mut watch = kv.watch("/");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
+    // The clients stay on the endpoint that answered last, here the first one.
+    servers[0].freeze();
+    let deadline = Duration::from_secs(9);
+    let began = Instant::now();
+    kv.renew(lease, deadline).await.unwrap();
+    assert!(began.elapsed() < deadline, "took {:?}", began.elapsed());
+    assert!(kv.health().summary.contains(&servers[0].url), "{:?}", kv.health());
+    // From now on the frozen one is avoided.
+    for i in 0..20 {
+        write(kv.as_ref(), "/x", &i.to_string()).await.unwrap_or_else(|e| panic!("write {i}: {e}"));
+    }
+    // And the watch has left it as well, without waiting for its pings to fail.
+    let began = Instant::now();
+    let newest = loop {
+        match next(&mut watch).await {
+            WatchEvent::Put(kv) => break kv.value,
+            WatchEvent::Restarted(snapshot) => break snapshot.keys[0].value.clone(),
+            _ => {}
+        }
+    };
+    assert_ne!(newest, b"before");
+    assert!(began.elapsed() < Duration::from_secs(5), "the watch took {:?}", began.elapsed());
+    servers[0].thaw();
+    servers[0].wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guarded_write_to_a_frozen_member_is_not_repeated() {
+    let servers = three().await;
+    let kv = client(&urls(&servers));
+    write(kv.as_ref(), "/x", "1").await.unwrap();
+    servers[0].freeze();
+    let cas = Txn {
+        compare: vec![Compare::Value { key: "/x".into(), value: "1".into() }],
+        then: vec![Op::Put { key: "/x".into(), value: "2".into(), lease: None }],
+    };
+    let outcome = kv.txn(cas, Duration::from_secs(3)).await;
+    assert!(matches!(&outcome, Err(StoreError::OutcomeUnknown(text)) if text.contains(&servers[0].url)), "{outcome:?}");
+    // Reading back goes to another member at once.
+    let began = Instant::now();
+    assert_eq!(kv.read("/x", DEADLINE).await.unwrap().keys.len(), 1);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    servers[0].thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_the_lead_survives_a_frozen_member() {
+    let servers = three().await;
+    let kv = client(&urls(&servers));
+    let store = ClusterStore::new(kv, Layout::new("service", "demo", None), "a".into());
+    store.open_session(Duration::from_secs(60), DEADLINE).await.unwrap();
+    servers[0].freeze();
+    assert!(matches!(store.take_lead(DEADLINE).await, Ok(TakeLead::Taken(_))));
+    servers[0].thaw();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_calls_end_with_their_deadline_and_recover_after() {
+    let mut servers = three().await;
+    let kv = client(&urls(&servers));
+    write(kv.as_ref(), "/x", "1").await.unwrap();
+    servers[1].kill();
+    servers[2].kill();
+    let deadline = Duration::from_secs(2);
+    for _ in 0..3 {
+        let began = Instant::now();
+        let read = kv.read("/", deadline).await;
+        assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+        let written = kv.txn(common::put("/x", "2"), deadline).await;
+        assert!(written.as_ref().is_err_and(StoreError::is_inaccessible), "{written:?}");
+        assert!(began.elapsed() < deadline * 2 + Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    servers[1].restart();
+    eventually("reads work again", async || kv.read("/", DEADLINE).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_outlives_a_restart_of_etcd() {
+    let mut server = EtcdServer::start("http", &[]).await;
+    let kv = client(&[&server.url]);
+    let store = ClusterStore::new(kv.clone(), Layout::new("service", "demo", None), "a".into());
+    let follower = Follower::start(&store);
+    let mut state = follower.subscribe();
+    state.wait_for(|f| f.is_current()).await.unwrap();
+    server.kill();
+    let broken = state.wait_for(|f| f.broken_since.is_some()).await.unwrap().clone();
+    assert!(broken.view.is_some() && broken.confirmed_at > BootTime::default());
+    assert!(broken.reason.as_ref().is_some_and(|r| r.contains(&server.url)), "{:?}", broken.reason);
+    server.restart();
+    server.wait_ready().await;
+    let TxnOutcome::Applied(revision) = write(kv.as_ref(), "/service/demo/leader", "b").await.unwrap() else {
+        panic!("not applied")
+    };
+    assert!(follower.wait_revision(revision, Duration::from_secs(30)).await);
+    assert_eq!(follower.current().view.as_ref().unwrap().leader_name(), Some(&"b".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_start_before_etcd() {
+    let mut server = EtcdServer::start("http", &[]).await;
+    server.kill();
+    let kv = client(&[&server.url]);
+    let refused = kv.txn(common::put("/x", "1"), Duration::from_secs(1)).await;
+    assert!(matches!(&refused, Err(StoreError::Unavailable(text)) if text.contains(&server.url)), "{refused:?}");
+    let mut watch = kv.watch("/");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Broken(text) if text.contains(&server.url)));
+    server.restart();
+    eventually("writes work", async || write(kv.as_ref(), "/x", "1").await.is_ok()).await;
+    loop {
+        if let WatchEvent::Restarted(_) = next(&mut watch).await {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_members_are_learnt_from_the_one_configured() {
+    let mut servers = three().await;
+    let mut options = options(&[&servers[0].url]);
+    options.discover_members = true;
+    let kv = EtcdStore::connect(options).unwrap();
+    kv.read("/", DEADLINE).await.unwrap();
+    eventually("members are known", async || kv.health().summary.contains("3 endpoints")).await;
+    servers[0].kill();
+    write(&kv, "/x", "1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_notices_that_its_peer_froze_though_nothing_else_is_sent() {
+    let server = EtcdServer::start("http", &[]).await;
+    let kv = client(&[&server.url]);
+    let mut watch = kv.watch("/");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
+    server.freeze();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Broken(_)));
+    server.thaw();
+    loop {
+        match next(&mut watch).await {
+            WatchEvent::Restarted(_) => break,
+            WatchEvent::Broken(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// etcd closes connections that ping too often for its taste.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_watch_is_left_alone() {
+    let server = EtcdServer::start("http", &[]).await;
+    let kv = client(&[&server.url]);
+    let mut watch = kv.watch("/");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
+    let heard = tokio::time::timeout(Duration::from_secs(28), watch.events.recv()).await;
+    assert!(heard.is_err(), "{heard:?}");
+    write(kv.as_ref(), "/x", "1").await.unwrap();
+    assert!(matches!(next(&mut watch).await, WatchEvent::Put(_)));
+}
+
+/// Sum of a counter over all its labels that contain `label`.
+async fn counter(url: &str, name: &str, label: &str) -> f64 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let lines = text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
+    lines.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_rest_nothing_is_sent_but_the_renewals() {
+    let server = EtcdServer::start("http", &[]).await;
+    let kv = client(&[&server.url]);
+    let store = ClusterStore::new(kv, Layout::new("service", "demo", None), "a".into());
+    store.open_session(Duration::from_secs(60), DEADLINE).await.unwrap();
+    let follower = Follower::start(&store);
+    follower.subscribe().wait_for(|f| f.is_current()).await.unwrap();
+    store.renew_session(DEADLINE).await.unwrap();
+    let calls = counter(&server.url, "grpc_server_started_total", "").await;
+    let messages = counter(&server.url, "grpc_server_msg_received_total", "").await;
+    assert!(calls > 0.0);
+    for _ in 0..5 {
+        store.renew_session(DEADLINE).await.unwrap();
+    }
+    assert_eq!(counter(&server.url, "grpc_server_started_total", "").await, calls, "new calls were made");
+    let renewals = counter(&server.url, "grpc_server_msg_received_total", "").await - messages;
+    assert_eq!(renewals, 5.0, "messages received for five renewals");
+}
