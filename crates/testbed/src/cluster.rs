@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,7 @@ use crate::etcd::Etcd;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::node::Node;
+use crate::observe::wait_for;
 use crate::ports::Port;
 use crate::procs;
 use crate::template::{Member, PASSWORD, merge};
@@ -81,6 +82,26 @@ impl Cluster {
             Ok(done) => done?.with_context(|| format!("cannot run surus {shown}")),
             Err(_) => bail!("surus {shown} did not end within two minutes"),
         }
+    }
+
+    /// `surus run` of another configuration than those of the members, to its end; when it has not ended in time it is
+    /// killed with everything it started, and there is no status.
+    pub async fn run_once(&self, name: &str, config: &str, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir)?;
+        let (file, log) = (dir.join("patroni.yml"), dir.join("agent.log"));
+        fs::write(&file, config)?;
+        let output = fs::File::create(&log)?;
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg(&file).current_dir(&dir).stdin(Stdio::null());
+        let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
+        let ended = wait_for("the agent ends", limit, async || child.try_wait()?.context("it still runs")).await;
+        if ended.is_err() {
+            let _ = child.kill();
+            child.wait()?;
+        }
+        procs::sweep(&dir, Duration::from_secs(5));
+        Ok((ended.ok(), fs::read_to_string(&log)?))
     }
 
     /// The end of a test that passed: without it the drop prints the logs.

@@ -31,11 +31,10 @@ pub fn alive(pid: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Children of a process that are still alive.
-pub fn children(pid: i32) -> Vec<i32> {
-    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-        .map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect())
-        .unwrap_or_default()
+/// Those of [`under`] whose command line holds the word; PostgreSQL's processes write there what they are.
+pub fn named(dir: &Path, word: &str) -> Vec<i32> {
+    let line = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    under(dir).into_iter().filter(|pid| String::from_utf8_lossy(&line(*pid)).contains(word)).collect()
 }
 
 pub fn signal(pid: i32, signal: Signal) -> bool {
@@ -77,4 +76,15 @@ pub fn usage(pid: i32) -> Option<Usage> {
         cpu: Duration::from_millis(ticks * 1000 / per_second.max(1)),
         resident_kib: rss.split_whitespace().next()?.parse().ok()?,
     })
+}
+
+/// SIGTERM.
+pub fn terminate(pid: u32) {
+    signal(pid.cast_signed(), Signal::TERM);
+}
+
+/// Pid and program of everything under the directory.
+pub fn programs(dir: &Path) -> Vec<(i32, String)> {
+    let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok()?.file_name()?.to_str().map(str::to_owned);
+    under(dir).into_iter().filter_map(|pid| Some((pid, program(pid)?))).collect()
 }

@@ -104,7 +104,18 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends [`Cluster::freeze_agent`] and [`Cluster::freeze_node`].
+    /// Holds back what a primary sends to its replicas; it goes on acknowledging commits. Makes its WAL fork when it is
+    /// killed afterwards.
+    pub fn freeze_walsenders(&self, node: usize) -> Result<()> {
+        let senders = procs::named(&self.nodes[node].dir, "walsender");
+        ensure!(!senders.is_empty(), "nobody streams from {}", self.nodes[node].name);
+        for pid in senders {
+            procs::signal(pid, Signal::STOP);
+        }
+        Ok(())
+    }
+
+    /// Ends every freeze of this member.
     pub fn thaw(&self, node: usize) {
         for pid in procs::under(&self.nodes[node].dir) {
             procs::signal(pid, Signal::CONT);

@@ -1,0 +1,224 @@
+//! What operators do: pause, restart, reload, reinitialise, change the configuration, look.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use surus_testbed::{Builder, Cluster, StoreKind, wait_for};
+
+fn cluster() -> Builder {
+    Cluster::builder(env!("CARGO_BIN_EXE_surus"))
+}
+
+const LONG: Duration = Duration::from_secs(90);
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs an operator command that has to succeed; its standard output.
+async fn surus(cluster: &Cluster, args: &[&str]) -> Result<String> {
+    let output = cluster.surus(0, args).await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "surus {}: {}\n{}{errors}", args.join(" "), output.status, text(&output));
+    Ok(text(&output))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_means_hands_off() -> Result<()> {
+    let mut cluster = cluster().healthy().await?;
+    let leader = cluster.leader().await?;
+    surus(&cluster, &["pause", "--wait"]).await?;
+    for node in 0..3 {
+        assert_eq!(cluster.status(node).await?["pause"], true);
+    }
+
+    // A dead primary stays dead, and nobody takes over.
+    cluster.kill_postmaster(leader)?;
+    cluster.wait_postgres_down(leader, LONG).await?;
+    let rounds = async |node: usize| Ok::<_, anyhow::Error>(cluster.status(node).await?["dcs_last_seen"].as_i64());
+    let since = rounds(leader).await?;
+    wait_for("every member has looked twice since", LONG, async || {
+        for node in 0..3 {
+            ensure!(rounds(node).await? > since.map(|at| at + 5), "not yet");
+        }
+        Ok(())
+    })
+    .await?;
+    assert!(!cluster.postmaster_alive(leader));
+    assert_eq!(cluster.writable().await, [] as [usize; 0]);
+
+    surus(&cluster, &["resume", "--wait"]).await?;
+    let leader = cluster.wait_healthy().await?;
+
+    // An agent that stops while paused leaves PostgreSQL running.
+    surus(&cluster, &["pause", "--wait"]).await?;
+    let pid = cluster.node(leader).postmaster_pid();
+    assert!(cluster.stop(leader).await?.success());
+    assert!(cluster.postmaster_alive(leader));
+    assert_eq!(cluster.sql(leader, "select pg_is_in_recovery()").await?, "f");
+    cluster.start(leader)?;
+    wait_for("it leads again", LONG, async || {
+        ensure!(cluster.leader().await? == leader, "another leads");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.node(leader).postmaster_pid(), pid);
+    surus(&cluster, &["resume", "--wait"]).await?;
+    cluster.wait_healthy().await?;
+    cluster.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restart_reload_and_reinitialise() -> Result<()> {
+    let mut cluster = cluster().healthy().await?;
+    let leader = cluster.leader().await?;
+    let (replica, other) = (cluster.others(leader)[0], cluster.others(leader)[1]);
+    let scope = cluster.scope.clone();
+    let name = |cluster: &Cluster, node: usize| cluster.nodes[node].name.clone();
+
+    let before = cluster.node(replica).postmaster_pid();
+    let answer = cluster.send(replica, "POST", "/restart", &json!({})).await?;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "restarted successfully"));
+    assert_ne!(cluster.node(replica).postmaster_pid(), before);
+    cluster.wait_healthy().await?;
+
+    let before = cluster.node(leader).postmaster_pid();
+    surus(&cluster, &["restart", &scope, &name(&cluster, leader), "--force"]).await?;
+    assert_ne!(cluster.node(leader).postmaster_pid(), before);
+    assert_eq!(cluster.wait_healthy().await?, leader, "a restart keeps the lead");
+    let refused = cluster.send(leader, "POST", "/restart", &json!({"role": "replica"})).await?;
+    assert_eq!((refused.status, refused.body.as_str()), (503, "restart conditions are not satisfied"));
+
+    for (memory, by_signal) in [("5MB", false), ("6MB", true)] {
+        cluster.nodes[replica].config["postgresql"]["parameters"]["work_mem"] = json!(memory);
+        cluster.node(replica).write_config()?;
+        if by_signal {
+            cluster.hangup(replica)?;
+        } else {
+            assert_eq!(cluster.send(replica, "POST", "/reload", &json!({})).await?.status, 202);
+        }
+        wait_for("the parameter is in force", LONG, async || {
+            let seen = cluster.sql(replica, "show work_mem").await?;
+            ensure!(seen == memory, "work_mem is {seen}");
+            Ok(())
+        })
+        .await?;
+    }
+
+    let inode = |cluster: &Cluster| Ok::<_, anyhow::Error>(std::fs::metadata(cluster.node(other).data_dir())?.ino());
+    let before = inode(&cluster)?;
+    let answer = cluster.send(other, "POST", "/reinitialize", &json!({})).await?;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "reinitialize started"));
+    wait_for("a new copy", LONG, async || {
+        ensure!(inode(&cluster)? != before, "the old data directory is still there");
+        cluster.healthy().await
+    })
+    .await?;
+    let before = inode(&cluster)?;
+    surus(&cluster, &["reinit", &scope, &name(&cluster, other), "--force", "--wait"]).await?;
+    wait_for("another copy", LONG, async || {
+        ensure!(inode(&cluster)? != before, "the old data directory is still there");
+        cluster.healthy().await
+    })
+    .await?;
+    let refused = cluster.send(leader, "POST", "/reinitialize", &json!({"force": true})).await?;
+    assert_eq!((refused.status, refused.body.as_str()), (503, "I am the leader, can not reinitialize"));
+    cluster.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
+    let cluster = cluster().store(StoreKind::Etcd).healthy().await?;
+    let leader = cluster.leader().await?;
+    let patch = json!({"maximum_lag_on_failover": 2_000_000, "postgresql": {"parameters": {"work_mem": "7MB", "max_connections": 111}}});
+    let answer = cluster.send(leader, "PATCH", "/config", &patch).await?;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(cluster.dynamic(leader).await?["maximum_lag_on_failover"], 2_000_000);
+    for node in 0..3 {
+        wait_for("applied, and what needs a restart told", LONG, async || {
+            let memory = cluster.sql(node, "show work_mem").await?;
+            ensure!(memory == "7MB", "work_mem is {memory}");
+            let status = cluster.status(node).await?;
+            ensure!(status["pending_restart"] == true, "no pending restart: {status}");
+            let reason = &status["pending_restart_reason"]["max_connections"];
+            ensure!(*reason == json!({"old_value": "100", "new_value": "111"}), "{reason}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(cluster.sql(node, "show max_connections").await?, "100", "not before a restart");
+    }
+    // A standby must not have fewer connections than its primary had: the primary goes first.
+    let scope = cluster.scope.clone();
+    surus(&cluster, &["restart", &scope, "--role", "leader", "--pending", "--force"]).await?;
+    surus(&cluster, &["restart", &scope, "--pending", "--force"]).await?;
+    for node in 0..3 {
+        wait_for("nothing pending", LONG, async || {
+            let status = cluster.status(node).await?;
+            ensure!(status.get("pending_restart").is_none(), "{status}");
+            let connections = cluster.sql(node, "show max_connections").await?;
+            ensure!(connections == "111", "max_connections is {connections}");
+            Ok(())
+        })
+        .await?;
+    }
+    assert_eq!(cluster.wait_healthy().await?, leader);
+
+    surus(&cluster, &["edit-config", "--set", "postgresql.parameters.work_mem=8MB", "--force"]).await?;
+    let shown = surus(&cluster, &["show-config"]).await?;
+    assert!(shown.contains("work_mem: 8MB"), "{shown}");
+    let removed = cluster.send(leader, "PATCH", "/config", &json!({"maximum_lag_on_failover": null})).await?;
+    assert!(removed.json()?.get("maximum_lag_on_failover").is_none());
+    cluster.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_show_and_do() -> Result<()> {
+    let cluster = cluster().healthy().await?;
+    let leader = cluster.leader().await?;
+    let rows = wait_for("all members listed", LONG, async || {
+        let rows: Value = serde_json::from_str(&surus(&cluster, &["list", "-f", "json"]).await?)?;
+        let streaming = rows.as_array().context("no rows")?.iter().filter(|row| row["State"] == "streaming").count();
+        ensure!(streaming == 2, "{rows}");
+        Ok(rows)
+    })
+    .await?;
+    let led = rows.as_array().context("no rows")?.iter().find(|row| row["Role"] == "Leader").context("no leader")?;
+    assert_eq!(led["Member"], cluster.nodes[leader].name);
+    for command in [&["list"][..], &["topology"], &["history"], &["show-config"], &["explain"], &["version"]] {
+        assert!(!surus(&cluster, command).await?.trim().is_empty(), "{command:?} says nothing");
+    }
+    let file = cluster.node(leader).config_path();
+    surus(&cluster, &["check", &file.display().to_string()]).await.or_else(|error| {
+        // The ports are in use by the very member: that, and only that, may be complained about.
+        ensure!(format!("{error:#}").contains("in use"), "{error:#}");
+        Ok(String::new())
+    })?;
+
+    let candidate = cluster.others(leader)[0];
+    let (from, to) = (cluster.nodes[leader].name.clone(), cluster.nodes[candidate].name.clone());
+    surus(&cluster, &["switchover", "--leader", &from, "--candidate", &to, "--force"]).await?;
+    wait_for("the candidate leads", LONG, async || {
+        ensure!(cluster.healthy().await? == candidate, "not yet");
+        Ok(())
+    })
+    .await?;
+    let history: Value = serde_json::from_str(&surus(&cluster, &["history", "-f", "json"]).await?)?;
+    assert!(history.as_array().is_some_and(|lines| !lines.is_empty()), "{history}");
+
+    // To an unknown candidate, from who does not lead, to a candidate that may not.
+    for body in
+        [json!({"leader": to, "candidate": "nobody"}), json!({"leader": from}), json!({"leader": to, "candidate": to})]
+    {
+        let answer = cluster.send(candidate, "POST", "/switchover", &body).await?;
+        assert!((400..500).contains(&answer.status), "{body}: {} {}", answer.status, answer.body);
+    }
+    assert_eq!(cluster.leader().await?, candidate);
+    cluster.passed();
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Measures what a user of a cluster feels. `cargo xtask bench` builds the release binary and runs this.
+
+mod gaps;
+mod idle;
+mod record;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use surus_testbed::{Builder, Cluster, StoreKind};
+
+use record::Recorder;
+
+const HELP: &str = "\
+usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR]
+
+  bootstrap       three nodes from nothing to a leader and two streaming replicas
+  switchover      write gap of a planned switchover, when the old primary streams again, what was lost
+  postmaster      write gap when the primary's postmaster is killed
+  node            write gap when a node is lost, with the defaults of a new cluster
+  node-fast       the same at the shortest timing allowed
+  sigterm         write gap when the primary's agent is stopped
+  agent-restart   failed commits when the primary's agent is killed and started again
+  idle            memory, CPU time and store requests of a cluster at rest
+
+Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
+";
+
+pub struct Options {
+    pub runs: usize,
+    pub stores: Vec<StoreKind>,
+    pub out: PathBuf,
+    names: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Some(options) = options()? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    std::fs::create_dir_all(&options.out)?;
+    for name in &options.names {
+        for &store in &options.stores {
+            println!("\n{name}, {}", record::store_name(store));
+            let mut recorder = Recorder::create(&options.out, name, store)?;
+            let measured = measure(name, store, options.runs, &mut recorder).await;
+            measured.with_context(|| format!("{name}, {}", record::store_name(store)))?;
+        }
+    }
+    let summary = table::summary(&options.out)?;
+    std::fs::write(options.out.join("summary.md"), &summary)?;
+    println!("\n{summary}");
+    Ok(())
+}
+
+async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {
+    match name {
+        "bootstrap" => gaps::bootstrap(store, runs, recorder).await,
+        "switchover" => gaps::switchover(store, runs, recorder).await,
+        "postmaster" => gaps::postmaster(store, runs, recorder).await,
+        "node" => gaps::node(store, runs, None, recorder).await,
+        "node-fast" => gaps::node(store, runs, Some(gaps::fast_timing()), recorder).await,
+        "sigterm" => gaps::sigterm(store, runs, recorder).await,
+        "agent-restart" => gaps::agent_restart(store, runs, recorder).await,
+        "idle" => idle::idle(store, recorder).await,
+        _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
+    }
+}
+
+fn options() -> Result<Option<Options>> {
+    let mut options = Options {
+        runs: 10,
+        stores: vec![StoreKind::Etcd, StoreKind::Embedded],
+        out: PathBuf::from("bench"),
+        names: Vec::new(),
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "-h" | "--help" => return Ok(None),
+            "--runs" => options.runs = value()?.parse().context("--runs needs a number")?,
+            "--out" => options.out = value()?.into(),
+            "--store" => {
+                options.stores = match value()?.as_str() {
+                    "etcd" => vec![StoreKind::Etcd],
+                    "embedded" => vec![StoreKind::Embedded],
+                    other => bail!("there is no store \"{other}\" to measure with"),
+                }
+            }
+            name => {
+                ensure!(!name.starts_with('-'), "unknown option {name}\n\n{HELP}");
+                options.names.push(name.to_owned());
+            }
+        }
+    }
+    if options.names.is_empty() {
+        let all = ["bootstrap", "switchover", "postmaster", "node", "node-fast", "sigterm", "agent-restart", "idle"];
+        options.names = all.map(str::to_owned).to_vec();
+    }
+    Ok(Some(options))
+}
+
+/// Three members; the binary comes from `SURUS_BIN`.
+pub fn cluster(store: StoreKind, dynamic: Option<Value>) -> Result<Builder> {
+    let binary =
+        std::env::var_os("SURUS_BIN").context("SURUS_BIN names no binary to measure; use cargo xtask bench")?;
+    let builder = Cluster::builder(PathBuf::from(binary)).store(store);
+    Ok(match dynamic {
+        Some(dynamic) => builder.dynamic(dynamic),
+        None => builder,
+    })
+}

@@ -1,0 +1,190 @@
+//! The summary: what was measured, beside Patroni's figures and what was set out to reach.
+
+use std::path::Path;
+
+use anyhow::Result;
+use surus_testbed::{Machine, StoreKind};
+
+use crate::record::values;
+
+struct Row {
+    what: &'static str,
+    /// Patroni 4.1.5, etcd 3.4, PostgreSQL 15, three nodes on a two-core machine.
+    peer: &'static str,
+    reach: &'static str,
+    bench: &'static str,
+    field: &'static str,
+    show: Show,
+}
+
+enum Show {
+    /// Milliseconds, as seconds with the range.
+    Seconds,
+    Plain(&'static str),
+    Sum,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        what: "three nodes from nothing to a leader and two streaming replicas",
+        peer: "6.9 s",
+        reach: "3.5 s",
+        bench: "bootstrap",
+        field: "healthy_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "planned switchover, write gap",
+        peer: "2.4 s",
+        reach: "0.25 s, max 0.6 s",
+        bench: "switchover",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "old primary streaming again after a switchover",
+        peer: "5.3 s",
+        reach: "1.5 s",
+        bench: "switchover",
+        field: "streaming_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "primary's postmaster killed, write gap",
+        peer: "5.6 s",
+        reach: "1 s",
+        bench: "postmaster",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "node lost, defaults of a new cluster, write gap",
+        peer: "25.7 s",
+        reach: "10 s",
+        bench: "node",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "node lost, shortest timing allowed, write gap",
+        peer: "19.9 s (ttl 20)",
+        reach: "5.5 s (ttl 5)",
+        bench: "node-fast",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "agent stopped by SIGTERM on the primary, write gap",
+        peer: "-",
+        reach: "0.5 s",
+        bench: "sigterm",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "agent killed and restarted within ttl, failed commits",
+        peer: "-",
+        reach: "0",
+        bench: "agent-restart",
+        field: "failed_commits",
+        show: Show::Sum,
+    },
+    Row {
+        what: "agent memory (RSS) idle, leader",
+        peer: "47.7 MB",
+        reach: "15 MB etcd, 20 MB embedded",
+        bench: "idle",
+        field: "leader_rss_mb",
+        show: Show::Plain("MB"),
+    },
+    Row {
+        what: "agent CPU idle, ttl 30 / loop_wait 10, per minute",
+        peer: "0.02 s",
+        reach: "0.02 s, embedded 0.2 s",
+        bench: "idle",
+        field: "mean_cpu_s_per_min",
+        show: Show::Plain("s"),
+    },
+    Row {
+        what: "store requests per minute, three members, ttl 30 / loop_wait 10",
+        peer: "18",
+        reach: "18",
+        bench: "idle",
+        field: "requests_per_min",
+        show: Show::Plain(""),
+    },
+    Row {
+        what: "acknowledged commits lost in planned switchovers",
+        peer: "0",
+        reach: "0",
+        bench: "switchover",
+        field: "lost",
+        show: Show::Sum,
+    },
+];
+
+pub fn summary(out: &Path) -> Result<String> {
+    let mut text = format!(
+        "# Measured\n\n{}\n\nMedian [lowest - highest, number of runs]; a writer inserts every 5 ms and the gap is the \
+         longest time between two acknowledged commits.\nThe peer is Patroni 4.1.5 with etcd 3.4 and PostgreSQL 15, \
+         three nodes on a two-core machine, measured the same way. Raw data: the `.jsonl` files beside this one.\n\n\
+         | what | peer | reach | etcd | embedded |\n|---|---|---|---|---|\n",
+        machine()
+    );
+    for row in ROWS {
+        let cell = |store| row.show.cell(values(out, row.bench, store, row.field));
+        let (etcd, embedded) = (cell(StoreKind::Etcd), cell(StoreKind::Embedded));
+        text.push_str(&format!("| {} | {} | {} | {etcd} | {embedded} |\n", row.what, row.peer, row.reach));
+    }
+    Ok(text)
+}
+
+impl Show {
+    fn cell(&self, mut values: Vec<f64>) -> String {
+        values.sort_by(f64::total_cmp);
+        let (Some(lowest), Some(highest)) = (values.first(), values.last()) else { return "not measured".to_owned() };
+        let n = values.len();
+        let middle = if n % 2 == 1 { values[n / 2] } else { f64::midpoint(values[n / 2 - 1], values[n / 2]) };
+        match self {
+            Show::Seconds => {
+                let [middle, lowest, highest] = [middle, *lowest, *highest].map(|ms| ms / 1000.0);
+                format!("{middle:.2} s [{lowest:.2} - {highest:.2}, {n}]")
+            }
+            Show::Plain(unit) => {
+                let space = if unit.is_empty() { "" } else { " " };
+                format!("{middle:.2}{space}{unit} [{lowest:.2} - {highest:.2}, {n}]")
+            }
+            Show::Sum => format!("{} in {n} runs", values.iter().sum::<f64>()),
+        }
+    }
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo");
+    let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let postgres = Machine::look().ok().and_then(|machine| {
+        let version = std::process::Command::new(machine.bin_dir.join("postgres")).arg("--version").output().ok()?;
+        Some(String::from_utf8_lossy(&version.stdout).trim().to_owned())
+    });
+    format!(
+        "{cores} cores ({}), Linux {}, {}.",
+        model.unwrap_or("unknown processor"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        postgres.unwrap_or_else(|| "no PostgreSQL".to_owned())
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells() {
+        assert_eq!(Show::Seconds.cell(vec![300.0, 100.0, 200.0]), "0.20 s [0.10 - 0.30, 3]");
+        assert_eq!(Show::Plain("MB").cell(vec![10.0, 20.0]), "15.00 MB [10.00 - 20.00, 2]");
+        assert_eq!(Show::Sum.cell(vec![0.0, 2.0]), "2 in 2 runs");
+        assert_eq!(Show::Sum.cell(Vec::new()), "not measured");
+    }
+}
