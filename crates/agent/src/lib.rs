@@ -1,4 +1,16 @@
 //! The shell around `surus-core`: gathers facts, asks for a step, carries out its orders.
 
+mod agent;
 pub mod handle;
+mod keys;
+pub mod lease;
+mod member;
 pub mod rest;
+mod run;
+mod settings;
+mod source;
+pub mod stores;
+mod tasks;
+
+pub use run::run;
+pub use source::ConfigSource;

@@ -43,7 +43,7 @@ pub const BACKLOG: u32 = 128;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long requests under way may go on after the server was told to stop.
-pub const DRAIN: Duration = Duration::from_secs(2);
+pub const DRAIN: Duration = Duration::from_secs(1);
 
 /// PostgreSQL is asked with a limit of two seconds; this only guards against that limit failing.
 pub const OBSERVE: Duration = Duration::from_millis(2500);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, MemberRole, MemberState};
@@ -27,6 +28,8 @@ pub async fn wait(
     candidate: Option<MemberName>,
     settings: &ClusterSettings,
 ) -> Response {
+    // Members' clocks may differ by a little.
+    let since = Timestamp::now().saturating_sub(SignedDuration::from_secs(60)).unwrap_or_default();
     let patience = 2 * settings.timing.loop_wait.max(Duration::from_secs(10));
     match watch(app, before.as_ref(), Instant::now() + patience).await {
         Verdict::Leads(view, leader) => {
@@ -43,7 +46,7 @@ pub async fn wait(
         }
         Verdict::GivenUp(view) => {
             let failed = format!("{} failed", action.title());
-            let why = refusal(app, &view).await;
+            let why = refusal(app, &view, since).await;
             text(StatusCode::SERVICE_UNAVAILABLE, why.map_or(failed.clone(), |why| format!("{failed}: {why}")))
         }
         Verdict::Open => text(
@@ -158,33 +161,25 @@ async fn accepts_writes(app: &App, mut view: Arc<ClusterView>, leader: &MemberNa
 }
 
 /// Why the leader did not hand over, as it told in its latest decisions.
-async fn refusal(app: &App, view: &ClusterView) -> Option<String> {
+async fn refusal(app: &App, view: &ClusterView, since: Timestamp) -> Option<String> {
     let leader = view.leader_member()?;
     let published = app.handle.read();
     if published.name == leader.name {
-        return told(published.decisions.iter());
+        return told(published.decisions.iter(), since);
     }
     let peers = app.policy.load().peers.clone();
     let answer = peers.get(leader.api_url.as_deref()?, "/explain", limits::PROBE).await.ok()?;
-    told(answer.json::<Value>().ok()?.get("recent")?.as_array()?.iter())
+    told(answer.json::<Value>().ok()?.get("recent")?.as_array()?.iter(), since)
 }
 
-fn told<'a>(mut decisions: impl Iterator<Item = &'a Value>) -> Option<String> {
-    decisions.find_map(|decision| {
+/// The newest decision that ended a request; those on the way to it, and older ones, are left out.
+fn told<'a>(decisions: impl Iterator<Item = &'a Value>, since: Timestamp) -> Option<String> {
+    let time = |d: &Value| d.get("at").and_then(Value::as_str).and_then(|at| at.parse::<Timestamp>().ok());
+    decisions.take_while(|d| time(d).is_none_or(|at| at >= since)).find_map(|decision| {
         let goal = decision.get("goal")?.as_str()?;
-        let lower = goal.to_lowercase();
-        if !lower.contains("switchover") && !lower.contains("failover") {
-            return None;
-        }
-        let unfit: Vec<String> = decision
-            .get("candidates")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter(|c| c.get("fit").and_then(Value::as_bool) == Some(false))
-            .filter_map(|c| Some(format!("{}: {}", c.get("name")?.as_str()?, c.get("why")?.as_str()?)))
-            .collect();
-        Some(if unfit.is_empty() { goal.to_owned() } else { format!("{goal} ({})", unfit.join(", ")) })
+        let why = goal.strip_prefix("switchover: ").or_else(|| goal.strip_prefix("manual failover: "))?;
+        let ends = !why.starts_with("asking the candidates") && !why.starts_with("demoting myself");
+        ends.then(|| why.to_owned())
     })
 }
 
@@ -219,14 +214,18 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_latest_decision_about_it() {
+    fn the_reason_is_the_latest_decision_that_ended_a_request() {
+        let at = |minute: u32| format!("2026-10-01T12:{minute:02}:00Z");
         let decisions = [
-            json!({"goal": "no action"}),
-            json!({"goal": "switchover is not possible", "candidates": [
-                {"name": "n2", "fit": false, "why": "lags 3 MB"}, {"name": "n3", "fit": true, "why": ""}]}),
-            json!({"goal": "an older failover"}),
+            json!({"at": at(9), "goal": "no action"}),
+            json!({"at": at(8), "goal": "switchover: demoting myself, handing over to n2"}),
+            json!({"at": at(7), "goal": "switchover: no healthy members found (n2: lags 3 MB)"}),
+            json!({"at": at(1), "goal": "manual failover: I am already the leader"}),
         ];
-        assert_eq!(told(decisions.iter()).as_deref(), Some("switchover is not possible (n2: lags 3 MB)"));
-        assert_eq!(told(decisions[..1].iter()), None);
+        let since = |minute| at(minute).parse::<Timestamp>().unwrap();
+        let latest = told(decisions.iter(), since(5));
+        assert_eq!(latest.as_deref(), Some("no healthy members found (n2: lags 3 MB)"));
+        assert_eq!(told(decisions[3..].iter(), since(0)).as_deref(), Some("I am already the leader"));
+        assert_eq!(told(decisions[3..].iter(), since(5)), None, "it ended another request");
     }
 }

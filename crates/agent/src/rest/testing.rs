@@ -1,8 +1,8 @@
 //! A member made up for tests: what it published, and a small store in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,9 +18,7 @@ use surus_core::settings::ClusterSettings;
 use surus_core::{BootTime, Lsn, SystemId, Timeline};
 use surus_store::cluster::ClusterStore;
 use surus_store::layout::Layout;
-use surus_store::{
-    Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
-};
+use surus_store::{Compare, Fut, Health, Kv, LeaseId, MemoryStore, Op, Snapshot, StoreResult, Txn, TxnOutcome, Watch};
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
@@ -143,7 +141,7 @@ pub struct Fake {
 impl Fake {
     /// The keys are in the store and in the published view.
     pub async fn new(published: Published, keys: &[(&str, &str)]) -> Fake {
-        let kv = Arc::new(FakeKv::default());
+        let kv = Arc::new(FakeKv::new());
         let store = Arc::new(ClusterStore::new(kv.clone(), Layout::new("service", "demo", None), "node1".into()));
         for (key, value) in keys {
             store.put(key, (*value).to_owned(), Duration::from_secs(1)).await.unwrap();
@@ -216,79 +214,58 @@ pub fn member(name: &str, api_url: Option<&str>, role: &str) -> (String, String)
     (format!("members/{name}"), value.to_string())
 }
 
-/// Keys and revisions, without leases; can be told to be away.
-#[derive(Default)]
+/// The store in memory; what it lacks is another client that is always faster.
 pub struct FakeKv {
-    state: Mutex<(u64, BTreeMap<String, KeyValue>)>,
-    pub away: AtomicBool,
-    /// Somebody else is always faster.
+    store: MemoryStore,
     pub conflict: AtomicBool,
 }
 
 impl FakeKv {
-    fn check(&self) -> StoreResult<()> {
-        match self.away.load(Ordering::Relaxed) {
-            true => Err(StoreError::Unavailable("connection refused".into())),
-            false => Ok(()),
-        }
+    fn new() -> FakeKv {
+        FakeKv { store: MemoryStore::manual(), conflict: AtomicBool::new(false) }
+    }
+
+    /// No request comes through any more.
+    pub fn cut(&self) {
+        self.store.faults().cut();
     }
 }
 
 impl Kv for FakeKv {
-    fn read<'a>(&'a self, prefix: &'a str, _: Duration) -> Fut<'a, StoreResult<Snapshot>> {
-        Box::pin(async move {
-            self.check()?;
-            let state = self.state.lock().unwrap();
-            let keys = state.1.values().filter(|kv| kv.key.starts_with(prefix)).cloned().collect();
-            Ok(Snapshot { revision: state.0, keys })
-        })
+    fn read<'a>(&'a self, prefix: &'a str, deadline: Duration) -> Fut<'a, StoreResult<Snapshot>> {
+        self.store.read(prefix, deadline)
     }
 
-    fn txn<'a>(&'a self, txn: Txn, _: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
+    fn txn<'a>(&'a self, txn: Txn, deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
         Box::pin(async move {
-            self.check()?;
-            let (revision, keys) = &mut *self.state.lock().unwrap();
-            let holds = txn.compare.iter().all(|c| match c {
-                Compare::Absent { key } => !keys.contains_key(key),
-                Compare::Version { key, version } => keys.get(key).is_some_and(|kv| kv.version == *version),
-                Compare::Value { key, value } => keys.get(key).is_some_and(|kv| kv.value == *value),
-            });
-            if !holds || (self.conflict.load(Ordering::Relaxed) && !txn.compare.is_empty()) {
-                return Ok(TxnOutcome::Conflict);
-            }
-            *revision += 1;
-            for op in txn.then {
-                match op {
-                    Op::Put { key, value, lease } => {
-                        keys.insert(key.clone(), KeyValue { key, value, version: *revision, lease });
-                    }
-                    Op::Delete { key } => {
-                        keys.remove(&key);
-                    }
-                    Op::DeletePrefix { prefix } => keys.retain(|k, _| !k.starts_with(&prefix)),
+            if self.conflict.load(Ordering::Relaxed) {
+                for compare in &txn.compare {
+                    let (Compare::Absent { key } | Compare::Version { key, .. } | Compare::Value { key, .. }) = compare;
+                    let put = Op::Put { key: key.clone(), value: b"{}".to_vec(), lease: None };
+                    self.store.txn(Txn { compare: vec![], then: vec![put] }, deadline).await?;
                 }
             }
-            Ok(TxnOutcome::Applied(*revision))
+            self.store.txn(txn, deadline).await
         })
     }
 
-    fn grant<'a>(&'a self, _: Duration, _: Duration) -> Fut<'a, StoreResult<LeaseId>> {
-        Box::pin(async { Ok(1) })
+    fn grant<'a>(&'a self, ttl: Duration, deadline: Duration) -> Fut<'a, StoreResult<LeaseId>> {
+        self.store.grant(ttl, deadline)
     }
 
-    fn renew<'a>(&'a self, _: LeaseId, _: Duration) -> Fut<'a, StoreResult<()>> {
-        Box::pin(async { Ok(()) })
+    fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        self.store.renew(lease, deadline)
     }
 
-    fn revoke<'a>(&'a self, _: LeaseId, _: Duration) -> Fut<'a, StoreResult<()>> {
-        Box::pin(async { Ok(()) })
+    fn revoke<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        self.store.revoke(lease, deadline)
     }
 
-    fn watch(&self, _: &str) -> Watch {
-        Watch { events: mpsc::channel(1).1 }
+    fn watch(&self, prefix: &str) -> Watch {
+        self.store.watch(prefix)
     }
 
     fn health(&self) -> Health {
-        Health::default()
+        self.store.health()
     }
 }

@@ -49,10 +49,10 @@ async fn configuration_that_cannot_be_written() {
     let (code, body) = fake.send("PATCH", "/config", Some(r#"{"ttl":21}"#)).await;
     assert_eq!((code, body.contains("try again")), (409, true), "{body}");
 
-    fake.kv.away.store(true, Ordering::Relaxed);
+    fake.kv.cut();
     for method in ["PATCH", "PUT"] {
         let (code, body) = fake.send(method, "/config", Some(r#"{"ttl":22}"#)).await;
-        assert_eq!((code, body.contains("connection refused")), (503, true), "{body}");
+        assert_eq!((code, body.contains("cut off")), (503, true), "{body}");
     }
 }
 
@@ -238,7 +238,7 @@ async fn actions_refused_before_the_agent_is_asked() {
     // While the store is away, the last known setting counts.
     let paused = ClusterSettings { pause: true, ..ClusterSettings::default() };
     let fake = Fake::new(Published { settings: Arc::new(paused), ..published() }, &[]).await;
-    fake.kv.away.store(true, Ordering::Relaxed);
+    fake.kv.cut();
     assert_eq!(fake.send("POST", "/restart", Some(r#"{"schedule":"x"}"#)).await.0, 500);
 }
 

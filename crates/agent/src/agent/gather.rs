@@ -1,0 +1,150 @@
+//! Facts for one step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use surus_core::facts::{Answer, Facts, PostgresFact, StoreFact};
+use surus_core::postgres::{DataDir, ProcessState};
+use surus_core::rules::stop_reserve;
+use surus_store::clock::boot_now;
+
+use super::Agent;
+
+/// How long PostgreSQL may take to answer before the step goes on without its answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+impl Agent {
+    pub(super) async fn gather(&mut self) -> Facts {
+        self.look_at_process().await;
+        self.look_at_data_dir().await;
+        if self.process.0 == ProcessState::NotRunning {
+            self.answer = Answer::Unknown(self.process.1, "PostgreSQL does not run".into());
+        } else {
+            self.ask_postgres().await;
+        }
+        let orphans = self.process.0 == ProcessState::NotRunning
+            && matches!(self.data_dir, DataDir::Present { .. })
+            && self.task.is_none()
+            && self.instance.orphans().await.is_ok_and(|o| !o.is_empty());
+        let lease = self.lease_state.borrow().clone();
+        let request = self.asked.as_ref().map(|a| a.0);
+        let now = boot_now();
+        Facts {
+            now,
+            unix_ms: jiff::Timestamp::now().as_millisecond(),
+            me: self.me.clone(),
+            tags: self.settings.local.tags.clone(),
+            settings: self.settings.effective.settings.clone(),
+            may_bootstrap: self.settings.local.bootstrap.is_some(),
+            store: StoreFact {
+                view: self.seen.view.clone(),
+                broken: self
+                    .seen
+                    .broken_since
+                    .map(|since| (since, self.seen.reason.clone().unwrap_or_else(|| "no answer yet".into()))),
+                session: lease.session,
+            },
+            lead: lease.lead,
+            postgres: PostgresFact {
+                data_dir: self.data_dir.clone(),
+                process: self.process.0,
+                since: self.process.1,
+                orphans,
+                answer: self.answer.clone(),
+            },
+            task: self.task.as_ref().map(|t| t.running.clone()),
+            finished: self.finished.clone(),
+            peers: self.peers.clone(),
+            request,
+            shutdown: self.shutdown,
+            failover_due: self.failover_due(),
+        }
+    }
+
+    fn failover_due(&self) -> Option<Result<i64, String>> {
+        let view = self.seen.view.as_deref()?;
+        let text = view.failover.as_ref()?.value.scheduled_at.clone()?;
+        Some(match text.parse::<jiff::Timestamp>() {
+            Ok(at) => Ok(at.as_millisecond()),
+            Err(_) => Err(text),
+        })
+    }
+
+    async fn look_at_process(&mut self) {
+        if self.postmaster.as_ref().is_none_or(|p| !p.is_alive()) {
+            self.postmaster = self.instance.process().await;
+            if self.postmaster.is_some() {
+                self.data_dir_read = None;
+            }
+        }
+        let state = match &self.postmaster {
+            None => ProcessState::NotRunning,
+            // Whether it accepts is seen by asking it; until then it is what it was.
+            Some(_) if self.process.0 == ProcessState::Accepting => ProcessState::Accepting,
+            Some(_) => ProcessState::NotAccepting,
+        };
+        self.set_process(state);
+    }
+
+    fn set_process(&mut self, state: ProcessState) {
+        if self.process.0 != state {
+            self.process = (state, boot_now());
+        }
+    }
+
+    /// While the server runs its files change only through it, or through somebody who deletes them.
+    async fn look_at_data_dir(&mut self) {
+        let running = self.process.0 != ProcessState::NotRunning;
+        let fresh = self
+            .data_dir_read
+            .is_some_and(|at| boot_now().since(at) < self.settings.effective.settings.timing.loop_wait);
+        if running && fresh {
+            return;
+        }
+        if running && self.data_dir_read.is_some() && matches!(self.data_dir, DataDir::Present { .. }) {
+            let control = self.settings.data_dir().join("global/pg_control");
+            let there = tokio::time::timeout(Duration::from_millis(500), tokio::fs::try_exists(control)).await;
+            if !matches!(there, Ok(Ok(false))) {
+                self.data_dir_read = Some(boot_now());
+                return;
+            }
+        }
+        self.data_dir = self.instance.data_dir().await;
+        self.data_dir_read = Some(boot_now());
+    }
+
+    async fn ask_postgres(&mut self) {
+        let timing = self.settings.effective.settings.timing;
+        let spare = self
+            .lease_state
+            .borrow()
+            .lead
+            .map_or(ANSWER, |l| l.until.since(boot_now()).saturating_sub(stop_reserve(&timing)));
+        let limit = spare.clamp(Duration::from_millis(200), ANSWER);
+        match self.instance.observe(limit).await {
+            Ok(observed) => {
+                if self.settings.set_server_version(observed.server_version) {
+                    self.apply_settings(true);
+                }
+                self.set_process(ProcessState::Accepting);
+                self.crashed = false;
+                self.answer = Answer::Known(Arc::new(observed));
+            }
+            Err(e) => {
+                let since = match &self.answer {
+                    Answer::Unknown(since, _) => *since,
+                    Answer::Known(_) => boot_now(),
+                };
+                self.answer = Answer::Unknown(since, e.to_string());
+                let state = self.instance.accepting(limit).await;
+                // A server that takes connections and does not answer is busy, not down.
+                self.set_process(match state {
+                    ProcessState::NotRunning if self.postmaster.as_ref().is_some_and(|p| p.is_alive()) => {
+                        ProcessState::NotAccepting
+                    }
+                    other => other,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The one loop: wait for something to happen, gather facts, ask for a step, carry out its orders.
+//!
+//! Nothing in the loop waits long: long operations are tasks, keys are written by the key writer, the
+//! lease is kept by the lease keeper. What the loop does wait for (PostgreSQL's answer, a
+//! compare-and-set) has a limit below the time a primary needs to stop before its lease ends.
+
+mod carry;
+mod events;
+mod gather;
+mod publish;
+mod upkeep;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use surus_core::cluster::{PendingRestart, ScheduledRestart};
+use surus_core::facts::{Answer, FinishedTask, PeerFact, RunningTask};
+use surus_core::memory::Memory;
+use surus_core::order::Epoch;
+use surus_core::postgres::{DataDir, ProcessState, Progress};
+use surus_core::{BootTime, MemberName};
+use surus_postgres::{DataDirLock, Instance, Postmaster};
+use surus_store::clock::boot_now;
+use surus_store::cluster::ClusterStore;
+use surus_store::follow::{Followed, Follower};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
+use crate::keys::{self, Desired};
+use crate::lease::{LeaseKeeper, LeaseState};
+use crate::settings::Settings;
+use crate::source::ConfigSource;
+use crate::tasks::Outcome;
+
+pub use events::Signals;
+
+/// Both ends: background work sends, the loop receives.
+type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
+struct ActiveTask {
+    running: RunningTask,
+    cancel: CancellationToken,
+    end: JoinHandle<Outcome>,
+}
+
+pub struct Agent {
+    me: MemberName,
+    source: ConfigSource,
+    settings: Settings,
+    instance: Instance,
+    _lock: DataDirLock,
+    store: Arc<ClusterStore>,
+    /// Kept for as long as it is to follow.
+    _follower: Follower,
+    followed: watch::Receiver<Arc<Followed>>,
+    lease: LeaseKeeper,
+    lease_state: watch::Receiver<LeaseState>,
+    api: Arc<surus_api::Client>,
+    keys: watch::Sender<Desired>,
+
+    memory: Memory,
+    /// The view of the latest step, to tell changes that matter from those that do not.
+    seen: Arc<Followed>,
+    postmaster: Option<Postmaster>,
+    process: (ProcessState, BootTime),
+    /// The server ended without being told to.
+    crashed: bool,
+    data_dir: DataDir,
+    data_dir_read: Option<BootTime>,
+    answer: Answer,
+    peers: BTreeMap<MemberName, PeerFact>,
+    asking: BTreeMap<MemberName, BootTime>,
+    answers: Channel<(MemberName, PeerFact)>,
+
+    task: Option<ActiveTask>,
+    finished: Option<FinishedTask>,
+    progress: Arc<watch::Sender<Option<Progress>>>,
+    checkpoint_pending: Arc<AtomicBool>,
+    requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    /// A request that core has yet to answer, or whose task runs.
+    asked: Option<(surus_core::order::Request, Option<Duration>, oneshot::Sender<Reply>)>,
+    answering: Option<(Epoch, oneshot::Sender<Reply>)>,
+    scheduled_restart: Option<(ScheduledRestart, crate::handle::RestartFilters, i64)>,
+    pending_restart: BTreeMap<String, PendingRestart>,
+
+    published: Arc<ArcSwap<Published>>,
+    changed: watch::Sender<u64>,
+    decisions: VecDeque<serde_json::Value>,
+    last_goal: Option<(u16, String)>,
+    counters: Counters,
+    upkeep: upkeep::Upkeep,
+    shutdown: bool,
+    name_checked: bool,
+    /// The next step may come this much later at the most.
+    again_at: tokio::time::Instant,
+}
+
+/// What the agent needs from outside, opened before it starts.
+pub struct Parts {
+    pub source: ConfigSource,
+    pub settings: Settings,
+    pub lock: DataDirLock,
+    pub store: Arc<ClusterStore>,
+    pub api: Arc<surus_api::Client>,
+}
+
+impl Agent {
+    pub fn new(parts: Parts) -> (Agent, AgentHandle) {
+        let Parts { source, settings, lock, store, api } = parts;
+        let me = settings.local.name.clone();
+        let instance = Instance::new(settings.instance());
+        let follower = Follower::start(&store);
+        let timing = settings.effective.settings.timing;
+        let lease = LeaseKeeper::start(store.clone(), timing);
+        let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
+        keys::start(store.clone(), desired);
+        let (request_tx, requests) = mpsc::channel(32);
+        let (changed, changed_rx) = watch::channel(0);
+        let seen = follower.current();
+        let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store)));
+        let observer = publish::Observer::new(instance.clone());
+        let handle = AgentHandle {
+            published: published.clone(),
+            changed: changed_rx,
+            requests: request_tx,
+            observe: Arc::new(move || {
+                let observer = observer.clone();
+                Box::pin(async move { observer.observe().await })
+            }),
+            store: store.clone(),
+            now: boot_now,
+        };
+        let agent = Agent {
+            followed: follower.subscribe(),
+            lease_state: lease.subscribe(),
+            memory: Memory::default(),
+            postmaster: None,
+            process: (ProcessState::NotRunning, boot_now()),
+            crashed: false,
+            data_dir: DataDir::Empty,
+            data_dir_read: None,
+            answer: Answer::Unknown(boot_now(), "not asked yet".into()),
+            peers: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            answers: mpsc::channel(64),
+            task: None,
+            finished: None,
+            progress: Arc::new(watch::channel(None).0),
+            checkpoint_pending: Arc::new(AtomicBool::new(false)),
+            asked: None,
+            answering: None,
+            scheduled_restart: None,
+            pending_restart: BTreeMap::new(),
+            decisions: VecDeque::new(),
+            last_goal: None,
+            counters: Counters::default(),
+            upkeep: upkeep::Upkeep::default(),
+            shutdown: false,
+            name_checked: false,
+            again_at: tokio::time::Instant::now(),
+            me,
+            source,
+            settings,
+            instance,
+            _lock: lock,
+            store,
+            _follower: follower,
+            lease,
+            api,
+            keys,
+            seen,
+            requests,
+            published,
+            changed,
+        };
+        (agent, handle)
+    }
+
+    /// Until the agent is told to end, or must. `Err` is what it says then.
+    pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
+        loop {
+            if let Some(end) = self.step().await {
+                self.leave(end.is_ok()).await;
+                return end;
+            }
+            self.wait(&mut signals).await;
+        }
+    }
+
+    async fn step(&mut self) -> Option<Result<(), String>> {
+        self.take_in_view();
+        if let Err(why) = self.check_name().await {
+            return Some(Err(why));
+        }
+        let facts = self.gather().await;
+        let step = surus_core::step(&self.memory, &facts);
+        self.finished = None;
+        self.memory = step.memory;
+        self.counters.steps += 1;
+        self.record(&facts, &step.report);
+        self.again_at = tokio::time::Instant::now() + step.again_in;
+        let end = self.carry_out(step.orders, step.reply, &facts).await;
+        if end.is_none() {
+            self.upkeep(&facts).await;
+        }
+        self.publish(&facts);
+        end
+    }
+
+    /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
+    async fn leave(&mut self, orderly: bool) {
+        if orderly && self.settings.effective.settings.pause {
+            info!("leaving the session and PostgreSQL as they are because the cluster is paused");
+            return;
+        }
+        self.keys.send_modify(|d| {
+            d.member = None;
+            d.status = None;
+        });
+        self.lease.close().await;
+    }
+
+    /// Another process under my name would fight me for every key.
+    async fn check_name(&mut self) -> Result<(), String> {
+        if self.name_checked || !self.seen.is_current() {
+            return Ok(());
+        }
+        self.name_checked = true;
+        let own = self.settings.local.restapi.api_url();
+        let view = self.seen.view.clone();
+        let Some(other) = view.as_deref().and_then(|v| v.members.get(&self.me)).and_then(|m| m.api_url.clone()) else {
+            return Ok(());
+        };
+        // I listen on that address myself, so whoever wrote the key is gone.
+        if other == own {
+            return Ok(());
+        }
+        match self.api.get(&other, "/liveness", Duration::from_secs(3)).await {
+            Ok(_) => Err(format!(
+                "Can't start; there is already a node named '{}' running (it answers at {other}). Give this member another name, or stop that one",
+                self.me
+            )),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn take_in_view(&mut self) {
+        self.seen = self.followed.borrow_and_update().clone();
+        if let Some(view) = self.seen.view.clone()
+            && let Some(config) = &view.config
+            && self.settings.set_document(&config.value, config.version)
+        {
+            self.apply_settings(true);
+        }
+        // The store is the judge: a newer view that names somebody else, or nobody, ends my lead.
+        if let (Some(lead), Some(view)) = (self.lease_state.borrow().lead, self.seen.view.as_deref())
+            && self.seen.is_current()
+            && view.revision >= lead.version
+            && view.leader_name() != Some(&self.me)
+        {
+            let (lease, revision) = (self.lease.clone(), view.revision);
+            tokio::spawn(async move { lease.lost(revision).await });
+        }
+    }
+
+    /// Brings changed settings into force: timing at once, PostgreSQL's by reload.
+    fn apply_settings(&mut self, reload: bool) {
+        let timing = self.settings.effective.settings.timing;
+        let lease = self.lease.clone();
+        tokio::spawn(async move { lease.set_timing(timing).await });
+        self.keys.send_modify(|d| d.loop_wait = timing.loop_wait);
+        self.instance.set_config(self.settings.instance());
+        let document = self.settings.dynamic.document.clone();
+        tokio::spawn(crate::settings::write_cache(self.settings.data_dir(), document));
+        if reload {
+            self.upkeep.reload_wanted = true;
+        }
+    }
+
+    fn reload_local(&mut self) {
+        match self.source.load() {
+            Ok(local) => {
+                if local.name != self.me || local.scope != self.settings.local.scope {
+                    warn!("name and scope cannot change while the agent runs; restart it for that");
+                    return;
+                }
+                if !self.settings.set_local(local) {
+                    info!("No local configuration items changed.");
+                }
+                self.apply_settings(true);
+            }
+            Err(e) => warn!("the configuration was not reloaded, the old one stays in force:\n{e}"),
+        }
+    }
+}

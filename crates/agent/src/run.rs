@@ -1,0 +1,77 @@
+//! One agent from start to end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use surus_config::LocalConfig;
+use surus_postgres::DataDirLock;
+use surus_store::cluster::ClusterStore;
+use surus_store::layout::Layout;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::agent::{Agent, Parts, Signals};
+use crate::rest::{RestOptions, RestServer};
+use crate::settings::Settings;
+use crate::source::ConfigSource;
+use crate::stores::OpenStore;
+
+/// Runs the member until it is told to end. Everything that can be found wrong with the
+/// configuration or the machine is found before anything is changed.
+pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let signals = Signals::listen().context("cannot listen for signals")?;
+    let lock = DataDirLock::acquire(&config.postgresql.data_dir)?;
+    let api = Arc::new(peer_client(&config)?);
+    let rest = RestServer::bind(RestOptions::new(config.restapi.clone(), surus_api::Client::clone(&api))).await?;
+    let settings = Settings::new(config);
+    check_binaries(&settings).await?;
+
+    let local = &settings.local;
+    let opened = OpenStore::open(&local.store).await?;
+    let layout = Layout::new(&local.namespace, &local.scope, None);
+    let store = Arc::new(ClusterStore::new(opened.kv.clone(), layout, local.name.clone()));
+    info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
+
+    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api });
+    let stop = CancellationToken::new();
+    let server = rest.serve(handle, stop.clone());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let end = agent.run(signals).await;
+
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(2), server.stopped()).await;
+    opened.close().await;
+    end.map_err(|why| anyhow::anyhow!(why))
+}
+
+fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {
+    let ctl = &config.ctl;
+    let options = surus_api::ClientOptions {
+        authentication: ctl
+            .authentication
+            .as_ref()
+            .map(|a| surus_api::Credentials { username: a.username.clone(), password: a.password.expose().to_owned() }),
+        // Members verify each other only when they are given certificates to do it with.
+        insecure: true,
+        cacert: ctl.cacert.clone(),
+        certfile: ctl.certfile.clone(),
+        keyfile: ctl.keyfile.clone(),
+    };
+    surus_api::Client::new(&options).context("ctl")
+}
+
+/// PostgreSQL's programs are there, and of a version that can run the data.
+async fn check_binaries(settings: &Settings) -> anyhow::Result<()> {
+    let instance = surus_postgres::Instance::new(settings.instance());
+    let version = instance.binaries_version().await?;
+    if version < 130_000 {
+        anyhow::bail!("PostgreSQL {} is older than 13, the oldest that is supported", version / 10_000);
+    }
+    Ok(())
+}

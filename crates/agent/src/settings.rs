@@ -1,0 +1,197 @@
+//! The configuration in force: the local file, the stored document, and what PostgreSQL gets of both.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use surus_config::{DynamicConfig, Effective, LocalConfig, RoleOverlay, find_bin_dir};
+use surus_postgres::{Credentials, InstanceConfig};
+use tracing::{info, warn};
+
+/// The stored document as this member last saw it, kept beside the data for a start without the store.
+const CACHE: &str = "patroni.dynamic.json";
+
+pub struct Settings {
+    pub local: LocalConfig,
+    pub dynamic: DynamicConfig,
+    /// Version of the `config` key that `dynamic` was read from.
+    pub version: Option<u64>,
+    pub effective: Arc<Effective>,
+    pub server_version: Option<u32>,
+    pub overlay: RoleOverlay,
+}
+
+impl Settings {
+    pub fn new(local: LocalConfig) -> Settings {
+        let cached = read_cache(&local.postgresql.data_dir);
+        let document = cached
+            .or_else(|| local.bootstrap.as_ref().map(|b| surus_config::new_cluster_document(&b.dcs)))
+            .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        let (dynamic, warnings) = DynamicConfig::read(&document);
+        tell(&warnings);
+        let effective = Arc::new(Effective::build(&local, &dynamic, None));
+        Settings { local, dynamic, version: None, effective, server_version: None, overlay: RoleOverlay::None }
+    }
+
+    /// Takes another stored document over. `true`: something that matters to PostgreSQL or to decisions changed.
+    pub fn set_document(&mut self, document: &Value, version: u64) -> bool {
+        if self.version == Some(version) {
+            return false;
+        }
+        self.version = Some(version);
+        if surus_config::deep_equal(document, &self.dynamic.document) {
+            return false;
+        }
+        let (dynamic, warnings) = DynamicConfig::read(document);
+        tell(&warnings);
+        self.dynamic = dynamic;
+        info!("the dynamic configuration changed");
+        self.rebuild()
+    }
+
+    pub fn set_local(&mut self, local: LocalConfig) -> bool {
+        self.local = local;
+        self.rebuild()
+    }
+
+    pub fn set_server_version(&mut self, version: u32) -> bool {
+        self.server_version != Some(version) && {
+            self.server_version = Some(version);
+            self.rebuild()
+        }
+    }
+
+    pub fn set_overlay(&mut self, overlay: RoleOverlay) -> bool {
+        self.overlay != overlay && {
+            self.overlay = overlay;
+            self.rebuild()
+        }
+    }
+
+    fn rebuild(&mut self) -> bool {
+        let effective = Effective::build_for(&self.local, &self.dynamic, self.server_version, self.overlay);
+        let changed = effective != *self.effective;
+        if changed {
+            self.effective = Arc::new(effective);
+        }
+        changed
+    }
+
+    /// The document a member writes when it creates the cluster.
+    pub fn founding_document(&self) -> Value {
+        let dcs = self.local.bootstrap.as_ref().map_or(Value::Null, |b| b.dcs.clone());
+        surus_config::new_cluster_document(&dcs)
+    }
+
+    pub fn instance(&self) -> InstanceConfig {
+        let e = &self.effective;
+        let auth = &e.authentication;
+        let bin_dir = find_bin_dir(e.bin_dir.as_deref(), &e.data_dir, std::env::var("PATH").ok().as_deref());
+        InstanceConfig {
+            data_dir: e.data_dir.clone(),
+            config_dir: e.config_dir.clone(),
+            bin_dir,
+            bin_name: e.bin_name.clone(),
+            listen_addresses: e.listen.hosts.join(","),
+            port: e.listen.port,
+            database: e.database.clone(),
+            use_unix_socket: e.use_unix_socket,
+            unix_socket_directories: e.file.get("unix_socket_directories").cloned(),
+            superuser: credentials(&auth.superuser, "postgres"),
+            replication: credentials(&auth.replication, "replicator"),
+            rewind: auth.rewind.as_ref().map(|c| credentials(c, "rewind_user")),
+            pgpass: e.pgpass.clone(),
+            krbsrvname: e.krbsrvname.clone(),
+            cluster_name: e.scope.clone(),
+            member: self.local.name.clone(),
+            command_line: e.command_line.clone(),
+            parameters: e.file.clone(),
+            pg_hba: e.pg_hba.clone(),
+            pg_ident: e.pg_ident.clone(),
+            bootstrap_pg_hba: self.local.bootstrap.as_ref().map(|b| b.pg_hba.clone()).unwrap_or_default(),
+            recovery_conf: e.recovery_conf.clone(),
+            custom_conf: e.custom_conf.clone(),
+            initdb_options: self.local.bootstrap.as_ref().map(|b| b.initdb.clone()).unwrap_or_default(),
+            basebackup_options: e.basebackup.clone(),
+            rewind_options: e.rewind.clone(),
+            server_log: None,
+        }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.effective.data_dir.clone()
+    }
+
+    /// How long one start, stop or handover may take before it counts as stuck.
+    pub fn pg_ctl_timeout(&self) -> Duration {
+        self.effective.pg_ctl_timeout
+    }
+}
+
+fn credentials(c: &surus_config::Credentials, default_user: &str) -> Credentials {
+    let mut options = BTreeMap::new();
+    let secret = |s: &surus_config::Secret| s.expose().to_owned();
+    for (key, value) in [
+        ("sslmode", c.sslmode.clone()),
+        ("sslcert", c.sslcert.clone()),
+        ("sslkey", c.sslkey.clone()),
+        ("sslpassword", c.sslpassword.as_ref().map(secret)),
+        ("sslrootcert", c.sslrootcert.clone()),
+        ("sslcrl", c.sslcrl.clone()),
+        ("sslcrldir", c.sslcrldir.clone()),
+        ("gssencmode", c.gssencmode.clone()),
+        ("channel_binding", c.channel_binding.clone()),
+        ("sslnegotiation", c.sslnegotiation.clone()),
+    ] {
+        options.extend(value.map(|v| (key.to_owned(), v)));
+    }
+    Credentials {
+        username: c.username.clone().unwrap_or_else(|| default_user.to_owned()),
+        password: c.password.as_ref().map(secret),
+        options,
+    }
+}
+
+fn tell(warnings: &[surus_config::Warning]) {
+    for warning in warnings {
+        warn!("{warning}");
+    }
+}
+
+fn read_cache(data_dir: &std::path::Path) -> Option<Value> {
+    let text = std::fs::read_to_string(data_dir.join(CACHE)).ok()?;
+    match serde_json::from_str::<Value>(&text) {
+        Ok(value) if value.is_object() => Some(value),
+        _ => {
+            warn!("{} is no JSON object and is ignored", data_dir.join(CACHE).display());
+            None
+        }
+    }
+}
+
+/// Writes the cache, if there is a data directory to keep it in.
+pub async fn write_cache(data_dir: PathBuf, document: Value) {
+    let written = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        if !data_dir.join("PG_VERSION").exists() {
+            return Ok(());
+        }
+        let owner = std::fs::metadata(&data_dir)?;
+        let text = document.to_string();
+        if std::fs::read_to_string(data_dir.join(CACHE)).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let temporary = data_dir.join(format!("{CACHE}.new"));
+        std::fs::write(&temporary, text)?;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let mode = if owner.mode() & 0o050 == 0o050 { 0o640 } else { 0o600 };
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
+        // Only root can give a file away, and only root needs to.
+        let _ = std::os::unix::fs::chown(&temporary, Some(owner.uid()), Some(owner.gid()));
+        std::fs::rename(&temporary, data_dir.join(CACHE))
+    });
+    if let Ok(Err(e)) = written.await {
+        warn!("the dynamic configuration could not be cached in the data directory: {e}");
+    }
+}

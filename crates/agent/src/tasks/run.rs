@@ -1,0 +1,112 @@
+//! Starting, promoting, re-pointing and restarting the server.
+
+use std::time::Duration;
+
+use surus_core::cluster::Upstream;
+use surus_core::facts::TaskDone;
+use surus_postgres::{FollowOutcome, StartAs, StopMode, Stopped};
+use tracing::{info, warn};
+
+use super::{Outcome, TaskContext, demote, text};
+
+pub async fn start_primary(cx: &TaskContext) -> Outcome {
+    cx.tell("starting PostgreSQL as the primary");
+    start(cx, StartAs::Primary, cx.start_timeout).await
+}
+
+pub async fn start_standby(cx: &TaskContext, upstream: Option<Upstream>) -> Outcome {
+    cx.tell("starting PostgreSQL as a standby");
+    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    start(cx, StartAs::Standby { upstream, slot }, cx.patience).await
+}
+
+async fn start(cx: &TaskContext, role: StartAs, timeout: Duration) -> Outcome {
+    tokio::select! {
+        started = cx.instance.start(&role, timeout) => {
+            let started = started.map_err(text)?;
+            info!("PostgreSQL is up after {} ms (pid {})", started.took.as_millis(), started.postmaster.pid);
+            Ok(TaskDone::Done)
+        }
+        () = cx.cancel.cancelled() => {
+            // It may be about to accept writes: being told to leave means that it must not.
+            if role.is_primary() {
+                demote::stop_now(cx).await?;
+            }
+            Err("given up on request".into())
+        }
+    }
+}
+
+/// The lead is held; from here on the server leaves recovery, unless it is stopped.
+pub async fn promote(cx: &TaskContext) -> Outcome {
+    cx.tell("promoting");
+    if cx.lead_left().is_zero() {
+        return Err("the leader lock ended before the promotion began".into());
+    }
+    let begun = std::time::Instant::now();
+    cx.instance.promote().await.map_err(text)?;
+    tokio::select! {
+        promoted = cx.instance.wait_promoted(cx.start_timeout.max(Duration::from_secs(10))) => {
+            let timeline = promoted.map_err(text)?;
+            info!("promoted to timeline {timeline} in {} ms", begun.elapsed().as_millis());
+            cx.checkpoint_after_promote();
+            Ok(TaskDone::Done)
+        }
+        () = cx.cancel.cancelled() => {
+            demote::stop_now(cx).await?;
+            Err("the leader lock was lost during the promotion; PostgreSQL was stopped".into())
+        }
+    }
+}
+
+pub async fn follow(cx: &TaskContext, upstream: Option<Upstream>) -> Outcome {
+    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    match cx.instance.follow(upstream.as_ref(), slot.as_deref()).await.map_err(text)? {
+        FollowOutcome::Unchanged | FollowOutcome::Reloaded => Ok(TaskDone::Done),
+        FollowOutcome::RestartNeeded => {
+            cx.tell("restarting PostgreSQL to follow another member");
+            stop_fast(cx).await?;
+            start_standby(cx, upstream).await
+        }
+    }
+}
+
+pub async fn restart(cx: &TaskContext) -> Outcome {
+    cx.tell("restarting PostgreSQL");
+    let role = if cx.is_primary {
+        // A checkpoint while still serving shortens the one at the stop.
+        if let Err(e) = cx.instance.checkpoint(cx.start_timeout).await {
+            warn!("the checkpoint before the restart failed, going on without it: {e}");
+        }
+        StartAs::Primary
+    } else {
+        let upstream = cx.view.as_deref().and_then(|v| {
+            let tags = v.members.get(&cx.me).map(|m| m.tags.clone()).unwrap_or_default();
+            surus_core::follow::upstream(v, &cx.me, &tags)
+        });
+        StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
+    };
+    stop_fast(cx).await?;
+    start(cx, role, cx.start_timeout).await
+}
+
+/// A fast stop without a limit of its own, as long as it may take; says so while it lasts.
+pub async fn stop_fast(cx: &TaskContext) -> Result<(), String> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let slice = Duration::from_secs(10);
+        match cx.instance.stop(StopMode::Fast, Some(slice)).await.map_err(text)? {
+            Stopped::NotRunning | Stopped::Exited { .. } => return Ok(()),
+            Stopped::TimedOut => {
+                waited += slice;
+                warn!(
+                    "PostgreSQL is still stopping after {} s (shutdown checkpoint, archiver, or a slow standby)",
+                    waited.as_secs()
+                );
+                if cx.cancel.is_cancelled() {
+                    return demote::stop_now(cx).await;
+                }
+            }
+        }
+    }
+}
