@@ -67,11 +67,6 @@ fn of_status(status: &Status) -> Fault {
             _ => Fault::WrongServer(format!("the server there answers, but not as etcd v3 does ({text})")),
         };
     }
-    if causes().any(|e| e.to_string().contains("frame with invalid size")) {
-        return Fault::WrongServer(
-            "the server there does not speak HTTP/2: it is no etcd v3 client URL, or it wants https".to_owned(),
-        );
-    }
     let has = |part: &str| text.contains(part);
     if has("requested lease not found") {
         return Fault::LeaseGone;

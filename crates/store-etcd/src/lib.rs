@@ -9,6 +9,7 @@ mod fault;
 mod keepalive;
 mod options;
 mod pool;
+mod probe;
 mod store;
 mod watch;
 

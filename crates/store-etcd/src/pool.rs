@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::endpoint::Endpoint;
 use crate::fault::Fault;
 use crate::options::EtcdOptions;
+use crate::probe;
 
 /// Less than this is no fair chance for an endpoint that works.
 const SHORTEST_TRY: Duration = Duration::from_millis(300);
@@ -108,7 +109,7 @@ impl Pool {
                         self.prefer(endpoint);
                         return Ok((answer, endpoint.clone()));
                     }
-                    Err(fault) => fault,
+                    Err(fault) => diagnosed(endpoint, fault, end.saturating_duration_since(Instant::now())).await,
                 };
                 match fault {
                     Fault::LeaseGone => return Err(StoreError::LeaseGone),
@@ -124,7 +125,7 @@ impl Pool {
                     Fault::NoEffect(_) => {}
                 }
                 endpoint.failed();
-                failures.push(format!("{}: {}{}", endpoint.url, fault.text(), hint(endpoint, &fault)));
+                failures.push(format!("{}: {}", endpoint.url, fault.text()));
             }
             let text = format!("{what}: {}", failures.join("; "));
             if wrong > 0 && wrong == self.all().len() && !unknown {
@@ -166,11 +167,17 @@ impl Pool {
     }
 }
 
-/// A server that wants TLS just closes a connection without it.
-fn hint(endpoint: &Endpoint, fault: &Fault) -> &'static str {
-    let closed = ["connection closed", "connection reset", "broken pipe"].iter().any(|t| fault.text().contains(t));
-    let suspect = closed && endpoint.url.starts_with("http://") && !endpoint.ever_answered();
-    if suspect { " (does it want https?)" } else { "" }
+/// An endpoint that never was etcd's is asked what it is.
+async fn diagnosed(endpoint: &Endpoint, fault: Fault, left: Duration) -> Fault {
+    match fault {
+        Fault::Unknown(_) | Fault::NoEffect(_) if !endpoint.ever_answered() => {
+            match probe::explain(&endpoint.url, left).await {
+                Some(why) => Fault::WrongServer(format!("{why} ({})", fault.text())),
+                None => fault,
+            }
+        }
+        other => other,
+    }
 }
 
 /// One try at one endpoint, with one renewal of the token.

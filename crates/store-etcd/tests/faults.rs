@@ -29,8 +29,8 @@ async fn a_killed_member_costs_nothing() {
     // The one in use first, then, after it came back, each other one: one of them is etcd's leader.
     let kv = client(&urls(&servers));
     let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
-    for victim in 0..3 {
-        servers[victim].kill();
+    for (victim, server) in servers.iter_mut().enumerate() {
+        server.kill();
         for i in 0..20 {
             let text = format!("{victim}/{i}");
             write(kv.as_ref(), "/x", &text).await.unwrap_or_else(|e| panic!("write {text}: {e}"));
@@ -38,8 +38,8 @@ async fn a_killed_member_costs_nothing() {
             assert_eq!(read.keys[0].value, text.as_bytes());
             kv.renew(lease, DEADLINE).await.unwrap_or_else(|e| panic!("renewal {text}: {e}"));
         }
-        servers[victim].restart();
-        servers[victim].wait_ready().await;
+        server.restart();
+        server.wait_ready().await;
     }
 }
 
