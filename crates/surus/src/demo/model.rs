@@ -108,7 +108,8 @@ impl Model {
     fn tell(&mut self, node: usize) {
         let member = &mut self.members[node];
         let now = member.summary();
-        if now != member.told {
+        // That a member which has just been started does not answer yet is no news.
+        if now != member.told && (member.is_up() || !member.told.is_empty()) {
             member.told.clone_from(&now);
             let text = format!("{}: {now}", member.name);
             self.event(text);
@@ -217,8 +218,8 @@ pub fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Plan, PlannedNode};
     use super::super::Store;
+    use super::super::plan::{Plan, PlannedNode};
     use super::*;
 
     fn model() -> Model {

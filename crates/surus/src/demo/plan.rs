@@ -169,11 +169,7 @@ impl Plan {
     /// What to type to get a session on whoever is the primary.
     pub fn psql(&self) -> String {
         let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.postgres)).collect();
-        format!(
-            "psql 'postgresql://postgres:{}@{}/postgres?target_session_attrs=read-write'",
-            self.password,
-            hosts.join(",")
-        )
+        format!("psql 'postgres://postgres:{}@{}/?target_session_attrs=read-write'", self.password, hosts.join(","))
     }
 }
 
@@ -237,7 +233,7 @@ fn claim(port: u16) -> std::io::Result<UnixListener> {
 }
 
 fn password() -> Result<String> {
-    let mut bytes = [0_u8; 9];
+    let mut bytes = [0_u8; 6];
     fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
