@@ -1,0 +1,226 @@
+//! `explain`: what the members say about their own decisions (`GET /explain`), put together.
+
+use std::fmt::Write;
+
+use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{Explain, Format};
+use crate::commands::API_LIMIT;
+use crate::context::{Context, Reading};
+use crate::failure::{Failure, Outcome};
+use crate::table;
+use crate::terminal::Terminal;
+
+/// A member's own account, or why there is none.
+type Account = Result<Value, String>;
+
+pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain) -> Outcome {
+    if args.format == Format::Tsv {
+        return Err(Failure::Usage("explain has the formats pretty, json and yaml".to_owned()));
+    }
+    let cluster = context.cluster(args.cluster.cluster_name.as_deref(), args.cluster.group)?;
+    let reading = cluster.read().await?;
+    let asked = reading.view.members.values().map(|member| async move {
+        let account = match &member.api_url {
+            None => Err("it has not said where its REST API is".to_owned()),
+            Some(url) => match context.api.get(url, "/explain", API_LIMIT).await {
+                Ok(answer) if answer.code == 200 => answer.json::<Value>().map_err(|e| {
+                    format!("its answer is no JSON ({e}); only agents of this program explain themselves")
+                }),
+                Ok(answer) => Err(format!(
+                    "it answers with status {}; only agents of this program explain themselves",
+                    answer.code
+                )),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        (member.name.to_string(), account)
+    });
+    let accounts: Vec<(String, Account)> = join_all(asked).await;
+    if args.format != Format::Pretty {
+        let members: Vec<Value> = accounts
+            .into_iter()
+            .map(|(name, account)| account.unwrap_or_else(|error| json!({"member": name, "error": error})))
+            .collect();
+        let whole = json!({"scope": cluster.name, "leader": reading.leader_name(), "members": members});
+        return table::objects_out(terminal, args.format, &whole);
+    }
+    terminal.write(&render(&cluster.name, &reading, &accounts))
+}
+
+fn render(name: &str, reading: &Reading, accounts: &[(String, Account)]) -> String {
+    let mut out = String::new();
+    let leader = reading.leader_name();
+    match leader {
+        Some(leader) => line(&mut out, 0, &format!("Cluster {name}: {leader} leads.")),
+        None => line(&mut out, 0, &format!("Cluster {name}: nobody leads.")),
+    }
+    if let Some((_, Ok(account))) = leader.and_then(|l| accounts.iter().find(|(n, _)| n == l)) {
+        decision(&mut out, 1, account);
+    }
+    if reading.settings.pause {
+        line(&mut out, 1, "The cluster is paused: nothing is started, stopped or promoted by itself.");
+    }
+    for garbage in &reading.view.garbage {
+        line(&mut out, 1, &format!("The key {} in the store {}.", garbage.key, garbage.problem));
+    }
+    candidates(&mut out, leader, accounts);
+    for (member, account) in accounts {
+        out.push('\n');
+        match account {
+            Err(why) => line(&mut out, 0, &format!("{member}: does not explain itself: {why}")),
+            Ok(account) => one_member(&mut out, member, account),
+        }
+    }
+    out
+}
+
+fn line(out: &mut String, depth: usize, text: &str) {
+    let _ = writeln!(out, "{}{text}", "  ".repeat(depth));
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key).and_then(Value::as_str).filter(|s| !s.is_empty())
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// `goal`, and below it the rule and its reason.
+fn decision(out: &mut String, depth: usize, account: &Value) {
+    if let Some(goal) = text(account, "goal") {
+        line(out, depth, goal);
+    }
+    if let Some(why) = text(account, "why") {
+        line(out, depth, &format!("because {why}"));
+    }
+    if let Some(rule) = rule(account) {
+        line(out, depth, &rule);
+    }
+}
+
+fn rule(account: &Value) -> Option<String> {
+    let id = account.get("rule").map(table::text).filter(|t| !t.is_empty())?;
+    let section = text(account, "section").map(|s| format!(", {s}")).unwrap_or_default();
+    let name = text(account, "name").map(|n| format!(": {n}")).unwrap_or_default();
+    Some(format!("(rule {id}{section}{name})"))
+}
+
+/// Who could take over. Every member weighs the others; the leader's opinion counts first, then that
+/// of the first member that has one.
+fn candidates(out: &mut String, leader: Option<&str>, accounts: &[(String, Account)]) {
+    let opinion = |name: &str, account: &Account| {
+        let account = account.as_ref().ok()?;
+        let weighed = list(account, "candidates");
+        (!weighed.is_empty()).then(|| (name.to_owned(), weighed.to_vec()))
+    };
+    let first = accounts
+        .iter()
+        .filter(|(name, _)| Some(name.as_str()) == leader)
+        .chain(accounts.iter().filter(|(name, _)| Some(name.as_str()) != leader))
+        .find_map(|(name, account)| opinion(name, account));
+    let Some((by, weighed)) = first else { return };
+    out.push('\n');
+    line(out, 0, &format!("Who could take over, as {by} sees it:"));
+    for candidate in &weighed {
+        let name = text(candidate, "name").unwrap_or("?");
+        let fit = candidate.get("fit").and_then(Value::as_bool).unwrap_or(false);
+        let why = text(candidate, "why").map(|w| format!(": {w}")).unwrap_or_default();
+        line(out, 1, &format!("{} {name}{why}", if fit { "yes" } else { "no " }));
+    }
+}
+
+fn one_member(out: &mut String, member: &str, account: &Value) {
+    let at = text(account, "at").map(|at| format!(" (at {at})")).unwrap_or_default();
+    line(out, 0, &format!("{member}{at}"));
+    decision(out, 1, account);
+    let waiting: Vec<&str> = list(account, "waiting_for").iter().filter_map(Value::as_str).collect();
+    if !waiting.is_empty() {
+        line(out, 1, &format!("waits for {}", waiting.join("; ")));
+    }
+    if let Some(facts) = account.get("facts").and_then(Value::as_object).filter(|f| !f.is_empty()) {
+        line(out, 1, &format!("facts: {}", facts_line(facts)));
+    }
+    let recent = list(account, "recent");
+    if !recent.is_empty() {
+        line(out, 1, "before that:");
+        for earlier in recent {
+            let at = earlier.get("at").map(table::text).unwrap_or_default();
+            let goal = text(earlier, "goal").or_else(|| text(earlier, "why")).unwrap_or("?");
+            let rule = earlier.get("rule").map(|r| format!(" (rule {})", table::text(r))).unwrap_or_default();
+            line(out, 2, format!("{at} {goal}{rule}").trim_start());
+        }
+    }
+}
+
+fn facts_line(facts: &Map<String, Value>) -> String {
+    let shown = |value: &Value| match value {
+        Value::Null => "not known".to_owned(),
+        other => table::text(other),
+    };
+    facts.iter().map(|(key, value)| format!("{}={}", key, shown(value))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use surus_core::cluster::{ClusterView, RawKey};
+
+    use super::*;
+
+    fn reading() -> Reading {
+        let raw = |key: &str, value: &str| RawKey { key: key.into(), value: value.into(), version: 1, lease: None };
+        let view = ClusterView::read(1, &[raw("leader", "a"), raw("members/b", "{}"), raw("sync", "7")]);
+        let settings = surus_core::settings::ClusterSettings::default();
+        Reading { document: surus_api::cluster_document("x", &view, &settings), view, settings }
+    }
+
+    #[test]
+    fn what_members_say_is_put_together() {
+        let a = json!({
+            "member": "a", "at": "2026-07-24T10:00:00Z", "rule": 71, "section": "primary", "name": "leads and runs",
+            "why": "the lease is held and PostgreSQL is a primary", "goal": "no action",
+            "facts": {"lease": "held", "view_age_ms": 120, "sync": null},
+            "candidates": [{"name": "b", "fit": true, "why": "streams, 0 bytes behind"}, {"name": "c", "fit": false, "why": "tagged nofailover"}],
+            "waiting_for": [],
+            "recent": [{"at": "09:59:58", "rule": 70, "goal": "promoted"}]
+        });
+        let b = json!({"member": "b", "waiting_for": ["the checkpoint of a", "a slot"], "rule": "r1"});
+        let accounts = [("a".to_owned(), Ok(a)), ("b".to_owned(), Ok(b)), ("c".to_owned(), Err("gone".to_owned()))];
+        let expected = "\
+Cluster x: a leads.
+  no action
+  because the lease is held and PostgreSQL is a primary
+  (rule 71, primary: leads and runs)
+  The key sync in the store is JSON but not an object.
+
+Who could take over, as a sees it:
+  yes b: streams, 0 bytes behind
+  no  c: tagged nofailover
+
+a (at 2026-07-24T10:00:00Z)
+  no action
+  because the lease is held and PostgreSQL is a primary
+  (rule 71, primary: leads and runs)
+  facts: lease=held, view_age_ms=120, sync=not known
+  before that:
+    09:59:58 promoted (rule 70)
+
+b
+  (rule r1)
+  waits for the checkpoint of a; a slot
+
+c: does not explain itself: gone
+";
+        assert_eq!(render("x", &reading(), &accounts), expected);
+    }
+
+    #[test]
+    fn nothing_is_needed_of_an_account() {
+        for odd in [json!({}), json!([]), json!(null), json!({"candidates": 7, "recent": [{}], "facts": []})] {
+            let text = render("x", &reading(), &[("a".to_owned(), Ok(odd))]);
+            assert!(text.starts_with("Cluster x: a leads.\n"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! One file per operator command, or per family of them.
+
+mod check;
+mod dsn;
+mod edit_config;
+mod explain;
+mod flush;
+mod handover;
+mod history;
+mod list;
+mod pause;
+mod reinit;
+mod remove;
+mod restart;
+pub mod run;
+mod select;
+mod show_config;
+mod store;
+mod version;
+
+pub use check::check;
+
+use std::time::Duration;
+
+use surus_api::{Answer, ClientError};
+
+use crate::cli::{Command, Global};
+use crate::context::Context;
+use crate::demo;
+use crate::failure::{Failure, Outcome};
+use crate::terminal::{Terminal, say};
+
+/// For requests that are answered at once.
+const API_LIMIT: Duration = Duration::from_secs(10);
+
+/// Everything but `run`, `check`, `version` without a cluster, and the voter: what needs an open store.
+pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal) -> Outcome {
+    if let Command::Version(args) = &command {
+        return version::version(args, global, terminal).await;
+    }
+    let command = match command {
+        Command::Store(args) => return store::store(args, global, terminal).await,
+        Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
+        other => other,
+    };
+    let context = Context::open(global).await?;
+    match command {
+        Command::List(args) => list::list(&context, terminal, &args).await,
+        Command::Topology(args) => list::topology(&context, terminal, &args).await,
+        Command::Switchover(args) => handover::switchover(&context, terminal, args).await,
+        Command::Failover(args) => handover::failover(&context, terminal, args).await,
+        Command::Restart(args) => restart::restart(&context, terminal, &args).await,
+        Command::Reload(args) => restart::reload(&context, terminal, &args).await,
+        Command::Reinit(args) => reinit::reinit(&context, terminal, &args).await,
+        Command::Pause(args) => pause::pause(&context, terminal, &args, true).await,
+        Command::Resume(args) => pause::pause(&context, terminal, &args, false).await,
+        Command::ShowConfig(args) => show_config::show_config(&context, terminal, &args).await,
+        Command::EditConfig(args) => edit_config::edit_config(&context, terminal, &args).await,
+        Command::History(args) => history::history(&context, terminal, &args).await,
+        Command::Explain(args) => explain::explain(&context, terminal, &args).await,
+        Command::Remove(args) => remove::remove(&context, terminal, &args).await,
+        Command::Flush(args) => flush::flush(&context, terminal, &args).await,
+        Command::Dsn(args) => dsn::dsn(&context, terminal, &args).await,
+        Command::Run(_) | Command::Check(_) | Command::Version(_) | Command::Store(_) | Command::Demo(_) => {
+            Err(Failure::Message("this command does not use a store".to_owned()))
+        }
+    }
+}
+
+/// The line for an answer that is no success; the exit code says it too in the end.
+fn say_failed(terminal: &mut Terminal, what: &str, answer: &Result<Answer, ClientError>) -> Outcome {
+    match answer {
+        Ok(answer) => say!(terminal, "Failed: {what}, status code={}, ({})", answer.code, answer.body),
+        Err(error) => say!(terminal, "Failed: {what}, {error}"),
+    }
+    Ok(())
+}
+
+/// Ends a command that may have failed for some members.
+fn ended(all_well: bool) -> Outcome {
+    if all_well { Ok(()) } else { Err(Failure::Said) }
+}
