@@ -1,72 +1,231 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use surus_store::{Fut, Health, Kv, LeaseId, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
-use tokio::sync::mpsc;
+use surus_store::{Fut, Health, Kv, LeaseId, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch, WatchEvent};
+use tokio::time::{Instant, sleep};
 
+use crate::connection::CallError;
 use crate::error::StartError;
+use crate::handshake::Who;
 use crate::members::Member;
+use crate::operations::{self, Executor};
 use crate::options::TlsOptions;
+use crate::peers::Peers;
+use crate::store::address;
+use crate::tls::Tls;
+use crate::types::{Applied, Operation};
+use crate::watching;
+use crate::wire::{Reply, Request};
+
+/// A node that does not answer a read is left for the next one after this time.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const BREATH: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(500);
 
 /// Uses a group without being a node of it: for commands run beside the agents.
 pub struct RaftClient {
-    addrs: Vec<String>,
+    link: Arc<Link>,
+    watches: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
 
-fn absent<T>() -> StoreResult<T> {
-    Err(StoreError::Unavailable("the embedded store has not started".into()))
+struct Link {
+    peers: Peers,
+    addrs: Vec<String>,
+    /// The address that answered last.
+    current: AtomicUsize,
 }
 
 impl RaftClient {
     /// Does not wait for a node to answer: an unreachable group shows in the first request.
     pub async fn connect(
         addrs: &[String],
-        _password: Option<String>,
-        _tls: Option<TlsOptions>,
+        password: Option<String>,
+        tls: Option<TlsOptions>,
     ) -> Result<RaftClient, StartError> {
-        Ok(RaftClient { addrs: addrs.to_vec() })
+        let addrs = addrs.iter().map(|a| address("partner_addrs", a)).collect::<Result<Vec<_>, _>>()?;
+        if addrs.is_empty() {
+            return Err(StartError::Raft("no address of a node is given (raft.self_addr, raft.partner_addrs)".into()));
+        }
+        let tls = tls.as_ref().map(Tls::load).transpose()?;
+        let me = Who { node: None, addr: "a client".into(), group: None };
+        let peers = Peers::new(me, password.filter(|p| !p.is_empty()), tls);
+        let link = Arc::new(Link { peers, addrs, current: AtomicUsize::new(0) });
+        Ok(RaftClient { link, watches: Default::default() })
     }
 
-    pub async fn members(&self, _deadline: Duration) -> StoreResult<Vec<Member>> {
-        absent()
+    pub async fn members(&self, deadline: Duration) -> StoreResult<Vec<Member>> {
+        match self.link.ask(|| Request::Members, deadline, true).await? {
+            Reply::Members(members) => Ok(members),
+            other => Err(odd(other)),
+        }
     }
 
-    /// Makes the node at `addr` a voter. It must be running, with the same secret.
-    pub async fn add_member(&self, _addr: &str, _deadline: Duration) -> StoreResult<()> {
-        absent()
+    /// Makes the node at `addr` a member. It must be running, with the same secret.
+    pub async fn add_member(&self, addr: &str, deadline: Duration) -> StoreResult<()> {
+        let addr = operations::member_address(addr)?;
+        operations::done(self.link.ask(|| Request::AddMember { addr: addr.clone() }, deadline, false).await?)
     }
 
     /// Takes the node at `addr`, running or not, out of the group.
-    pub async fn remove_member(&self, _addr: &str, _deadline: Duration) -> StoreResult<()> {
-        absent()
+    pub async fn remove_member(&self, addr: &str, deadline: Duration) -> StoreResult<()> {
+        let addr = operations::member_address(addr)?;
+        operations::done(self.link.ask(|| Request::RemoveMember { addr: addr.clone() }, deadline, false).await?)
+    }
+}
+
+impl Link {
+    /// Asks one node after another until one has an answer. `repeatable`: may be asked again although
+    /// an earlier question may have had its effect.
+    async fn ask(&self, request: impl Fn() -> Request, deadline: Duration, repeatable: bool) -> StoreResult<Reply> {
+        let until = Instant::now() + deadline;
+        let (mut failures, mut unknown) = (Vec::new(), None);
+        loop {
+            let at = self.current.load(Ordering::Relaxed) % self.addrs.len();
+            let left = until.saturating_duration_since(Instant::now());
+            let within = if repeatable { left.min(ATTEMPT) } else { left };
+            let why = match self.peers.call(&self.addrs[at], None, request(), within).await {
+                Ok(Reply::Failed(failure)) => match StoreError::from(failure) {
+                    StoreError::Unavailable(why) => format!("{}: {why}", self.addrs[at]),
+                    StoreError::OutcomeUnknown(why) if repeatable => {
+                        unknown = Some(why.clone());
+                        why
+                    }
+                    e => return Err(e),
+                },
+                Ok(reply) => return Ok(reply),
+                Err(CallError::NotSent(why)) => why,
+                // Wrong secret or certificate: the same at every node, unless the configuration differs.
+                Err(CallError::Refused(why)) if self.addrs.len() == 1 => return Err(StoreError::Refused(why)),
+                Err(CallError::Refused(why)) => why,
+                Err(CallError::NoAnswer(why)) if !repeatable => return Err(StoreError::OutcomeUnknown(why)),
+                Err(CallError::NoAnswer(why)) => {
+                    unknown = Some(why.clone());
+                    why
+                }
+            };
+            self.current.store(at + 1, Ordering::Relaxed);
+            if !failures.contains(&why) {
+                failures.push(why);
+            }
+            if Instant::now() + BREATH >= until {
+                failures.truncate(self.addrs.len());
+                return Err(match unknown {
+                    Some(why) => StoreError::OutcomeUnknown(why),
+                    None => StoreError::Unavailable(failures.join("; ")),
+                });
+            }
+            sleep(BREATH).await;
+        }
+    }
+
+    async fn read(&self, prefix: &str, deadline: Duration) -> StoreResult<Snapshot> {
+        let reply = self.ask(|| Request::Read { prefix: prefix.to_owned() }, deadline, true).await;
+        match reply {
+            Ok(Reply::Read(view)) => Ok(view.into()),
+            Ok(other) => Err(odd(other)),
+            // A read that was not answered had no effect.
+            Err(StoreError::OutcomeUnknown(why)) => Err(StoreError::Unavailable(why)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// By asking again and again: commands that watch are few and short-lived, and any node will do.
+    async fn watch(&self, prefix: &str, tx: tokio::sync::mpsc::Sender<WatchEvent>) {
+        let mut known: Option<Snapshot> = None;
+        let mut broken = false;
+        loop {
+            let events = match self.read(prefix, ATTEMPT).await {
+                Ok(now) => {
+                    let events = match known.take().filter(|_| !broken) {
+                        Some(before) => difference(&before, &now),
+                        None => vec![WatchEvent::Restarted(now.clone())],
+                    };
+                    (known, broken) = (Some(now), false);
+                    events
+                }
+                Err(e) if !std::mem::replace(&mut broken, true) => vec![WatchEvent::Broken(e.to_string())],
+                Err(_) => vec![],
+            };
+            for event in events {
+                if tx.send(event).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = sleep(POLL) => {}
+                () = tx.closed() => return,
+            }
+        }
+    }
+}
+
+/// What turns `before` into `now`. A key deleted and written again between two looks is a put.
+fn difference(before: &Snapshot, now: &Snapshot) -> Vec<WatchEvent> {
+    let mut changes: Vec<(u64, WatchEvent)> = Vec::new();
+    for key in &before.keys {
+        if !now.keys.iter().any(|k| k.key == key.key) {
+            let event = WatchEvent::Deleted { key: key.key.clone(), revision: now.revision };
+            changes.push((now.revision, event));
+        }
+    }
+    for key in &now.keys {
+        if !before.keys.iter().any(|k| k.key == key.key && k.version == key.version) {
+            changes.push((key.version, WatchEvent::Put(key.clone())));
+        }
+    }
+    changes.sort_by_key(|(revision, _)| *revision);
+    let mut events: Vec<WatchEvent> = changes.into_iter().map(|(_, event)| event).collect();
+    if now.revision != before.revision {
+        events.push(WatchEvent::Progress(now.revision));
+    }
+    events
+}
+
+fn odd(_: Reply) -> StoreError {
+    StoreError::Unavailable("the node gave an answer to another question".into())
+}
+
+impl Executor for Link {
+    async fn execute(&self, op: Operation, deadline: Duration) -> StoreResult<Applied> {
+        match self.ask(|| Request::Write(op.clone()), deadline, op.repeatable()).await? {
+            Reply::Applied(applied) => Ok(applied),
+            _ => Err(StoreError::OutcomeUnknown("the node gave an answer to another question".into())),
+        }
     }
 }
 
 impl Kv for RaftClient {
-    fn read<'a>(&'a self, _prefix: &'a str, _deadline: Duration) -> Fut<'a, StoreResult<Snapshot>> {
-        Box::pin(async { absent() })
+    fn read<'a>(&'a self, prefix: &'a str, deadline: Duration) -> Fut<'a, StoreResult<Snapshot>> {
+        Box::pin(self.link.read(prefix, deadline))
     }
 
-    fn txn<'a>(&'a self, _txn: Txn, _deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
-        Box::pin(async { absent() })
+    fn txn<'a>(&'a self, txn: Txn, deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
+        Box::pin(operations::txn(&*self.link, txn, deadline))
     }
 
-    fn grant<'a>(&'a self, _ttl: Duration, _deadline: Duration) -> Fut<'a, StoreResult<LeaseId>> {
-        Box::pin(async { absent() })
+    fn grant<'a>(&'a self, ttl: Duration, deadline: Duration) -> Fut<'a, StoreResult<LeaseId>> {
+        Box::pin(operations::grant(&*self.link, ttl, deadline))
     }
 
-    fn renew<'a>(&'a self, _lease: LeaseId, _deadline: Duration) -> Fut<'a, StoreResult<()>> {
-        Box::pin(async { absent() })
+    fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(operations::renew(&*self.link, lease, deadline))
     }
 
-    fn revoke<'a>(&'a self, _lease: LeaseId, _deadline: Duration) -> Fut<'a, StoreResult<()>> {
-        Box::pin(async { absent() })
+    fn revoke<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
+        Box::pin(operations::revoke(&*self.link, lease, deadline))
     }
 
-    fn watch(&self, _prefix: &str) -> Watch {
-        Watch { events: mpsc::channel(1).1 }
+    fn watch(&self, prefix: &str) -> Watch {
+        let (tx, watch) = watching::channel();
+        let (link, prefix) = (self.link.clone(), prefix.to_owned());
+        let mut watches = self.watches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        watches.spawn(async move { link.watch(&prefix, tx).await });
+        watch
     }
 
     fn health(&self) -> Health {
-        Health { kind: "embedded", summary: self.addrs.join(",") }
+        let at = self.link.current.load(Ordering::Relaxed) % self.link.addrs.len();
+        Health { kind: "embedded", summary: format!("client of the node at {}", self.link.addrs[at]) }
     }
 }

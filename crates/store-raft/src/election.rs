@@ -1,0 +1,90 @@
+//! When to call for an election.
+//!
+//! The consensus library has no pre-vote, so its own election timer is switched off and this one asks
+//! first: a node that would lose, or that alone has lost sight of a healthy leader, never raises the
+//! term and so never disturbs. The vote itself, with all that safety rests on, stays the library's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::clock::boot_ms;
+use crate::node::{Node, is_majority};
+use crate::records::Position;
+use crate::timing::{ELECTION_MS, LEADER_LEASE_MS, RETRY_MS, jitter};
+use crate::types::LogId;
+use crate::wire::{Reply, Request};
+
+const ASK: Duration = Duration::from_millis(700);
+
+impl Node {
+    pub async fn hold_elections(self: Arc<Node>) {
+        // The first silence is counted from the start, so that a restarted node finds the leader first.
+        let mut since = boot_ms();
+        let mut patience = jitter(ELECTION_MS);
+        loop {
+            let alone = self.sole_voter();
+            let waited = self.leader_silence().unwrap_or(u64::MAX).min(boot_ms().saturating_sub(since));
+            let limit = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            if !self.can_stand() || (!alone && waited < limit) {
+                let rest = Duration::from_millis(limit.saturating_sub(waited).clamp(50, 500));
+                sleep(if alone { rest.min(Duration::from_millis(50)) } else { rest }).await;
+                continue;
+            }
+            if self.would_win().await && self.raft.trigger().elect().await.is_ok() {
+                tracing::info!("no Raft leader for {waited} ms and a majority agrees: calling for an election");
+            }
+            since = boot_ms();
+            // Drawn anew every time, so that two candidates do not stay in step.
+            patience = jitter(RETRY_MS);
+            sleep(patience).await;
+            if self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS) {
+                patience = jitter(ELECTION_MS);
+            }
+        }
+    }
+
+    fn sole_voter(&self) -> bool {
+        self.membership().voter_ids().eq([self.id])
+    }
+
+    fn can_stand(&self) -> bool {
+        !self.is_raft_leader() && self.membership().voter_ids().any(|id| id == self.id)
+    }
+
+    /// Would a majority of every voter set vote for this node?
+    async fn would_win(&self) -> bool {
+        let members = self.membership();
+        let last = self.log.last().map(Position::from);
+        let others: BTreeSet<u64> = members.voter_ids().filter(|id| *id != self.id).collect();
+        let asked = others.iter().filter_map(|id| Some((*id, members.get_node(id)?.addr.clone())));
+        let answers = join_all(asked.map(|(id, addr)| async move {
+            match self.peers.call(&addr, Some(id), Request::PreVote { last }, ASK).await {
+                Ok(Reply::PreVote { granted, stranger }) => Some((id, granted, stranger)),
+                _ => None,
+            }
+        }))
+        .await;
+        let answers: Vec<(u64, bool, bool)> = answers.into_iter().flatten().collect();
+        if !answers.is_empty() && answers.iter().all(|(_, _, stranger)| *stranger) {
+            self.wait_for(
+                "this node was removed from the store group; to bring it back, stop it, move its raft.data_dir away \
+                 and start it again, or run `surus store add`"
+                    .into(),
+            );
+        }
+        let granted = |id: &u64| *id == self.id || answers.iter().any(|(by, granted, _)| by == id && *granted);
+        members.get_joint_config().iter().all(|voters| is_majority(voters, granted))
+    }
+
+    /// Asked by a node that has lost its leader. Answers as [`openraft`] would to a real request for a
+    /// vote, without promising anything.
+    pub fn would_vote_for(&self, last: Option<Position>) -> bool {
+        let leading = self.is_raft_leader() && self.majority_heard(&self.membership());
+        let led = self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS);
+        !leading && !led && last.map(LogId::from) >= self.log.last()
+    }
+}

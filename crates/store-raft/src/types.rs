@@ -1,0 +1,199 @@
+//! What travels through the log: our own commands, and the openraft types they instantiate.
+
+use std::fmt;
+use std::io::Cursor;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use surus_store as kv;
+
+openraft::declare_raft_types!(
+    pub TypeConfig:
+        D = Command,
+        R = Applied,
+        NodeId = u64,
+        Node = openraft::BasicNode,
+        Entry = openraft::Entry<TypeConfig>,
+        SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = openraft::TokioRuntime,
+);
+
+pub type Raft = openraft::Raft<TypeConfig>;
+pub type LogId = openraft::LogId<u64>;
+pub type Membership = openraft::Membership<u64, openraft::BasicNode>;
+pub type StoredMembership = openraft::StoredMembership<u64, openraft::BasicNode>;
+
+/// Bytes that are nearly always text: kept readable in the log and on the wire, exact in any case.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(&format!("={text}")),
+            Err(_) => serializer.serialize_str(&format!("#{}", to_hex(&self.0))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Blob, D::Error> {
+        let coded = String::deserialize(deserializer)?;
+        if let Some(text) = coded.strip_prefix('=') {
+            return Ok(Blob(text.as_bytes().to_vec()));
+        }
+        let bytes = coded.strip_prefix('#').and_then(from_hex);
+        bytes.map(Blob).ok_or_else(|| serde::de::Error::custom("neither text nor hexadecimal bytes"))
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// When, on the group's own clock, and by which leadership a command was proposed. See [`crate::clock`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Drawn anew whenever a process begins to lead.
+    pub lead: u64,
+    /// The Raft term the proposer believed to lead in.
+    pub term: u64,
+    /// Milliseconds of replicated time.
+    pub now: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Command {
+    pub stamp: Stamp,
+    pub op: Operation,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    Txn {
+        compare: Vec<Compare>,
+        then: Vec<Op>,
+    },
+    /// The id is chosen by the proposer, at random: granting twice is granting once.
+    Grant {
+        lease: u64,
+        ttl_ms: u64,
+    },
+    Renew {
+        lease: u64,
+    },
+    Revoke {
+        lease: u64,
+    },
+    /// Carries nothing but its stamp: ends what is due.
+    Expire,
+}
+
+impl Operation {
+    /// Applying it a second time changes nothing that the first did not: it may be sent again after
+    /// an answer was lost.
+    pub fn repeatable(&self) -> bool {
+        !matches!(self, Operation::Txn { .. })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compare {
+    Absent { key: String },
+    Version { key: String, version: u64 },
+    Value { key: String, value: Blob },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    Put { key: String, value: Blob, lease: Option<u64> },
+    Delete { key: String },
+    DeletePrefix { prefix: String },
+}
+
+/// What applying a log entry gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    Done,
+    Written {
+        revision: u64,
+    },
+    Conflict,
+    LeaseGone,
+    /// The entry ended up under another leadership than it was stamped by: it had no effect.
+    Misstamped,
+}
+
+impl From<kv::Compare> for Compare {
+    fn from(c: kv::Compare) -> Compare {
+        match c {
+            kv::Compare::Absent { key } => Compare::Absent { key },
+            kv::Compare::Version { key, version } => Compare::Version { key, version },
+            kv::Compare::Value { key, value } => Compare::Value { key, value: Blob(value) },
+        }
+    }
+}
+
+impl From<kv::Op> for Op {
+    fn from(op: kv::Op) -> Op {
+        match op {
+            kv::Op::Put { key, value, lease } => Op::Put { key, value: Blob(value), lease },
+            kv::Op::Delete { key } => Op::Delete { key },
+            kv::Op::DeletePrefix { prefix } => Op::DeletePrefix { prefix },
+        }
+    }
+}
+
+impl From<kv::Txn> for Operation {
+    fn from(txn: kv::Txn) -> Operation {
+        Operation::Txn {
+            compare: txn.compare.into_iter().map(Compare::from).collect(),
+            then: txn.then.into_iter().map(Op::from).collect(),
+        }
+    }
+}
+
+/// Random bytes from the system, for identities and nonces.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
+        // Without randomness two nodes could take the same identity, or a nonce repeat.
+        tracing::error!("the system gives no random numbers; stopping");
+        std::process::abort();
+    }
+    bytes
+}
+
+/// Never zero, which stands for "none" in records.
+pub fn random_id() -> u64 {
+    // 53 bits, so that every JSON tool shows it exactly.
+    (u64::from_be_bytes(random()) >> 11).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_being_written_as_text() {
+        for bytes in [&b""[..], b"plain", b"=#", "\u{1F418}".as_bytes(), &[0xff, 0x00, 0x80]] {
+            let blob = Blob(bytes.to_vec());
+            let text = serde_json::to_string(&blob).unwrap();
+            assert_eq!(serde_json::from_str::<Blob>(&text).unwrap(), blob, "{text}");
+        }
+        assert!(serde_json::from_str::<Blob>("\"#zz\"").is_err());
+        assert!(serde_json::from_str::<Blob>("\"x\"").is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! What a node does by itself: judges its contact with the group, and, while it leads, ends leases that
+//! are due and finishes changes of membership its predecessor left half-done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clock::{boot_at, boot_ms};
+use crate::node::{Leader, Node};
+use crate::types::Operation;
+
+const JUDGE: Duration = Duration::from_millis(250);
+const EXPIRE: Duration = Duration::from_secs(2);
+const UNFINISHED: Duration = Duration::from_secs(3);
+
+impl Node {
+    pub async fn judge_contact(self: Arc<Node>) {
+        let mut joint_since: Option<Instant> = None;
+        loop {
+            self.refresh_contact();
+            let joint = self.leader() == Leader::Me && self.membership().get_joint_config().len() > 1;
+            joint_since = joint.then(|| joint_since.unwrap_or_else(Instant::now));
+            if joint_since.is_some_and(|since| since.elapsed() > UNFINISHED)
+                && let Ok(_one) = self.changing.try_lock()
+            {
+                // Tried again with the next round if it does not work out.
+                let _ = timeout(UNFINISHED, self.finish_interrupted_change()).await;
+            }
+            sleep(JUDGE).await;
+        }
+    }
+
+    /// Proposes one command when the next lease is due, and none otherwise: an idle store writes nothing
+    /// but renewals.
+    pub async fn end_leases(self: Arc<Node>) {
+        let mut applied = self.machine.applied();
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            applied.mark_unchanged();
+            metrics.mark_unchanged();
+            let due = match self.machine.next_lease_end() {
+                Some(end) if self.is_raft_leader() => match timeout(EXPIRE, self.leading_offset()).await {
+                    Ok(Some(offset)) => Some(boot_at(offset, end)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let wait = match due {
+                Some(at) => Duration::from_millis(at.saturating_sub(boot_ms())),
+                None => Duration::from_secs(3600),
+            };
+            if wait.is_zero() {
+                if self.propose(Operation::Expire, EXPIRE).await.is_err() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = applied.changed() => {}
+                changed = metrics.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}

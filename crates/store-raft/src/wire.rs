@@ -1,0 +1,169 @@
+//! What nodes and clients say to each other once they trust the connection.
+
+use openraft::error::{InstallSnapshotError, RaftError};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use serde::{Deserialize, Serialize};
+use surus_store as kv;
+use surus_store::StoreError;
+
+use crate::members::Member;
+use crate::records::Position;
+use crate::types::{Applied, Blob, Operation, TypeConfig};
+
+#[derive(Serialize, Deserialize)]
+pub struct Call {
+    pub id: u64,
+    /// How long the caller will wait, for work that is bounded by it.
+    pub within_ms: u64,
+    pub request: Request,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Answer {
+    pub id: u64,
+    pub reply: Reply,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Request {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<u64>),
+    Snapshot(InstallSnapshotRequest<TypeConfig>),
+    /// Would you vote for me, if I asked? See [`crate::election`].
+    PreVote {
+        last: Option<Position>,
+    },
+    Probe,
+    /// To the Raft leader only.
+    ReadIndex,
+    Propose(Operation),
+    Join {
+        node: u64,
+        addr: String,
+        voter: bool,
+    },
+    /// To any node, which finds the leader.
+    Read {
+        prefix: String,
+    },
+    Write(Operation),
+    Members,
+    AddMember {
+        addr: String,
+    },
+    RemoveMember {
+        addr: String,
+    },
+}
+
+impl Request {
+    /// May only come from a node of the same group.
+    pub fn is_raft(&self) -> bool {
+        matches!(self, Request::Append(_) | Request::Vote(_) | Request::Snapshot(_) | Request::PreVote { .. })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Reply {
+    Append(AppendEntriesResponse<u64>),
+    Vote(VoteResponse<u64>),
+    Snapshot(Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>),
+    /// `stranger`: the asking node is not in the membership this node knows.
+    PreVote {
+        granted: bool,
+        stranger: bool,
+    },
+    Probe(Probed),
+    Index(u64),
+    Applied(Applied),
+    Read(View),
+    Members(Vec<Member>),
+    Done,
+    /// Nothing was done: this node does not lead.
+    NotLeader,
+    Failed(Failure),
+}
+
+/// What a node tells about itself while groups are formed and members looked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Probed {
+    pub node: u64,
+    pub addr: String,
+    pub voter: bool,
+    pub group: Option<String>,
+    /// Every address the node was configured with, its own included, sorted.
+    pub initial: Vec<String>,
+    /// Address of the Raft leader it knows.
+    pub leader: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct View {
+    pub revision: u64,
+    pub keys: Vec<ViewKey>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ViewKey {
+    pub key: String,
+    pub value: Blob,
+    pub version: u64,
+    pub lease: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Failure {
+    Unavailable(String),
+    OutcomeUnknown(String),
+    LeaseGone,
+    Refused(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Failure {
+        match e {
+            StoreError::Unavailable(why) => Failure::Unavailable(why),
+            StoreError::OutcomeUnknown(why) => Failure::OutcomeUnknown(why),
+            StoreError::LeaseGone => Failure::LeaseGone,
+            StoreError::Refused(why) => Failure::Refused(why),
+        }
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(f: Failure) -> StoreError {
+        match f {
+            Failure::Unavailable(why) => StoreError::Unavailable(why),
+            Failure::OutcomeUnknown(why) => StoreError::OutcomeUnknown(why),
+            Failure::LeaseGone => StoreError::LeaseGone,
+            Failure::Refused(why) => StoreError::Refused(why),
+        }
+    }
+}
+
+impl From<kv::Snapshot> for View {
+    fn from(s: kv::Snapshot) -> View {
+        let keys = s.keys.into_iter();
+        View {
+            revision: s.revision,
+            keys: keys
+                .map(|k| ViewKey { key: k.key, value: Blob(k.value), version: k.version, lease: k.lease })
+                .collect(),
+        }
+    }
+}
+
+impl From<View> for kv::Snapshot {
+    fn from(v: View) -> kv::Snapshot {
+        let keys = v.keys.into_iter();
+        kv::Snapshot {
+            revision: v.revision,
+            keys: keys
+                .map(|k| kv::KeyValue { key: k.key, value: k.value.0, version: k.version, lease: k.lease })
+                .collect(),
+        }
+    }
+}

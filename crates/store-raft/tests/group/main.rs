@@ -1,0 +1,11 @@
+//! The embedded store as its users have it: several nodes over loopback, in this process where that
+//! is enough, as processes of their own where they have to die.
+
+mod conformance;
+mod forming;
+mod harness;
+mod leases;
+mod membership;
+mod processes;
+mod security;
+mod watches;
