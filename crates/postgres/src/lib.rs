@@ -1,15 +1,51 @@
 //! Everything about one PostgreSQL instance: its files, its process, its SQL.
 //!
 //! Nothing in here decides anything and nothing knows of a store. Invariants:
-//! - No call waits for a disk, a process or a connection without a time limit.
+//! - No call waits for a disk, a program or a connection without a limit or a way to cancel it.
 //! - A process is signalled only through a pidfd that was checked to be the one meant.
-//! - A data directory comes into being whole (initialised or copied elsewhere, then renamed) and goes away only by name.
+//! - A data directory comes into being whole (made elsewhere, then renamed into place) and never vanishes unasked.
 //! - A password appears in no log, no error and no command line.
 
+mod aside;
+mod bootstrap;
+mod clone;
+mod conf_text;
+mod conf_write;
 mod config;
+mod conninfo;
+mod control;
+mod data_dir;
+mod disk;
+mod divergence;
 mod error;
+mod history;
 mod instance;
+mod lock;
+mod observe;
+mod orphans;
+mod os_user;
+mod postmaster;
+mod proc_fs;
+mod promote;
+mod rewind;
+mod settings;
+mod slots;
+mod sql;
+mod staging;
+mod start;
+mod stop;
+mod tls;
+mod tool;
+mod version;
+mod walsender;
 
 pub use config::{Credentials, InstanceConfig, StartAs};
+pub use divergence::Divergence;
 pub use error::{ErrorKind, PgError, Result};
-pub use instance::*;
+pub use instance::Instance;
+pub use lock::DataDirLock;
+pub use postmaster::Postmaster;
+pub use settings::Setting;
+pub use slots::SlotChanges;
+pub use start::{FollowOutcome, Started};
+pub use stop::{ShutdownPosition, StopMode, Stopped};

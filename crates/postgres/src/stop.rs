@@ -1,0 +1,221 @@
+//! Stopping the server, gently or not, and where it ended (`spec/postgres.md §8`).
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use surus_core::postgres::ControlState;
+use surus_core::{Lsn, Timeline};
+use tokio::time::{Instant, sleep};
+
+use crate::control::quick_state;
+use crate::disk::{IO_LIMIT, blocking};
+use crate::instance::{Instance, PROBE_LIMIT};
+use crate::postmaster::{PidFile, Postmaster};
+use crate::proc_fs::{Proc, descendants};
+use crate::{ErrorKind, PgError, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Disconnects everybody, checkpoints, lets standbys receive everything.
+    Fast,
+    /// As a crash: the next start recovers.
+    Immediate,
+    /// Waits until everybody has left.
+    Smart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    NotRunning,
+    Exited {
+        took: Duration,
+    },
+    /// Still running, told to stop; nothing more was done.
+    TimedOut,
+}
+
+/// Where a cleanly stopped primary ended (`spec/postgres.md §8.1`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownPosition {
+    pub timeline: Timeline,
+    pub checkpoint: Lsn,
+    /// The position to publish: before the WAL switch that a shutdown with archiving writes.
+    pub publish: Lsn,
+}
+
+impl Instance {
+    /// Waits without limit when `timeout` is absent.
+    pub async fn stop(&self, mode: StopMode, timeout: Option<Duration>) -> Result<Stopped> {
+        let began = Instant::now();
+        let Some(process) = self.process().await else {
+            let dir = self.config().data_dir.clone();
+            let file = blocking("reading postmaster.pid", IO_LIMIT, move || Ok(PidFile::read(&dir))).await?;
+            if let Some(pid) = file.map(|f| f.pid).filter(|pid| *pid < 0)
+                && Proc::read(-pid).is_some()
+            {
+                return Err(PgError::new(
+                    ErrorKind::Running,
+                    format!("a single-user PostgreSQL (process {}) is at work; wait for it or end it by hand", -pid),
+                ));
+            }
+            return Ok(Stopped::NotRunning);
+        };
+        // A smart stop would wait for our own session.
+        self.close_session().await;
+        process.signal(match mode {
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+            StopMode::Smart => Signal::TERM,
+        })?;
+        let ended = match timeout {
+            Some(limit) => tokio::time::timeout(limit.saturating_sub(began.elapsed()), process.exited()).await.is_ok(),
+            None => {
+                process.exited().await;
+                true
+            }
+        };
+        if !ended {
+            return Ok(Stopped::TimedOut);
+        }
+        self.remember_process(None);
+        Ok(Stopped::Exited { took: began.elapsed() })
+    }
+
+    /// Returns as soon as the shutdown checkpoint is written: `true`, though the process may still be sending WAL or
+    /// archiving. `false`: the process ended without one.
+    pub async fn wait_shut_down(&self, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let process = self.process().await;
+            let dir = self.config().data_dir.clone();
+            let state = blocking("reading pg_control", IO_LIMIT, move || Ok(quick_state(&dir))).await?;
+            if matches!(state, Some(ControlState::ShutDown | ControlState::ShutDownInRecovery)) {
+                return Ok(true);
+            }
+            let Some(process) = process else { return Ok(false) };
+            if Instant::now() >= deadline {
+                return Err(PgError::new(
+                    ErrorKind::TimedOut,
+                    format!("PostgreSQL wrote no shutdown checkpoint within {timeout:?}"),
+                ));
+            }
+            tokio::select! {
+                () = sleep(Duration::from_millis(5)) => {}
+                () = process.exited() => {}
+            }
+        }
+    }
+
+    /// Ends the server whatever state it is in. Crash recovery follows at the next start.
+    pub async fn kill_hard(&self) -> Result<()> {
+        if let Some(process) = self.process().await {
+            // First it must not start anybody any more, then everybody it started goes, it goes last: no backend ever
+            // sees a postmaster that is gone and goes on alone.
+            process.signal(Signal::STOP)?;
+            let below = descendants(&Proc::all(), process.pid);
+            let held: Vec<Postmaster> = below.iter().filter_map(Postmaster::hold).collect();
+            for backend in &held {
+                backend.signal(Signal::KILL)?;
+            }
+            process.signal(Signal::KILL)?;
+            let gone = async {
+                process.exited().await;
+                futures_util::future::join_all(held.iter().map(Postmaster::exited)).await;
+            };
+            if tokio::time::timeout(Duration::from_secs(10), gone).await.is_err() {
+                return Err(PgError::new(
+                    ErrorKind::TimedOut,
+                    format!(
+                        "process {} or one below it does not end, not even by SIGKILL; it probably waits for a dead \
+                         disk: repair it or restart the machine",
+                        process.pid
+                    ),
+                ));
+            }
+            self.remember_process(None);
+        }
+        self.close_session().await;
+        self.kill_orphans().await.map(|_| ())
+    }
+
+    /// `None` unless `pg_control` says `shut down`.
+    pub async fn shutdown_position(&self) -> Result<Option<ShutdownPosition>> {
+        let control = self.control_data().await?;
+        if control.state != ControlState::ShutDown {
+            return Ok(None);
+        }
+        let (timeline, checkpoint) = (control.checkpoint_timeline, control.checkpoint_lsn);
+        let publish = match self.wal_record(timeline, checkpoint).await {
+            Ok(record) if record.text.contains("CHECKPOINT_SHUTDOWN") => {
+                match self.wal_record(timeline, record.prev).await {
+                    Ok(before) if before.text.contains("SWITCH") => record.prev,
+                    Ok(_) => checkpoint,
+                    Err(e) => unreadable(&e, checkpoint),
+                }
+            }
+            Ok(_) => checkpoint,
+            Err(e) => unreadable(&e, checkpoint),
+        };
+        Ok(Some(ShutdownPosition { timeline, checkpoint, publish }))
+    }
+
+    /// One WAL record by `pg_waldump`.
+    pub(crate) async fn wal_record(&self, timeline: Timeline, at: Lsn) -> Result<WalRecord> {
+        let wal = self.config().data_dir.join("pg_wal");
+        let tool = self.tool("pg_waldump").await?.arg("-p").arg(&wal).args([
+            "-t",
+            &timeline.to_string(),
+            "-s",
+            &at.to_string(),
+            "-n",
+            "1",
+        ]);
+        let output = tool.run(Some(PROBE_LIMIT), None).await?.success(&format!("pg_waldump at {at}"))?;
+        WalRecord::parse(&output.stdout).ok_or_else(|| {
+            PgError::new(ErrorKind::Tool, format!("pg_waldump at {at} printed no record: {}", output.stdout.trim()))
+        })
+    }
+}
+
+fn unreadable(error: &PgError, checkpoint: Lsn) -> Lsn {
+    tracing::warn!("the record before the shutdown checkpoint is not known: {error}");
+    checkpoint
+}
+
+/// A line of `pg_waldump`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WalRecord {
+    pub total_len: u64,
+    pub prev: Lsn,
+    pub text: String,
+}
+
+impl WalRecord {
+    fn parse(output: &str) -> Option<WalRecord> {
+        let line = output.lines().find(|l| l.starts_with("rmgr:"))?;
+        let after = |key: &str| line.split_once(key).map(|(_, rest)| rest.trim_start());
+        // len (rec/tot):    114/   114, tx: ...
+        let total_len = after("len (rec/tot):")?.split_once('/')?.1.trim_start().split(',').next()?.parse().ok()?;
+        let prev = after("prev ")?.split(',').next()?.parse().ok()?;
+        let text = after("desc:")?.to_owned();
+        Some(WalRecord { total_len, prev, text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waldump_lines() {
+        let line = "rmgr: XLOG        len (rec/tot):    114/   114, tx:          0, lsn: 0/017414D0, \
+                    prev 0/01741488, desc: CHECKPOINT_SHUTDOWN redo 0/17414D0; tli 1";
+        let record = WalRecord::parse(line).unwrap();
+        assert_eq!((record.total_len, record.prev), (114, Lsn(0x174_1488)));
+        assert!(record.text.starts_with("CHECKPOINT_SHUTDOWN"));
+        let switch = "rmgr: XLOG        len (rec/tot):     24/    24, tx:          0, lsn: 0/02000028, \
+                      prev 0/02000000, desc: SWITCH ";
+        assert_eq!(WalRecord::parse(switch).unwrap().text, "SWITCH ");
+        assert_eq!(WalRecord::parse(""), None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Running the programs that come with PostgreSQL: as its user, in a clean environment, with their words kept.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::tail;
+use crate::os_user::{self, OsUser};
+use crate::{ErrorKind, PgError, Result};
+
+/// How much of a program's output is kept.
+const KEEP: usize = 64 * 1024;
+/// From the first signal to the last one.
+const GRACE: Duration = Duration::from_secs(3);
+
+pub(crate) struct Tool {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+    user: Option<OsUser>,
+    dir: Option<PathBuf>,
+    /// Words are in the language of the environment unless they are to be parsed.
+    c_locale: bool,
+}
+
+pub(crate) struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Tool {
+    pub fn new(program: PathBuf, user: Option<OsUser>) -> Tool {
+        Tool { program, args: Vec::new(), env: Vec::new(), user, dir: None, c_locale: true }
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Tool {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Tool {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Tool {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub fn own_locale(mut self) -> Tool {
+        self.c_locale = false;
+        self
+    }
+
+    pub fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null());
+        clean_environment(&mut command, self.user.as_ref());
+        if self.c_locale {
+            command.env("LANG", "C").env("LC_ALL", "C");
+        }
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        // Our own working directory may be one that PostgreSQL's user cannot enter; programs warn about that.
+        command.current_dir(self.dir.as_deref().unwrap_or(Path::new("/")));
+        command
+    }
+
+    /// Runs to the end. A status other than 0 is the caller's to judge; see [`Output::success`].
+    pub async fn run(self, limit: Option<Duration>, cancel: Option<&CancellationToken>) -> Result<Output> {
+        self.run_watching(limit, cancel, |_| ()).await
+    }
+
+    /// As [`Tool::run`]; `line` is given each line of stderr as it comes (a carriage return ends a line too).
+    pub async fn run_watching(
+        self,
+        limit: Option<Duration>,
+        cancel: Option<&CancellationToken>,
+        line: impl FnMut(&str),
+    ) -> Result<Output> {
+        let name = self.name();
+        let mut command = self.command();
+        // A group of its own: `pg_basebackup` has a child, and both must end together.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = os_user::spawn(command, self.user.clone()).await.map_err(|e| self.cannot_run(&e))?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let outcome = {
+            let work = async {
+                let (stdout, stderr) = tokio::join!(collect(out, |_| ()), collect(err, line));
+                (child.wait().await, stdout, stderr)
+            };
+            let expired = async {
+                match limit {
+                    Some(limit) => tokio::time::sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let cancelled = async {
+                match cancel {
+                    Some(token) => token.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = work => Ok(done),
+                () = expired => Err(PgError::new(
+                    ErrorKind::TimedOut,
+                    format!("{name} did not finish within {:?}; it was ended", limit.unwrap_or_default()),
+                )),
+                () = cancelled => Err(PgError::new(ErrorKind::Cancelled, format!("{name} was ended on request"))),
+            }
+        };
+        match outcome {
+            Ok((status, stdout, stderr)) => {
+                let status =
+                    status.map_err(|e| PgError::new(ErrorKind::Tool, format!("cannot wait for {name}: {e}")))?;
+                Ok(Output { status, stdout, stderr })
+            }
+            Err(e) => {
+                end_group(&mut child).await;
+                Err(e)
+            }
+        }
+    }
+
+    fn cannot_run(&self, error: &std::io::Error) -> PgError {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "; set postgresql.bin_dir to the directory PostgreSQL's programs are in",
+            std::io::ErrorKind::PermissionDenied => "; check its permissions and those of the directories above it",
+            _ => "",
+        };
+        PgError::new(ErrorKind::Tool, format!("cannot run {}: {error}{hint}", self.program.display()))
+    }
+}
+
+impl Output {
+    pub fn success(self, what: &str) -> Result<Output> {
+        if self.status.success() { Ok(self) } else { Err(self.failure(what)) }
+    }
+
+    pub fn failure(&self, what: &str) -> PgError {
+        let words = [&self.stderr, &self.stdout].into_iter().map(|t| tail(t, 12)).find(|t| !t.is_empty());
+        let words = words.map_or_else(|| " and said nothing".to_owned(), |w| format!(":\n{w}"));
+        PgError::new(ErrorKind::Tool, format!("{what} failed ({}){words}", self.status))
+    }
+}
+
+/// What libpq would read: set for somebody's psql, it must not redirect a copy or a rewind.
+const REDIRECTING: [&str; 12] = [
+    "PGDATA",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGUSER",
+    "PGDATABASE",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSERVICE",
+    "PGOPTIONS",
+    "PGTARGETSESSIONATTRS",
+    "PGAPPNAME",
+];
+
+/// Our environment without what is ours alone, and with the home of the user that is switched to.
+pub(crate) fn clean_environment(command: &mut Command, user: Option<&OsUser>) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = ["PATRONI_", "SURUS_", "KUBERNETES_"].iter().any(|p| text.starts_with(p));
+        if ours || text == "NOTIFY_SOCKET" || REDIRECTING.contains(&text.as_ref()) {
+            command.env_remove(&name);
+        }
+    }
+    if let Some(value) = std::env::var_os("PG_MALLOC_ARENA_MAX") {
+        command.env_remove("PG_MALLOC_ARENA_MAX").env("MALLOC_ARENA_MAX", value);
+    }
+    if let Some(user) = user {
+        if let Some(home) = &user.home {
+            command.env("HOME", home);
+        }
+        if let Some(name) = &user.name {
+            command.env("USER", name).env("LOGNAME", name);
+        }
+    }
+}
+
+async fn collect(stream: Option<impl AsyncRead + Unpin>, mut line: impl FnMut(&str)) -> String {
+    let Some(mut stream) = stream else { return String::new() };
+    let (mut kept, mut partial, mut chunk) = (Vec::new(), Vec::new(), [0_u8; 4096]);
+    loop {
+        let n = match stream.read(&mut chunk).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => n,
+        };
+        kept.extend_from_slice(&chunk[..n]);
+        if kept.len() > 2 * KEEP {
+            kept.drain(..kept.len() - KEEP);
+        }
+        for byte in &chunk[..n] {
+            if matches!(byte, b'\n' | b'\r') {
+                line(String::from_utf8_lossy(&partial).as_ref());
+                partial.clear();
+            } else if partial.len() < KEEP {
+                partial.push(*byte);
+            }
+        }
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Ends a child that leads its own process group, and what it started.
+async fn end_group(child: &mut Child) {
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let Some(group) = group else { return };
+    // The child is not waited for yet, so neither its pid nor its group can be anybody else's.
+    let _ = kill_process_group(group, Signal::TERM);
+    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+        let _ = kill_process_group(group, Signal::KILL);
+        let _ = tokio::time::timeout(GRACE, child.wait()).await;
+    }
+}
