@@ -72,7 +72,8 @@ impl Access {
         if self.restricted || by_members {
             let address = peer.map(|p| p.address.to_canonical());
             let listed = address.is_some_and(|a| self.networks.iter().any(|n| n.contains(&a)));
-            if !listed && !(by_members && is_member(address, view).await) {
+            let known = listed || (by_members && is_member(address, view).await);
+            if !known {
                 return Some(text(StatusCode::FORBIDDEN, "Access is denied"));
             }
         }

@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use axum::http::StatusCode;
 use axum::http::header::SERVER;
 use axum::http::{HeaderName, HeaderValue};
-use axum::response::Response;
 use surus_api::Client;
 use surus_config::{DynamicConfig, RestApi, ServerTokens};
 use surus_core::cluster::{ClusterView, MemberState};
@@ -20,7 +19,7 @@ use tracing::error;
 use super::access::Access;
 use super::limits::{self, Limits};
 use super::options::RestOptions;
-use super::respond::text;
+use super::respond::Refusal;
 use super::version::VERSION;
 use crate::handle::{AgentHandle, Reply, Request};
 
@@ -76,14 +75,16 @@ impl App {
         self.handle.read().settings.timing.retry_timeout
     }
 
-    pub async fn fresh_view(&self) -> Result<ClusterView, Response> {
-        self.handle.store.read(self.store_deadline()).await.map_err(|e| {
-            text(StatusCode::SERVICE_UNAVAILABLE, format!("the state of the cluster could not be read: {e}"))
-        })
+    pub async fn fresh_view(&self) -> Result<ClusterView, Refusal> {
+        self.handle
+            .store
+            .read(self.store_deadline())
+            .await
+            .map_err(|e| Refusal::unavailable(format!("the state of the cluster could not be read: {e}")))
     }
 
     /// The agent's own reading while it can be relied on, else a fresh one.
-    pub async fn view(&self) -> Result<Arc<ClusterView>, Response> {
+    pub async fn view(&self) -> Result<Arc<ClusterView>, Refusal> {
         match self.handle.read().usable_view(self.handle.now()) {
             Some(view) => Ok(view.clone()),
             None => Ok(Arc::new(self.fresh_view().await?)),
@@ -122,7 +123,7 @@ impl App {
 }
 
 /// The answer to a write that the store did not confirm.
-pub fn not_written(what: &str, error: &StoreError) -> Response {
+pub fn not_written(what: &str, error: &StoreError) -> Refusal {
     let code = if error.is_inaccessible() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
-    text(code, format!("{what} could not be written: {error}"))
+    Refusal::new(code, format!("{what} could not be written: {error}"))
 }

@@ -3,35 +3,34 @@
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use axum::response::Response;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
 use super::limits::{BODY_BYTES, Limits};
-use super::respond::{closing, text};
+use super::respond::Refusal;
 
-pub async fn optional(request: Request, limits: &Limits) -> Result<Map<String, Value>, Response> {
+pub async fn optional(request: Request, limits: &Limits) -> Result<Map<String, Value>, Refusal> {
     let bytes = read(request, limits).await?;
     if bytes.is_empty() { Ok(Map::new()) } else { parse(&bytes) }
 }
 
-pub async fn required(request: Request, limits: &Limits) -> Result<Map<String, Value>, Response> {
+pub async fn required(request: Request, limits: &Limits) -> Result<Map<String, Value>, Refusal> {
     let headers = request.headers();
     if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
-        return Err(text(StatusCode::LENGTH_REQUIRED, "the request has no body; expected a JSON object"));
+        return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "the request has no body; expected a JSON object"));
     }
     let bytes = read(request, limits).await?;
     if bytes.is_empty() {
-        return Err(text(StatusCode::BAD_REQUEST, "the request body is empty; expected a JSON object"));
+        return Err(Refusal::bad_request("the request body is empty; expected a JSON object"));
     }
     let object = parse(&bytes)?;
     if object.is_empty() {
-        return Err(text(StatusCode::BAD_REQUEST, "the JSON object in the request body has no fields"));
+        return Err(Refusal::bad_request("the JSON object in the request body has no fields"));
     }
     Ok(object)
 }
 
-async fn read(request: Request, limits: &Limits) -> Result<Vec<u8>, Response> {
+async fn read(request: Request, limits: &Limits) -> Result<Vec<u8>, Refusal> {
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > BODY_BYTES) {
         return Err(too_large());
@@ -40,8 +39,8 @@ async fn read(request: Request, limits: &Limits) -> Result<Vec<u8>, Response> {
     let whole = async {
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk
-                .map_err(|e| closing(text(StatusCode::BAD_REQUEST, format!("the request body broke off: {e}"))))?;
+            let chunk =
+                chunk.map_err(|e| Refusal::bad_request(format!("the request body broke off: {e}")).closing())?;
             if bytes.len() + chunk.len() > BODY_BYTES {
                 return Err(too_large());
             }
@@ -51,17 +50,17 @@ async fn read(request: Request, limits: &Limits) -> Result<Vec<u8>, Response> {
     };
     tokio::time::timeout(limits.body_time, whole).await.unwrap_or_else(|_| {
         let message = format!("the request body did not arrive within {:?}", limits.body_time);
-        Err(closing(text(StatusCode::REQUEST_TIMEOUT, message)))
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
     })
 }
 
-fn too_large() -> Response {
+fn too_large() -> Refusal {
     let message = format!("the request body is larger than {BODY_BYTES} bytes");
-    closing(text(StatusCode::PAYLOAD_TOO_LARGE, message))
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message).closing()
 }
 
-fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Response> {
-    let wrong = |problem: String| text(StatusCode::BAD_REQUEST, format!("expected a JSON object, but {problem}"));
+fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    let wrong = |problem: String| Refusal::bad_request(format!("expected a JSON object, but {problem}"));
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(wrong(format!("the request body is {}", kind(&other)))),

@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use surus_store::TxnOutcome;
 
 use super::app::{App, not_written};
-use super::respond::{json, text};
+use super::respond::{Refusal, json, text};
 
 const KEY: &str = "config";
 
-pub async fn get(app: &App) -> Result<Response, Response> {
+pub async fn get(app: &App) -> Result<Response, Refusal> {
     let view = app.view().await?;
     Ok(match &view.config {
         Some(config) => json(StatusCode::OK, &config.value),
@@ -19,7 +19,7 @@ pub async fn get(app: &App) -> Result<Response, Response> {
 }
 
 /// Values are not judged: each member uses what it can of them, as its peers do.
-pub async fn patch(app: &App, changes: Map<String, Value>) -> Result<Response, Response> {
+pub async fn patch(app: &App, changes: Map<String, Value>) -> Result<Response, Refusal> {
     let view = app.fresh_view().await?;
     let Some(config) = view.config else {
         return Ok(text(
@@ -43,7 +43,7 @@ pub async fn patch(app: &App, changes: Map<String, Value>) -> Result<Response, R
     Ok(json(StatusCode::OK, &document))
 }
 
-pub async fn put(app: &App, document: Map<String, Value>) -> Result<Response, Response> {
+pub async fn put(app: &App, document: Map<String, Value>) -> Result<Response, Refusal> {
     let document = Value::Object(document);
     let view = app.fresh_view().await?;
     if !view.config.is_some_and(|config| surus_config::deep_equal(&config.value, &document)) {

@@ -12,7 +12,7 @@ use surus_core::cluster::ScheduledRestart;
 
 use super::app::App;
 use super::body::kind;
-use super::respond::text;
+use super::respond::{Refusal, text};
 use super::schedule;
 use crate::handle::{Reply, Request, RestartFilters};
 
@@ -31,7 +31,7 @@ struct RestartOrder {
     submitted: Map<String, Value>,
 }
 
-pub async fn restart(app: &App, body: Map<String, Value>) -> Result<Response, Response> {
+pub async fn restart(app: &App, body: Map<String, Value>) -> Result<Response, Refusal> {
     let published = app.handle.read();
     if body.contains_key("schedule") {
         // A restart must be possible while the store is away, hence the last known setting then.
@@ -68,7 +68,7 @@ pub async fn cancel_restart(app: &App) -> Response {
     }
 }
 
-pub async fn reinitialize(app: &App, body: &Map<String, Value>) -> Result<Response, Response> {
+pub async fn reinitialize(app: &App, body: &Map<String, Value>) -> Result<Response, Refusal> {
     let view = app.fresh_view().await?;
     let refusal = match view.leader_name() {
         None => Some("Cluster has no leader, can not reinitialize"),
@@ -86,8 +86,8 @@ pub async fn reinitialize(app: &App, body: &Map<String, Value>) -> Result<Respon
 }
 
 /// Key by key in the order given: the first that is wrong is answered.
-fn read_order(body: Map<String, Value>, now: Timestamp) -> Result<RestartOrder, Response> {
-    let bad = |message: String| text(StatusCode::BAD_REQUEST, message);
+fn read_order(body: Map<String, Value>, now: Timestamp) -> Result<RestartOrder, Refusal> {
+    let bad = |message: String| Refusal::bad_request(message);
     let mut order = RestartOrder::default();
     for (key, value) in body {
         match key.as_str() {
@@ -145,25 +145,17 @@ mod tests {
 
     use super::*;
 
-    async fn order(body: Value) -> Result<RestartOrder, (u16, String)> {
-        let body = body.as_object().cloned().unwrap();
-        match read_order(body, "2026-10-01T12:00:00Z".parse().unwrap()) {
-            Ok(order) => Ok(order),
-            Err(response) => {
-                let code = response.status().as_u16();
-                let body = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
-                Err((code, String::from_utf8(body.to_vec()).unwrap()))
-            }
-        }
+    fn order(body: &Value) -> Result<RestartOrder, Refusal> {
+        read_order(body.as_object().cloned().unwrap(), "2026-10-01T12:00:00Z".parse().unwrap())
     }
 
-    #[tokio::test]
-    async fn filters_are_read() {
+    #[test]
+    fn filters_are_read() {
         let given = json!({
             "schedule": "2026-10-01T13:00:00Z", "role": "replica", "postgres_version": "16.4",
             "timeout": "2min", "restart_pending": false,
         });
-        let got = order(given).await.unwrap();
+        let got = order(&given).unwrap();
         assert_eq!(got.schedule.as_deref(), Some("2026-10-01T13:00:00+00:00"));
         assert_eq!(
             got.filters,
@@ -178,12 +170,12 @@ mod tests {
             got.submitted.keys().collect::<Vec<_>>(),
             ["role", "postgres_version", "timeout", "restart_pending"]
         );
-        let old = order(json!({"postgres_version": "9.6.24", "timeout": 10.4})).await.unwrap().filters;
+        let old = order(&json!({"postgres_version": "9.6.24", "timeout": 10.4})).unwrap().filters;
         assert_eq!((old.older_than, old.timeout), (Some(90_624), Some(Duration::from_secs(10))));
     }
 
-    #[tokio::test]
-    async fn the_first_wrong_key_is_named() {
+    #[test]
+    fn the_first_wrong_key_is_named() {
         for (body, code, part) in [
             (json!({"role": "x"}), 400, "PostgreSQL role should be either primary, standby_leader, or replica"),
             (json!({"role": 5}), 400, "PostgreSQL role"),
@@ -203,7 +195,8 @@ mod tests {
             (json!({"schedule": "2026-10-01T11:00:00Z"}), 422, "Cannot schedule restart in the past"),
             (json!({"schedule": 7, "x": 1}), 422, "Unable to parse scheduled timestamp"),
         ] {
-            let (got, message) = order(body.clone()).await.unwrap_err();
+            let refusal = order(&body).unwrap_err();
+            let (got, message) = refusal.parts();
             assert!(got == code && message.contains(part), "{body}: {got} {message}");
         }
     }

@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use surus_api::to_python_json;
 
@@ -33,6 +33,45 @@ pub fn metrics(body: String) -> Response {
 pub fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// Why a request is not carried out, in words for the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    code: StatusCode,
+    text: String,
+    closing: bool,
+}
+
+impl Refusal {
+    pub fn new(code: StatusCode, text: impl Into<String>) -> Refusal {
+        Refusal { code, text: text.into(), closing: false }
+    }
+
+    pub fn bad_request(text: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub fn unavailable(text: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+
+    /// See [`closing`].
+    pub fn closing(self) -> Refusal {
+        Refusal { closing: true, ..self }
+    }
+
+    #[cfg(test)]
+    pub fn parts(&self) -> (u16, &str) {
+        (self.code.as_u16(), &self.text)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let response = text(self.code, self.text);
+        if self.closing { closing(response) } else { response }
+    }
 }
 
 fn with_body(code: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Response {

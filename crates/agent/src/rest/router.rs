@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use surus_api::cluster_document;
 
@@ -17,6 +17,7 @@ use super::access::Peer;
 use super::app::App;
 use super::facts::Facts;
 use super::query::Query;
+use super::respond::Refusal;
 use super::switchover::{self, Action};
 use super::{body, configuration, explain, health, metrics, node, respond};
 
@@ -41,7 +42,7 @@ async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
             )),
         }
     };
-    let mut response = answer.unwrap_or_else(|refused| refused);
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     if method == Method::OPTIONS {
         // Load balancers check with it and want the status alone; for HEAD the connection drops the body.
         *response.body_mut() = Body::empty();
@@ -50,7 +51,7 @@ async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
     response
 }
 
-async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Response, Response> {
+async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Response, Refusal> {
     let handle = &app.handle;
     let passes = |ok| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match segment {
@@ -126,14 +127,14 @@ impl Change {
     }
 }
 
-async fn perform(app: &App, change: Change, request: Request) -> Result<Response, Response> {
+async fn perform(app: &App, change: Change, request: Request) -> Result<Response, Refusal> {
     let peer = request.extensions().get::<Peer>().copied();
     let view = app.handle.read().view.as_ref().map(|(view, _)| view.clone());
     let policy = app.policy.load_full();
     // Before the body is read: a stranger cannot make the server wait for one.
     let refusal = policy.access.refusal(peer, request.headers(), view.as_deref(), change == Change::Failsafe);
     if let Some(refusal) = refusal.await {
-        return Err(respond::closing(refusal));
+        return Ok(respond::closing(refusal));
     }
     let limits = &app.limits;
     match change {
@@ -147,7 +148,7 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
         Change::CancelSwitchover => switchover::cancel(app).await,
         Change::Failover => switchover::request(app, Action::Failover, body::required(request, limits).await?).await,
         // A primary that asks this must not go on: this member gives no such promise.
-        Change::Failsafe => Err(respond::text(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")),
+        Change::Failsafe => Err(Refusal::new(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")),
         Change::PatchConfig => configuration::patch(app, body::required(request, limits).await?).await,
         Change::PutConfig => configuration::put(app, body::required(request, limits).await?).await,
     }

@@ -1,18 +1,17 @@
 //! When a scheduled action is to happen (`spec/rest-api.md §8.1`).
 
 use axum::http::StatusCode;
-use axum::response::Response;
 use jiff::Timestamp;
 use jiff::civil;
 use jiff::fmt::temporal::Pieces;
 use jiff::tz::Offset;
 use serde_json::Value;
 
-use super::respond::text;
+use super::respond::Refusal;
 
 /// The time as it is stored: ISO 8601 with the offset that was given.
-pub fn parse(value: &Value, action: &str, now: Timestamp) -> Result<String, Response> {
-    let refuse = |code, message: String| Err(text(code, message));
+pub fn parse(value: &Value, action: &str, now: Timestamp) -> Result<String, Refusal> {
+    let refuse = |code, message: String| Err(Refusal::new(code, message));
     let given = match value {
         Value::String(given) => understand(given, now),
         _ => Given::Nonsense,
@@ -89,9 +88,9 @@ mod tests {
             ("tomorrow", Err(422)),
             ("", Err(422)),
         ] {
-            let got = parse(&given.into(), "switchover", now).map_err(|r| r.status().as_u16());
+            let got = parse(&given.into(), "switchover", now).map_err(|r| r.parts().0);
             assert_eq!(got.as_deref().map_err(|e| *e), want, "{given}");
         }
-        assert_eq!(parse(&Value::from(5), "restart", now).unwrap_err().status(), 422);
+        assert_eq!(parse(&Value::from(5), "restart", now).unwrap_err().parts().0, 422);
     }
 }

@@ -13,7 +13,7 @@ use surus_store::TxnOutcome;
 use tracing::warn;
 
 use super::app::{App, not_written};
-use super::respond::text;
+use super::respond::{Refusal, text};
 use super::{limits, outcome, schedule};
 
 const KEY: &str = "failover";
@@ -40,10 +40,10 @@ impl Action {
     }
 }
 
-pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> Result<Response, Response> {
+pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> Result<Response, Refusal> {
     let asked: SwitchoverRequest = serde_json::from_value(Value::Object(body)).map_err(|e| {
         let message = format!("leader, candidate and scheduled_at must be strings: {e}");
-        text(StatusCode::BAD_REQUEST, message)
+        Refusal::bad_request(message)
     })?;
     let view = app.fresh_view().await?;
     let settings = app.settings(&view);
@@ -52,13 +52,13 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
         let peers = app.policy.load().peers.clone();
         possible(action, &order, &view, &settings, &peers)
             .await
-            .map_err(|why| text(StatusCode::PRECONDITION_FAILED, why))?;
+            .map_err(|why| Refusal::new(StatusCode::PRECONDITION_FAILED, why))?;
     }
     app.handle
         .store
         .put(KEY, order.to_text(), app.store_deadline())
         .await
-        .map_err(|e| text(StatusCode::SERVICE_UNAVAILABLE, format!("failed to write failover key into DCS: {e}")))?;
+        .map_err(|e| Refusal::unavailable(format!("failed to write failover key into DCS: {e}")))?;
     app.wake();
     if order.scheduled_at.is_some() {
         return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));
@@ -66,7 +66,7 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
     Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, &settings).await)
 }
 
-pub async fn cancel(app: &App) -> Result<Response, Response> {
+pub async fn cancel(app: &App) -> Result<Response, Refusal> {
     let view = app.fresh_view().await?;
     let Some(scheduled) = view.failover.filter(|f| f.value.scheduled_at.is_some()) else {
         return Ok(text(StatusCode::NOT_FOUND, "no switchover is scheduled"));
@@ -90,8 +90,8 @@ fn accept(
     asked: &SwitchoverRequest,
     paused: bool,
     now: Timestamp,
-) -> Result<(Action, FailoverRequest), Response> {
-    let bad = |message: &str| Err(text(StatusCode::BAD_REQUEST, message));
+) -> Result<(Action, FailoverRequest), Refusal> {
+    let bad = |message: &str| Err(Refusal::bad_request(message));
     let (leader, candidate) = (asked.leader(), asked.candidate());
     match endpoint {
         Action::Failover if candidate.is_none() => {
@@ -223,7 +223,7 @@ mod tests {
             (Action::Switchover, ask("a", "a", ""), false, Err(400)),
             (Action::Switchover, ask("a", "a", later), false, Err(400)),
         ] {
-            let got = accept(endpoint, &asked, paused, now).map(|(action, _)| action).map_err(|r| r.status().as_u16());
+            let got = accept(endpoint, &asked, paused, now).map(|(action, _)| action).map_err(|r| r.parts().0);
             assert_eq!(got, want, "{endpoint:?} {asked:?} paused: {paused}");
         }
     }

@@ -241,7 +241,9 @@ impl Kv for FakeKv {
             if self.conflict.load(Ordering::Relaxed) {
                 for compare in &txn.compare {
                     let (Compare::Absent { key } | Compare::Version { key, .. } | Compare::Value { key, .. }) = compare;
-                    let put = Op::Put { key: key.clone(), value: b"{}".to_vec(), lease: None };
+                    let known = self.store.read(key, deadline).await?.keys.into_iter().find(|kv| kv.key == *key);
+                    let value = known.map(|kv| kv.value).unwrap_or_default();
+                    let put = Op::Put { key: key.clone(), value, lease: None };
                     self.store.txn(Txn { compare: vec![], then: vec![put] }, deadline).await?;
                 }
             }

@@ -52,7 +52,7 @@ async fn configuration_that_cannot_be_written() {
     fake.kv.cut();
     for method in ["PATCH", "PUT"] {
         let (code, body) = fake.send(method, "/config", Some(r#"{"ttl":22}"#)).await;
-        assert_eq!((code, body.contains("cut off")), (503, true), "{body}");
+        assert_eq!((code, body.contains("was cut")), (503, true), "{body}");
     }
 }
 

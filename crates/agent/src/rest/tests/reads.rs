@@ -413,7 +413,7 @@ async fn documents_of_the_cluster() {
     assert_eq!(get("/config").await["ttl"], 30);
     assert_eq!(get("/history").await.as_array().unwrap().len(), 1);
     let (code, body) = fake.send("GET", "/cluster", None).await;
-    assert_eq!((code, body.contains("could not be read") && body.contains("cut off")), (503, true), "{body}");
+    assert_eq!((code, body.contains("could not be read") && body.contains("was cut")), (503, true), "{body}");
 }
 
 #[tokio::test]
