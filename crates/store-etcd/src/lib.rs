@@ -10,8 +10,10 @@ mod keepalive;
 mod options;
 mod pool;
 mod probe;
+mod srv;
 mod store;
 mod watch;
 
 pub use options::EtcdOptions;
+pub use srv::discover_srv;
 pub use store::EtcdStore;

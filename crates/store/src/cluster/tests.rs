@@ -161,3 +161,23 @@ async fn a_former_leader_cannot_write_what_only_the_leader_may() {
     assert_eq!(a.read(DEADLINE).await.unwrap().status.optime.0, 1);
     assert!(matches!(b.compare_and_delete_as_leader("sync", version, DEADLINE).await, Ok(TxnOutcome::Applied(_))));
 }
+
+#[tokio::test]
+async fn a_cluster_is_founded_once_and_only_under_a_living_claim() {
+    let kv = MemoryStore::manual();
+    let (a, b) = (with_session(&kv, "a").await, with_session(&kv, "b").await);
+    let id = surus_core::SystemId::parse("7277694203142172922").unwrap();
+    let TxnOutcome::Applied(lost) = a.claim_cluster(DEADLINE).await.unwrap() else { panic!("nobody claimed it") };
+    assert_eq!(b.claim_cluster(DEADLINE).await, Ok(TxnOutcome::Conflict));
+    // The one that claimed it dies half-way: the claim goes with its session.
+    kv.revoke(a.lease().unwrap(), DEADLINE).await.unwrap();
+    let TxnOutcome::Applied(claim) = b.claim_cluster(DEADLINE).await.unwrap() else { panic!("still claimed") };
+    a.open_session(TTL, DEADLINE).await.unwrap();
+    assert_eq!(a.found_cluster(lost, &id, "{}".into(), DEADLINE).await, Ok(TxnOutcome::Conflict));
+    assert_eq!(a.abandon_claim(lost, DEADLINE).await, Ok(TxnOutcome::Conflict));
+    assert!(matches!(b.found_cluster(claim, &id, "{}".into(), DEADLINE).await, Ok(TxnOutcome::Applied(_))));
+    b.close_session(DEADLINE).await.unwrap();
+    let view = a.read(DEADLINE).await.unwrap();
+    assert_eq!((view.initialize, view.leader), (surus_core::cluster::Initialize::Done(id), None));
+    assert!(view.config.is_some(), "only the leader key hangs on the session");
+}
