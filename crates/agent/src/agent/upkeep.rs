@@ -239,7 +239,7 @@ impl Agent {
         let mut pending = observed.pending_restart.clone();
         self.upkeep.spawn("looking for pending restarts", async move {
             // A reload does not reach what the command line set: PostgreSQL itself reports nothing there.
-            let running = instance.settings().await.map_err(|e| e.to_string())?;
+            let running = instance.settings(Duration::from_secs(5)).await.map_err(|e| e.to_string())?;
             for (name, new) in wanted {
                 if let Some(setting) = running.get(&name).filter(|s| s.context == "postmaster")
                     && !same_value(&setting.value, &new, setting)

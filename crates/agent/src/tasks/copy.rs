@@ -56,11 +56,15 @@ pub async fn reinitialize(cx: &TaskContext, from: &Upstream) -> Outcome {
 
 pub async fn check(cx: &TaskContext, from: &Upstream) -> Outcome {
     tokio::select! {
-        divergence = cx.instance.divergence(from) => Ok(match divergence {
+        divergence = cx.instance.divergence(from, Duration::from_secs(10)) => Ok(match divergence {
             Ok(Divergence::None) => TaskDone::NotDiverged,
             Ok(Divergence::Ahead { local, upstream }) => {
                 TaskDone::Diverged(format!("local timeline {local} is unknown to {}, which is on timeline {upstream}", from.name))
             }
+            Ok(Divergence::Unrelated { local, upstream }) => TaskDone::Diverged(format!(
+                "local timeline {local} is not part of the history of {}, which is on timeline {upstream}",
+                from.name
+            )),
             Ok(Divergence::Forked { timeline, switchpoint, local }) => TaskDone::Diverged(format!(
                 "timeline {timeline} ended at {switchpoint} for {}, and goes on to {local} here",
                 from.name
