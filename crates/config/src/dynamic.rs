@@ -8,7 +8,7 @@ use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
 
 use crate::finding::{Source, Warning};
 use crate::local::{Layer, PostgresqlSettings, read_settings};
-use crate::reader::{Reader, Section, found};
+use crate::reader::{Reader, Section, found, is_empty};
 use crate::slots::{self, IgnoreSlot, PermanentSlot};
 use crate::timing;
 use crate::tree::{Node, NodeValue};
@@ -228,9 +228,9 @@ fn standby_cluster(s: &mut Section<'_>, r: &mut Reader) -> Option<StandbyCluster
         archive_cleanup_command: s.text(r, "archive_cleanup_command"),
         recovery_min_apply_delay: s.text(r, "recovery_min_apply_delay"),
     };
-    let exists = s.exists();
     let active = config.host.is_some() || config.port.is_some() || config.restore_command.is_some();
-    if exists && !active && s.node().and_then(Node::entries).is_some_and(|e| !e.is_empty()) {
+    let says_something = s.node().and_then(Node::entries).unwrap_or_default().iter().any(|e| !is_empty(&e.node));
+    if says_something && !active {
         let message = "has no effect: it needs at least one of host, port and restore_command";
         r.warn(&s.place, &s.path, message);
     }

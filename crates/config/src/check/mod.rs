@@ -43,7 +43,8 @@ struct Checks<'a> {
 
 impl Checks<'_> {
     fn report(&mut self, severity: Severity, path: &str, message: impl Into<String>) {
-        let place = self.config.source_of(path).cloned().unwrap_or_else(|| Place::of(Source::Default));
+        let place = self.config.source_of(path).or_else(|| self.config.source_of("")).cloned();
+        let place = place.unwrap_or_else(|| Place::of(Source::Default));
         self.findings.push(Finding { severity, place, path: path.to_owned(), message: message.into() });
     }
 

@@ -23,7 +23,7 @@ pub use watchdog::{Watchdog, WatchdogMode};
 
 pub(crate) use postgresql::{Layer, read_settings};
 
-use crate::finding::{ConfigErrors, Place, Severity, Source, Warning};
+use crate::finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
 use crate::load;
 use crate::reader::{Reader, Section};
 use crate::tree::Node;
@@ -69,7 +69,7 @@ impl LocalConfig {
     pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<LocalConfig, ConfigErrors> {
         let (root, mut r) = load::tree(path, env)?;
         let config = Self::read(&root, &mut r, env);
-        let (errors, warnings): (Vec<_>, Vec<_>) = r.findings.into_iter().partition(|f| f.severity == Severity::Error);
+        let (errors, warnings) = sorted(r.findings);
         match config {
             Some(config) if errors.is_empty() => Ok(LocalConfig { warnings, ..config }),
             _ => Err(ConfigErrors(errors)),
@@ -105,7 +105,7 @@ impl LocalConfig {
         s.knows(&["thread_pool_size", "thread_stack_size"]);
         dynamic_keys(&mut s, r);
         s.finish(r);
-        let mut places = BTreeMap::new();
+        let mut places = BTreeMap::from([(String::new(), root.place.clone())]);
         root.leaves("", &mut |path, node| {
             places.insert(path.to_owned(), node.place.clone());
         });
@@ -135,7 +135,24 @@ impl LocalConfig {
         written.map_or_else(|| Place::of(Source::Default), |(_, place)| place.clone())
     }
 
-    /// Where a value was written, by its dotted path.
+    /// Keys in which `new` differs and which only count after a restart of the agent (`spec/config.md §9`).
+    pub fn restart_only_changes(&self, new: &LocalConfig) -> Vec<&'static str> {
+        let (old, new_pg) = (&self.postgresql, &new.postgresql);
+        let pairs = [
+            ("scope", self.scope != new.scope),
+            ("name", self.name != new.name),
+            ("namespace", self.namespace != new.namespace),
+            ("store", !self.store.same_servers(&new.store)),
+            ("postgresql.data_dir", old.data_dir != new_pg.data_dir),
+            ("postgresql.config_dir", old.config_dir != new_pg.config_dir),
+            ("postgresql.pgpass", old.pgpass != new_pg.pgpass),
+            ("postgresql.bin_dir", old.settings.bin_dir != new_pg.settings.bin_dir),
+            ("postgresql.database", old.settings.database != new_pg.settings.database),
+        ];
+        pairs.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
+    /// Where a value was written, by its dotted path; the empty path stands for the configuration itself.
     pub fn source_of(&self, path: &str) -> Option<&Place> {
         self.places.get(path)
     }
@@ -156,9 +173,15 @@ impl ClientConfig {
             log: log::read(&mut s, &mut r),
             warnings: Vec::new(),
         };
-        let (errors, warnings): (Vec<_>, Vec<_>) = r.findings.into_iter().partition(|f| f.severity == Severity::Error);
+        let (errors, warnings) = sorted(r.findings);
         if errors.is_empty() { Ok(ClientConfig { warnings, ..config }) } else { Err(ConfigErrors(errors)) }
     }
+}
+
+/// Errors and warnings, each in the order of the file.
+fn sorted(mut findings: Vec<Finding>) -> (Vec<Finding>, Vec<Finding>) {
+    findings.sort_by(|a, b| a.place.cmp(&b.place));
+    findings.into_iter().partition(|f| f.severity == Severity::Error)
 }
 
 fn name(s: &mut Section<'_>, r: &mut Reader) -> Option<String> {
@@ -171,7 +194,8 @@ fn name(s: &mut Section<'_>, r: &mut Reader) -> Option<String> {
         }
     };
     if name == PLACEHOLDER {
-        r.fault(&s.place, "name", "is reserved for \"no synchronous standby\"; choose another");
+        let place = s.take("name").map_or(s.place.clone(), |n| n.place.clone());
+        r.fault(&place, "name", "is reserved for \"no synchronous standby\"; choose another");
         return None;
     }
     Some(name)

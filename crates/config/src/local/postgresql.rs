@@ -261,7 +261,9 @@ pub(super) fn read(root: &mut Section<'_>, r: &mut Reader, home: &Path) -> Optio
     let authentication = authentication(&mut s, r);
     // Read before there was a map of users.
     s.knows(&["name", "superuser", "replication", "pg_rewind"]);
-    let settings = read_settings(s, r, Layer::Local);
+    let legacy_rewind = legacy_authentication(&s).then(|| s.has("pg_rewind"));
+    let mut settings = read_settings(s, r, Layer::Local);
+    settings.use_pg_rewind = settings.use_pg_rewind.or(legacy_rewind);
     Some(Postgresql {
         listen: listen?,
         connect_address: connect_address?,
@@ -299,8 +301,12 @@ fn first_usable(hosts: &[String]) -> String {
     first.or(hosts.first()).cloned().unwrap_or_default()
 }
 
+fn legacy_authentication(s: &Section<'_>) -> bool {
+    !s.has("authentication") && s.has("replication")
+}
+
 fn authentication(s: &mut Section<'_>, r: &mut Reader) -> Option<Authentication> {
-    let legacy = !s.has("authentication") && s.has("replication");
+    let legacy = legacy_authentication(s);
     let mut map = s.section(r, "authentication");
     let source = if legacy { s } else { &mut map };
     let superuser = credentials(source, r, "superuser").unwrap_or_default();

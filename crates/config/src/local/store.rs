@@ -268,6 +268,17 @@ fn endpoint(r: &mut Reader, text: &str, protocol: &str, place: &Place, path: &st
 }
 
 impl StoreConfig {
+    /// Equal but for the credentials of etcd, which may change while the agent runs.
+    pub(super) fn same_servers(&self, other: &StoreConfig) -> bool {
+        match (self, other) {
+            (StoreConfig::Etcd3(a), StoreConfig::Etcd3(b)) => {
+                let b = Etcd3Config { username: a.username.clone(), password: a.password.clone(), ..b.clone() };
+                *a == b
+            }
+            (a, b) => a == b,
+        }
+    }
+
     /// Whether nothing outside this machine is involved.
     pub(super) fn is_loopback(&self) -> bool {
         match self {

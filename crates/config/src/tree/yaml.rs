@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span};
 
 use super::{Entry, Node, NodeValue, resolve};
 use crate::finding::{Finding, Place, Severity, Source};
@@ -58,13 +58,13 @@ impl<'a> Builder<'a, '_> {
             Some(Err(error)) => {
                 let marker = error.marker();
                 let place = Place { source: self.source.clone(), line: marker.line().max(1), column: marker.col() + 1 };
-                Err(fault(
-                    place,
-                    format!(
-                        "not valid YAML: {}; check indentation, colons and quotes here and on the line before",
-                        error.info()
-                    ),
-                ))
+                let advice = match error.kind() {
+                    ErrorKind::UnclosedQuotedScalar
+                    | ErrorKind::InvalidQuotedScalarIndent
+                    | ErrorKind::DocumentIndicatorInQuotedScalar => "look for a quote further up that is not closed",
+                    _ => "check indentation, colons and quotes here and on the line before",
+                };
+                Err(fault(place, format!("not valid YAML: {}; {advice}", error.info())))
             }
         }
     }
