@@ -34,6 +34,6 @@ mod tests;
 
 pub use listen::ListenError;
 pub use options::RestOptions;
-pub use server::{Bound, RestError, RestServer};
+pub use server::{Bound, Reloader, RestError, RestServer};
 pub use tls::TlsError;
 pub use version::COMPATIBLE_VERSION;

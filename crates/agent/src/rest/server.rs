@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use surus_config::HostPort;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -47,37 +47,51 @@ pub enum RestError {
 /// A port that is held and not served yet: an agent that cannot have it must not start.
 pub struct Bound {
     listener: TcpListener,
-    policy: Policy,
-    listen: HostPort,
+    replacements: mpsc::Receiver<TcpListener>,
+    reloader: Reloader,
     limits: Limits,
 }
 
 /// A server at work.
 pub struct RestServer {
+    reloader: Reloader,
+    task: JoinHandle<()>,
+}
+
+/// Brings new options to a server, also before it serves.
+#[derive(Clone)]
+pub struct Reloader {
     policy: Arc<ArcSwap<Policy>>,
     listeners: mpsc::Sender<TcpListener>,
-    listen: Mutex<HostPort>,
-    task: JoinHandle<()>,
+    listen: Arc<Mutex<HostPort>>,
+}
+
+impl Reloader {
+    /// If the options cannot be used, the server goes on with the old ones.
+    pub async fn reload(&self, options: RestOptions) -> Result<(), RestError> {
+        let policy = Policy::new(&options).await?;
+        let mut listen = self.listen.lock().await;
+        if options.api.listen != *listen {
+            let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
+            self.listeners.send(listener).await.map_err(|_| RestError::Stopped)?;
+            *listen = options.api.listen;
+        }
+        self.policy.store(Arc::new(policy));
+        Ok(())
+    }
 }
 
 impl RestServer {
     pub async fn bind(options: RestOptions) -> Result<Bound, RestError> {
-        let policy = Policy::new(&options).await?;
+        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options).await?));
         let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
-        Ok(Bound { listener, policy, listen: options.api.listen, limits: options.limits })
+        let (listeners, replacements) = mpsc::channel(1);
+        let reloader = Reloader { policy, listeners, listen: Arc::new(Mutex::new(options.api.listen)) };
+        Ok(Bound { listener, replacements, reloader, limits: options.limits })
     }
 
-    /// Takes up new options. If they cannot be used, the server goes on with the old ones.
     pub async fn reload(&self, options: RestOptions) -> Result<(), RestError> {
-        let policy = Policy::new(&options).await?;
-        let current = self.listen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if options.api.listen != current {
-            let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
-            self.listeners.send(listener).await.map_err(|_| RestError::Stopped)?;
-            *self.listen.lock().unwrap_or_else(PoisonError::into_inner) = options.api.listen;
-        }
-        self.policy.store(Arc::new(policy));
-        Ok(())
+        self.reloader.reload(options).await
     }
 
     /// Returns when the server has stopped and its connections are closed.
@@ -92,12 +106,14 @@ impl Bound {
         self.listener.local_addr().ok()
     }
 
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     pub fn serve(self, handle: AgentHandle, shutdown: CancellationToken) -> RestServer {
-        let policy = Arc::new(ArcSwap::from_pointee(self.policy));
-        let app = Arc::new(App { handle, policy: policy.clone(), limits: self.limits });
-        let (listeners, replacements) = mpsc::channel(1);
-        let task = tokio::spawn(accept(self.listener, replacements, app, shutdown));
-        RestServer { policy, listeners, listen: Mutex::new(self.listen), task }
+        let app = Arc::new(App { handle, policy: self.reloader.policy.clone(), limits: self.limits });
+        let task = tokio::spawn(accept(self.listener, self.replacements, app, shutdown));
+        RestServer { reloader: self.reloader, task }
     }
 }
 
