@@ -198,19 +198,34 @@ impl Agent {
         if let Err(why) = self.check_name().await {
             return Some(Err(why));
         }
-        let facts = self.gather().await;
-        let step = surus_core::step(&self.memory, &facts);
-        self.finished = None;
-        self.memory = step.memory;
-        self.counters.steps += 1;
-        self.record(&facts, &step.report);
-        self.again_at = tokio::time::Instant::now() + step.again_in;
-        let end = self.carry_out(step.orders, step.reply, &facts).await;
+        let mut facts = self.gather().await;
+        let mut end = self.decide(&facts).await;
+        // The lead was free a moment ago and is mine now: what follows from that needs no new facts, and
+        // every writer is waiting for it.
+        let taken = self.lease_state.borrow().lead;
+        if end.is_none() && facts.lead.is_none() && taken.is_some() {
+            facts.lead = taken;
+            facts.now = boot_now();
+            facts.finished = None;
+            facts.task = self.task.as_ref().map(|t| t.running.clone());
+            facts.request = self.asked.as_ref().map(|a| a.0);
+            end = self.decide(&facts).await;
+        }
         if end.is_none() {
             self.upkeep(&facts).await;
         }
         self.publish(&facts);
         end
+    }
+
+    async fn decide(&mut self, facts: &surus_core::facts::Facts) -> Option<Result<(), String>> {
+        let step = surus_core::step(&self.memory, facts);
+        self.finished = None;
+        self.memory = step.memory;
+        self.counters.steps += 1;
+        self.record(facts, &step.report);
+        self.again_at = tokio::time::Instant::now() + step.again_in;
+        self.carry_out(step.orders, step.reply, facts).await
     }
 
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
