@@ -60,7 +60,8 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     // In quorum mode votes decide, so that one who is not listed may win too, unless a switchover says who.
     let votes_decide = facts.settings.synchronous_mode == SynchronousMode::Quorum && request.is_none();
     if let Some(sync) = candidate::active_sync(facts, view)
-        && request.is_none_or(|r| r.leader.is_some())
+        // Only by name does an operator send the lead to a member that may lack a commit.
+        && !request.is_some_and(|r| r.leader.is_none() && r.candidate.as_ref() == Some(&facts.me))
         && !votes_decide
         && !sync.lists(&facts.me)
         && !sync.is_leader(&facts.me)

@@ -59,7 +59,7 @@ pub const RULES: &[Rule] = &[
         id: 120,
         section: Section::Shutdown,
         name: "asked to end as the leader, candidates not asked yet",
-        when: |c| c.facts.shutdown && c.i_lead() && c.facts.postgres.is_primary() && !asked(c),
+        when: |c| c.facts.shutdown && c.i_lead() && c.facts.postgres.is_primary() && !c.lease_ends() && !asked(c),
         then: |w| {
             w.goal("asking the other members who can take over");
             let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();

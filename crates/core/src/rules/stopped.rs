@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
         id: 505,
         section: Section::Pause,
         name: "paused and PostgreSQL does not run",
-        when: |c| c.paused && !c.facts.postgres.running() && !c.memory.handed_over,
+        when: |c| c.paused && !c.facts.postgres.running() && (!c.memory.handed_over || c.i_lead()),
         then: |w| {
             if w.facts.lead.is_some() {
                 w.goal("removed leader lock because postgres is not running");
