@@ -1,0 +1,353 @@
+//! Every rule by at least one example: the facts in words, the rule that fires, and what it orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use surus_core::cluster::{Initialize, MemberRole};
+use surus_core::facts::TaskDone;
+use surus_core::order::{Demote, Request, Task};
+use surus_core::postgres::{ControlState, DataDir};
+
+use crate::scenario::*;
+
+type Row = (u16, Scenario, &'static [&'static str]);
+
+fn handover() -> Task {
+    Task::Demote(Demote::Handover { to: "b".into(), upstream: Some(upstream("b")) })
+}
+
+fn reinit(force: bool) -> Request {
+    Request::Reinitialize { force, from_leader: false }
+}
+
+fn cut_off() -> Scenario {
+    Scenario::leader().store_away_since(before(4000))
+}
+
+fn shutdown_and_operator() -> Vec<Row> {
+    let orphans = |s: &mut Scenario| s.facts.postgres.orphans = true;
+    vec![
+        (100, Scenario::leader().paused().shutdown(), &["exit"]),
+        (105, Scenario::leader().shutdown().runs(Task::Demote(Demote::Release)), &[]),
+        (110, Scenario::standby().shutdown().runs(Task::Clone { from: upstream("b") }), &["cancel"]),
+        (115, Scenario::crashed_leader().shutdown(), &["release", "exit"]),
+        (115, Scenario::standby().down(ControlState::ShutDownInRecovery, true).shutdown(), &["exit"]),
+        (120, Scenario::leader().with_unasked("b").shutdown(), &["ask b"]),
+        (125, Scenario::leader().shutdown(), &["shut down, to nobody"]),
+        (
+            125,
+            Scenario::leader().with_standby("b", 990).shutdown().with(|s| s.memory.asked_at = Some(before(900))),
+            &["shut down, to b"],
+        ),
+        (125, Scenario::standby().shutdown(), &["shut down, to nobody"]),
+        (125, Scenario::leader().with_unasked("b").lead_until(after(500)).shutdown(), &["shut down, to nobody"]),
+        (125, Scenario::crashed_leader().with(orphans).shutdown(), &["shut down, to nobody"]),
+        (150, Scenario::standby().request(Request::Restart).runs(Task::Follow { upstream: None }), &[]),
+        (152, Scenario::nothing().request(Request::Restart), &[]),
+        (153, Scenario::crashed_leader().request(Request::Restart), &[]),
+        (154, Scenario::leader().request(Request::Restart), &["restart"]),
+        (154, Scenario::crashed_leader().paused().request(Request::Restart), &["restart"]),
+        (160, Scenario::leaderless().request(reinit(false)), &[]),
+        (162, Scenario::leader().request(reinit(true)), &[]),
+        (164, Scenario::standby().request(reinit(false)).runs(Task::Follow { upstream: None }), &[]),
+        (166, Scenario::standby().request(reinit(true)).runs(Task::Follow { upstream: None }), &["cancel"]),
+        (168, Scenario::standby().request(reinit(true)), &["reinitialize from b"]),
+    ]
+}
+
+fn tasks_and_store() -> Vec<Row> {
+    let other = |s: &mut Scenario| s.facts.lead = None;
+    let no_signal = |s: &mut Scenario| s.facts.postgres = stopped(data(ControlState::ShutDown, false));
+    vec![
+        (200, Scenario::leaderless().runs(Task::Promote), &["cancel"]),
+        (200, Scenario::standby().paused().runs(Task::Promote), &["cancel"]),
+        (205, Scenario::leader().lead_until(after(1000)).runs(Task::Restart), &["cancel"]),
+        (205, Scenario::standby().with(no_signal).runs(Task::Restart), &["cancel"]),
+        (205, Scenario::leader().lead_until(after(1000)).runs(handover()), &["cancel"]),
+        (290, Scenario::standby().runs(Task::Restart), &[]),
+        (290, Scenario::leader().lead_until(after(1000)).runs(Task::Demote(Demote::Release)), &[]),
+        (300, Scenario::leader().lead_until(after(2000)), &["demote, lease ends"]),
+        // An operator's request does not get in between.
+        (300, Scenario::leader().lead_until(after(2000)).request(Request::Restart), &["demote, lease ends"]),
+        (305, Scenario::leader().store_away_since(before(11_000)).with(other), &["demote, lease ends"]),
+        (
+            305,
+            Scenario::leader().with(other).with(|s| {
+                s.readable = false;
+                s.memory.unreadable_since = Some(before(11_000));
+            }),
+            &["demote, lease ends"],
+        ),
+        (310, cut_off().paused().lead_until(after(100)), &[]),
+        (
+            312,
+            cut_off().with(|s| s.facts.postgres = stopped(data(ControlState::InProduction, false))).with(|s| {
+                s.facts.postgres.orphans = true;
+            }),
+            &["kill orphans"],
+        ),
+        (
+            315,
+            cut_off().with(other).down(ControlState::ShutDown, false).with(|s| s.memory.lost_store = true),
+            &["start standby of nobody"],
+        ),
+        (320, cut_off(), &[]),
+        (330, Scenario::standby().store_away_since(before(60_000)), &[]),
+        (335, Scenario::standby().with(|s| s.facts.store.session = false), &[]),
+    ]
+}
+
+fn startup() -> Vec<Row> {
+    let another = |s: &mut Scenario| s.view.initialize = Initialize::Done(system_id(THEIRS));
+    let unclaimed = |s: &mut Scenario| {
+        s.view.initialize = Initialize::Absent;
+        s.memory.last_leader = None;
+    };
+    let joining = || Scenario::standby().with(|s| s.facts.postgres = stopped(DataDir::Empty));
+    vec![
+        (400, joining().dir(DataDir::Foreign("a file".into())), &["exit with error"]),
+        (405, Scenario::crashed_leader().dir(DataDir::Unreadable("EIO".into())), &["release"]),
+        (410, Scenario::standby().with(another), &["exit with error"]),
+        (410, Scenario::leader().with(another), &["release", "exit with error"]),
+        (412, Scenario::leader().paused().with(another), &["release"]),
+        (415, Scenario::leaderless().with(unclaimed), &["exit with error"]),
+        (418, Scenario::leaderless().with(unclaimed).down(ControlState::ShutDown, false), &["write system id"]),
+        (425, Scenario::leader().dir(DataDir::Empty), &["demote and release"]),
+        (425, Scenario::standby().dir(DataDir::Empty), &["demote, deposed"]),
+        (430, Scenario::crashed_leader().dir(DataDir::Empty), &["release"]),
+        (432, joining().paused(), &[]),
+        (434, joining().with(|s| (s.memory.start_failures, s.memory.last_failure) = (3, Some(before(3000)))), &[]),
+        (435, joining(), &["clone b"]),
+        (
+            435,
+            joining().with_standby("c", 1000).with(|s| {
+                let c = s.view.members.get_mut(&"c".into()).expect("c");
+                c.tags.0.insert("clonefrom".into(), true.into());
+            }),
+            &["clone c"],
+        ),
+        (438, Scenario::nothing().with(|s| s.facts.settings.standby_cluster = true), &[]),
+        (440, Scenario::nothing(), &["bootstrap"]),
+        (445, Scenario::nothing().with(|s| s.view.initialize = Initialize::InProgress), &[]),
+        (445, Scenario::nothing().tag("nofailover", true), &[]),
+        (445, Scenario::nothing().with(|s| s.facts.may_bootstrap = false), &[]),
+        // The store forgot everything; I saw `b` lead.
+        (445, Scenario::nothing().with(|s| s.memory.last_leader = Some("b".into())), &[]),
+    ]
+}
+
+fn stopped_server() -> Vec<Row> {
+    let at_once = |s: &mut Scenario| s.facts.settings.primary_start_timeout = Duration::ZERO;
+    let failed = |s: &mut Scenario| (s.memory.start_failures, s.memory.last_failure) = (1, Some(before(200)));
+    let deposed = || Scenario::standby().down(ControlState::ShutDown, false);
+    vec![
+        (500, Scenario::crashed_leader().with(|s| s.facts.postgres.orphans = true), &["kill orphans"]),
+        (505, Scenario::crashed_leader().paused(), &["release"]),
+        (505, deposed().paused(), &[]),
+        (508, Scenario::crashed_leader().with(|s| s.facts.lead = None), &["take"]),
+        (
+            510,
+            Scenario::crashed_leader().with(at_once).with_unasked("b").with(|s| {
+                s.facts.postgres.since = before(100);
+            }),
+            &["ask b"],
+        ),
+        (512, Scenario::crashed_leader().with(at_once).with_standby("b", 1000), &["release"]),
+        (512, Scenario::crashed_leader().with(failed).with_standby("b", 1000), &["release"]),
+        (515, Scenario::crashed_leader().with(failed).with_unasked("b"), &["ask b"]),
+        (518, Scenario::crashed_leader().lead_until(after(500)), &[]),
+        (520, Scenario::crashed_leader(), &["start primary"]),
+        (525, Scenario::crashed_leader().down(ControlState::ShutDownInRecovery, true), &["start standby of nobody"]),
+        (530, deposed(), &["compare with b"]),
+        (532, deposed().forked(false).with(|s| s.facts.settings.use_pg_rewind = true), &["rewind from b"]),
+        (
+            532,
+            deposed().forked(true).with(|s| s.facts.settings.remove_data_directory_on_rewind_failure = true),
+            &["reinitialize from b"],
+        ),
+        (
+            540,
+            Scenario::leaderless()
+                .down(ControlState::ShutDown, false)
+                .with(|s| s.memory.abstain_until = Some(after(500))),
+            &[],
+        ),
+        // The reading still shows my name, and I know better.
+        (
+            540,
+            Scenario::leader()
+                .with(|s| s.facts.lead = None)
+                .down(ControlState::ShutDown, false)
+                .finished(handover(), Ok(TaskDone::Released)),
+            &[],
+        ),
+        (545, deposed().forked(false), &["start standby of b"]),
+        (545, Scenario::leaderless().down(ControlState::InProduction, false), &["start standby of nobody"]),
+        // A switchover asked for while paused ends with the former primary running as a standby.
+        (545, deposed().forked(false).paused().with(|s| s.memory.handed_over = true), &["start standby of b"]),
+        (
+            550,
+            Scenario::standby().dir(data(ControlState::InCrashRecovery, false)).starting(before(100)),
+            &["demote, deposed"],
+        ),
+        (552, Scenario::leader().with_standby("b", 1000).starting(before(301_000)), &["demote and release"]),
+        (
+            553,
+            Scenario::standby()
+                .with(|s| s.memory.followed = Some((Some(upstream("c")), before(90_000))))
+                .starting(before(90_000)),
+            &["follow b"],
+        ),
+        (555, Scenario::leader().with_unasked("b").starting(before(301_000)), &["ask b"]),
+        (
+            555,
+            Scenario::standby()
+                .with(|s| s.memory.followed = Some((Some(upstream("b")), before(90_000))))
+                .starting(before(90_000)),
+            &[],
+        ),
+    ]
+}
+
+fn race() -> Vec<Row> {
+    vec![
+        (600, Scenario::leader().with(|s| s.facts.lead = None), &["take"]),
+        (610, Scenario::leaderless().with_standby("b", 1000), &["take"]),
+        (610, Scenario::leaderless().paused().failover(None, Some("a")), &["take"]),
+        (620, Scenario::leaderless().with_unasked("b"), &["ask b"]),
+        (
+            630,
+            Scenario::leader().with(|s| {
+                s.facts.lead = None;
+                s.view.leader = None;
+                s.memory.abstain_until = Some(after(1000));
+            }),
+            &["demote, deposed"],
+        ),
+        (640, Scenario::leaderless().with_standby("b", 1001), &[]),
+        (640, Scenario::leaderless().paused(), &[]),
+        (640, Scenario::leaderless().tag("nofailover", true), &[]),
+    ]
+}
+
+fn primary() -> Vec<Row> {
+    let promotable =
+        || Scenario::standby().with(|s| s.view.leader = Scenario::leader().view.leader).lead_until(after(9000));
+    let due = |ms: i64| move |s: &mut Scenario| s.facts.failover_due = Some(Ok(UNIX_MS + ms));
+    let wanted = || Scenario::leader().with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None);
+    vec![
+        (700, promotable().with(|s| s.memory.promotion_failed = Some("pre_promote".into())), &["release"]),
+        (705, promotable().paused(), &["release"]),
+        (708, Scenario::leader().silent(), &[]),
+        (710, promotable().with(|s| s.facts.settings.standby_cluster = true), &["release"]),
+        (712, promotable().lead_until(after(100)), &[]),
+        (715, promotable(), &["promote"]),
+        (715, promotable().paused().with(|s| s.memory.called = true), &["promote"]),
+        (715, promotable().paused().failover(None, Some("a")), &["promote"]),
+        (718, wanted().with(|s| s.memory.refused = Some(9)), &["clear request"]),
+        (720, wanted().asked().with(|s| s.memory.given_up = Some("slow".into())), &["clear request"]),
+        (722, Scenario::leader().failover(Some("b"), Some("c")), &["clear request"]),
+        (722, Scenario::leader().failover(None, Some("a")), &["clear request"]),
+        (722, wanted().paused(), &["clear request"]),
+        (722, wanted().with(due(-60_000)), &["clear request"]),
+        (722, wanted().with(|s| s.facts.failover_due = Some(Err("soon".into()))), &["clear request"]),
+        (725, wanted().with(due(60_000)), &[]),
+        (730, wanted(), &["ask b c"]),
+        (730, Scenario::leader().with_unasked("b").with_unasked("c").failover(Some("a"), Some("c")), &["ask c"]),
+        (735, Scenario::leader().asked().failover(Some("a"), Some("c")), &["clear request"]),
+        (740, wanted().asked(), &["name c", "hand over to c"]),
+        (740, wanted().asked().failover(Some("a"), Some("b")), &["hand over to b"]),
+        (790, Scenario::leader(), &[]),
+        (790, Scenario::leader().with(|s| s.view.config = None), &["write config"]),
+        (790, Scenario::leader().with(|s| s.view.initialize = Initialize::InProgress), &["write system id"]),
+        (
+            790,
+            Scenario::leader().with(|s| {
+                s.facts.postgres.answer = surus_core::facts::Answer::Known(std::sync::Arc::new(primary_at(1000, 2)));
+            }),
+            &["write history"],
+        ),
+    ]
+}
+
+fn replica() -> Vec<Row> {
+    let demotable = || {
+        Scenario::leader().with(|s| {
+            s.facts.lead = None;
+            s.view.leader = Scenario::standby().view.leader;
+            s.view.members.insert("b".into(), member("b", MemberRole::Primary));
+        })
+    };
+    let stuck = || {
+        Scenario::standby().with(|s| {
+            s.facts.postgres.answer =
+                surus_core::facts::Answer::Known(std::sync::Arc::new(standby_at(1000, 1, "a", Some("b"), false)));
+            s.memory.last_leader = Some("b".into());
+            s.memory.not_streaming_since = Some(before(900));
+        })
+    };
+    vec![
+        (800, demotable(), &["demote, deposed"]),
+        (805, demotable().paused(), &[]),
+        (808, Scenario::standby().silent(), &[]),
+        (810, Scenario::standby().member(member("c", MemberRole::Replica)).tag("replicatefrom", "c"), &["follow c"]),
+        (820, stuck().forked(false).with(|s| s.facts.settings.use_pg_rewind = true), &["rewind from b"]),
+        (
+            820,
+            stuck().forked(false).with(|s| {
+                s.facts.settings.use_pg_rewind = true;
+                s.view.members.get_mut(&"b".into()).expect("b").checkpoint_after_promote = Some(false);
+            }),
+            &[],
+        ),
+        (825, stuck().forked(false), &[]),
+        (825, stuck().forked(true).with(|s| s.facts.settings.use_pg_rewind = true), &[]),
+        (830, stuck(), &["compare with b"]),
+        (890, Scenario::standby(), &[]),
+        (890, Scenario::standby().paused(), &[]),
+    ]
+}
+
+pub fn all() -> Vec<Row> {
+    [shutdown_and_operator(), tasks_and_store(), startup(), stopped_server(), race(), primary(), replica()].concat()
+}
+
+#[test]
+fn every_example_meets_its_rule_and_orders() {
+    let mut wrong = vec![];
+    for (i, (rule, scenario, orders)) in all().iter().enumerate() {
+        let step = scenario.step();
+        if step.report.rule != *rule || briefs(&step) != *orders {
+            let got = (step.report.rule, briefs(&step), &step.report.goal);
+            wrong.push(format!("example {i} of rule {rule} {orders:?}: got {got:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_rule_has_an_example() {
+    let shown: BTreeSet<u16> = all().iter().map(|(rule, ..)| *rule).collect();
+    let without: Vec<_> =
+        surus_core::rules::table().filter(|r| !shown.contains(&r.id)).map(|r| (r.id, r.name)).collect();
+    assert!(without.is_empty(), "rules that no example reaches: {without:?}");
+}
+
+#[test]
+fn numbers_are_unique_and_every_rule_says_why() {
+    let mut names: BTreeMap<u16, &str> = BTreeMap::new();
+    for rule in surus_core::rules::table() {
+        assert!(names.insert(rule.id, rule.name).is_none(), "two rules have the number {}", rule.id);
+        assert!(rule.id > 0 && !rule.name.is_empty() && rule.why.ends_with('.'), "rule {}", rule.id);
+    }
+}
+
+#[test]
+fn an_answer_to_an_operator_does_not_hold_the_cluster_up() {
+    for (rule, scenario, _) in all() {
+        let step = scenario.step();
+        if step.reply.is_some() && !step.orders.iter().any(|o| matches!(o, surus_core::order::Order::Begin { .. })) {
+            assert!(step.again_in <= Duration::from_millis(10), "rule {rule} waits {:?}", step.again_in);
+        }
+    }
+}
