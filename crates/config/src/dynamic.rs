@@ -206,7 +206,7 @@ fn member_slots_ttl(s: &mut Section<'_>, r: &mut Reader) -> Option<Duration> {
         NodeValue::Text(t) => value::parse_time(t, TimeUnit::Seconds),
         _ => None,
     };
-    if let Some(seconds) = seconds.filter(|n| *n >= 0) {
+    if let Some(seconds) = seconds.filter(|n| (0..=i64::from(u32::MAX)).contains(n)) {
         return Some(Duration::from_secs(seconds.unsigned_abs()));
     }
     let message = format!("expected seconds or a time such as 30min, found {}", found(node));

@@ -184,7 +184,8 @@ impl<'a> Section<'a> {
             NodeValue::Text(t) => t.trim().parse().ok(),
             _ => None,
         };
-        let value = number.and_then(|n| Duration::try_from_secs_f64(n).ok());
+        // The bound keeps sums with a point in time from overflowing.
+        let value = number.filter(|n| *n < 1e9).and_then(|n| Duration::try_from_secs_f64(n).ok());
         if value.is_none() {
             self.expected(r, key, node, "a number of seconds, 0 or more");
         }

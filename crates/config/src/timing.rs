@@ -30,16 +30,22 @@ const MINIMUMS: [(&str, u64); 3] = [
     ("retry_timeout", Timing::MIN_RETRY_TIMEOUT.as_secs()),
 ];
 
+/// A year: more is a mistake, and lets sums of times overflow.
+const MAXIMUM: i64 = 31_536_000;
+
 /// Seconds as written, all faults at once.
 pub fn check_timing(ttl: i64, loop_wait: i64, retry_timeout: i64) -> Result<Timing, Vec<TimingFault>> {
     let values = [ttl, loop_wait, retry_timeout];
     let faults: Vec<TimingFault> = MINIMUMS
         .iter()
         .zip(values)
-        .filter(|((_, minimum), value)| *value < signed(*minimum))
-        .map(|((key, minimum), value)| TimingFault {
-            key,
-            message: format!("expected at least {minimum} seconds, found {value}"),
+        .filter_map(|((key, minimum), value)| {
+            let bound = match value {
+                value if value < signed(*minimum) => format!("at least {minimum}"),
+                value if value > MAXIMUM => format!("at most {MAXIMUM}"),
+                _ => return None,
+            };
+            Some(TimingFault { key, message: format!("expected {bound} seconds, found {value}") })
         })
         .collect();
     if !faults.is_empty() {
@@ -63,7 +69,7 @@ pub(crate) fn adjust(ttl: i64, loop_wait: i64, retry_timeout: i64) -> (Timing, V
     let given = [ttl, loop_wait, retry_timeout];
     let [mut ttl, mut loop_wait, mut retry_timeout] = given;
     for (value, (_, minimum)) in [&mut ttl, &mut loop_wait, &mut retry_timeout].into_iter().zip(MINIMUMS) {
-        *value = (*value).max(signed(minimum));
+        *value = (*value).clamp(signed(minimum), MAXIMUM);
     }
     if retry_timeout.saturating_mul(2).saturating_add(1) > ttl {
         loop_wait = 1;
@@ -78,6 +84,8 @@ pub(crate) fn adjust(ttl: i64, loop_wait: i64, retry_timeout: i64) -> (Timing, V
         .map(|((key, minimum), (old, new))| {
             let reason = if old < signed(*minimum) {
                 format!("{old} is below the minimum of {minimum} seconds")
+            } else if old > MAXIMUM {
+                format!("{old} is above the maximum of {MAXIMUM} seconds")
             } else {
                 format!("{old} breaks the rule loop_wait + 2 * retry_timeout <= ttl ({ttl})")
             };
@@ -95,7 +103,7 @@ pub(crate) fn complete(ttl: Option<i64>, loop_wait: Option<i64>, retry_timeout: 
         (None, None, None) => return Timing::NEW_CLUSTER,
         (Some(t), None, None) => {
             let l = (t / 4).clamp(1, slowest);
-            (t, l, ((t - l) / 2).clamp(1, slowest))
+            (t, l, (t.saturating_sub(l) / 2).clamp(1, slowest))
         }
         (Some(t), Some(l), None) => (t, l, (t.saturating_sub(l) / 2).clamp(1, slowest)),
         (Some(t), None, Some(r)) => (t, t.saturating_sub(r.saturating_mul(2)).clamp(1, slowest), r),
@@ -154,6 +162,8 @@ mod tests {
                 "retry_timeout: expected at least 1 seconds, found -1"
             ]
         );
+        let fault = check_timing(99_999_999, 1, 1).unwrap_err();
+        assert_eq!(fault[0].to_string(), "ttl: expected at most 31536000 seconds, found 99999999");
         assert_eq!(numbers(check_timing(5, 1, 2).unwrap()), [5, 1, 2]);
     }
 
@@ -166,6 +176,7 @@ mod tests {
             ([5, 10, 10], [5, 1, 2], 2),
             ([1, 0, 0], [5, 1, 1], 3),
             ([5, 1, i64::MAX], [5, 1, 2], 1),
+            ([i64::MAX; 3], [31_536_000, 1, 15_767_999], 3),
         ] {
             let (timing, changes) = adjust(given[0], given[1], given[2]);
             assert_eq!((numbers(timing), changes.len()), (expected, changed), "{given:?}");

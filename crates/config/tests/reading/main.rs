@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests fail the way tests do")]
 
+mod anything;
 mod check;
 mod docs;
 mod dynamic;
