@@ -36,7 +36,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let store = Arc::new(ClusterStore::new(opened.kv.clone(), layout, local.name.clone()));
     info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
 
-    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api });
+    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api, rest: rest.reloader() });
     let stop = CancellationToken::new();
     let server = rest.serve(handle, stop.clone());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -50,7 +50,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     end.map_err(|why| anyhow::anyhow!(why))
 }
 
-fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {
+pub fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {
     let ctl = &config.ctl;
     let options = surus_api::ClientOptions {
         authentication: ctl

@@ -34,6 +34,7 @@ use tracing::{info, warn};
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
 use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
+use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::tasks::Outcome;
@@ -62,6 +63,7 @@ pub struct Agent {
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
     api: Arc<surus_api::Client>,
+    rest: Reloader,
     keys: watch::Sender<Desired>,
 
     memory: Memory,
@@ -108,11 +110,12 @@ pub struct Parts {
     pub lock: DataDirLock,
     pub store: Arc<ClusterStore>,
     pub api: Arc<surus_api::Client>,
+    pub rest: Reloader,
 }
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, api } = parts;
+        let Parts { source, settings, lock, store, api, rest } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let follower = Follower::start(&store);
@@ -173,6 +176,7 @@ impl Agent {
             _follower: follower,
             lease,
             api,
+            rest,
             keys,
             seen,
             requests,
@@ -305,6 +309,18 @@ impl Agent {
                     warn!("name and scope cannot change while the agent runs; restart it for that");
                     return;
                 }
+                match crate::run::peer_client(&local) {
+                    Ok(client) => self.api = Arc::new(client),
+                    Err(e) => warn!("the settings for calls to other members were not reloaded: {e:#}"),
+                }
+                let (rest, options) =
+                    (self.rest.clone(), RestOptions::new(local.restapi.clone(), surus_api::Client::clone(&self.api)));
+                // Names in the allowlist may take a while to resolve.
+                tokio::spawn(async move {
+                    if let Err(e) = rest.reload(options).await {
+                        warn!("the REST API was not reloaded, its old settings stay in force: {e}");
+                    }
+                });
                 if !self.settings.set_local(local) {
                     info!("No local configuration items changed.");
                 }
