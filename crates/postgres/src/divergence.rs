@@ -141,7 +141,7 @@ impl Instance {
             (timeline, None) => (timeline, control.checkpoint_lsn),
         };
         let segment = wal_segment_size(&text).unwrap_or(16 << 20);
-        let end = match self.wal_record(timeline, start).await {
+        let end = match self.wal_record(timeline, start, segment).await {
             Ok(record) => Some(record_end(start, record.total_len, segment)),
             Err(e) => {
                 tracing::warn!("where the last checkpoint record ends is not known: {e}");

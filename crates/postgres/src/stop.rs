@@ -7,7 +7,7 @@ use surus_core::postgres::ControlState;
 use surus_core::{Lsn, Timeline};
 use tokio::time::{Instant, sleep};
 
-use crate::control::quick_state;
+use crate::control::{parse_controldata, quick_state, wal_segment_size};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::postmaster::{PidFile, Postmaster};
@@ -140,14 +140,16 @@ impl Instance {
 
     /// `None` unless `pg_control` says `shut down`.
     pub async fn shutdown_position(&self) -> Result<Option<ShutdownPosition>> {
-        let control = self.control_data().await?;
+        let text = self.controldata_text().await?;
+        let control = parse_controldata(&text).map_err(|e| PgError::new(ErrorKind::Tool, e))?;
         if control.state != ControlState::ShutDown {
             return Ok(None);
         }
         let (timeline, checkpoint) = (control.checkpoint_timeline, control.checkpoint_lsn);
-        let publish = match self.wal_record(timeline, checkpoint).await {
+        let segment = wal_segment_size(&text).unwrap_or(16 << 20);
+        let publish = match self.wal_record(timeline, checkpoint, segment).await {
             Ok(record) if record.text.contains("CHECKPOINT_SHUTDOWN") => {
-                match self.wal_record(timeline, record.prev).await {
+                match self.wal_record(timeline, record.prev, segment).await {
                     Ok(before) if before.text.contains("SWITCH") => record.prev,
                     Ok(_) => checkpoint,
                     Err(e) => unreadable(&e, checkpoint),
@@ -160,16 +162,11 @@ impl Instance {
     }
 
     /// One WAL record by `pg_waldump`.
-    pub(crate) async fn wal_record(&self, timeline: Timeline, at: Lsn) -> Result<WalRecord> {
-        let wal = self.config().data_dir.join("pg_wal");
-        let tool = self.tool("pg_waldump").await?.arg("-p").arg(&wal).args([
-            "-t",
-            &timeline.to_string(),
-            "-s",
-            &at.to_string(),
-            "-n",
-            "1",
-        ]);
+    pub(crate) async fn wal_record(&self, timeline: Timeline, at: Lsn, segment_size: u64) -> Result<WalRecord> {
+        // The file by its name: given only the directory, the program reads the segment size from any file in there,
+        // and fails on one that the server has allocated and not yet written.
+        let file = self.config().data_dir.join("pg_wal").join(segment_name(timeline, at, segment_size));
+        let tool = self.tool("pg_waldump").await?.args(["-s", &at.to_string(), "-n", "1"]).arg(file);
         let output = tool.run(Some(PROBE_LIMIT), None).await?.success(&format!("pg_waldump at {at}"))?;
         WalRecord::parse(&output.stdout).ok_or_else(|| {
             PgError::new(ErrorKind::Tool, format!("pg_waldump at {at} printed no record: {}", output.stdout.trim()))
@@ -180,6 +177,12 @@ impl Instance {
 fn unreadable(error: &PgError, checkpoint: Lsn) -> Lsn {
     tracing::warn!("the record before the shutdown checkpoint is not known: {error}");
     checkpoint
+}
+
+fn segment_name(timeline: Timeline, at: Lsn, segment_size: u64) -> String {
+    let number = at.0 / segment_size;
+    let per_id = (1_u64 << 32) / segment_size;
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / per_id, number % per_id)
 }
 
 /// A line of `pg_waldump`.
@@ -205,6 +208,14 @@ impl WalRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segment_names() {
+        let name = |at: u64, size| segment_name(Timeline(0x1F), Lsn(at), size);
+        assert_eq!(name(0x1_0500_5B48, 16 << 20), "0000001F0000000100000005");
+        assert_eq!(name(0xFFFF_FFFF, 16 << 20), "0000001F00000000000000FF");
+        assert_eq!(name(0x1_4000_0000, 1 << 30), "0000001F0000000100000001");
+    }
 
     #[test]
     fn waldump_lines() {

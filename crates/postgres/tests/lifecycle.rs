@@ -1,0 +1,263 @@
+//! One server from nothing to its end.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use common::{LIMIT, Site, bin_dir, eventually, is_root, kill, one, processes_in};
+use rustix::process::Signal;
+use surus_core::Timeline;
+use surus_core::postgres::{ControlState, DataDir, ProcessState};
+use surus_postgres::{DataDirLock, ErrorKind, Instance, StartAs, StopMode, Stopped};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_initdb_to_a_clean_stop() {
+    let site = Site::new();
+    let node = site.instance("a");
+    assert_eq!(node.data_dir().await, DataDir::Empty);
+    assert_eq!(node.accepting(LIMIT).await, ProcessState::NotRunning);
+    assert_eq!(node.stop(StopMode::Fast, None).await.unwrap(), Stopped::NotRunning);
+    let error = node.start(&StartAs::Primary, LIMIT).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+
+    let began = Instant::now();
+    node.initdb(&CancellationToken::new()).await.unwrap();
+    eprintln!("initdb {:?}", began.elapsed());
+    let DataDir::Present { standby_signal: false, control, .. } = node.data_dir().await else { panic!() };
+    assert_eq!(control.state, ControlState::ShutDown);
+    assert!(control.data_checksums);
+    assert!(fs::read_dir(site.path()).unwrap().flatten().all(|e| !e.file_name().to_string_lossy().contains("surus")));
+    let error = node.initdb(&CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+
+    let started = node.start(&StartAs::Primary, LIMIT).await.unwrap();
+    eprintln!("start {:?}", started.took);
+    assert_eq!(node.accepting(LIMIT).await, ProcessState::Accepting);
+    node.create_roles().await.unwrap();
+    node.create_roles().await.unwrap();
+    assert_eq!(node.start(&StartAs::Primary, LIMIT).await.unwrap_err().kind, ErrorKind::Running);
+
+    let seen = node.observe(LIMIT).await.unwrap();
+    assert_eq!((seen.in_recovery, seen.timeline), (false, Some(Timeline(1))));
+    assert!(seen.flush_lsn.is_valid() && seen.server_version >= 130_000 && seen.pending_restart.is_empty());
+    assert_eq!(seen.position(), seen.flush_lsn);
+    assert_eq!(&seen.postmaster_start_time[4..5], "-");
+    assert_eq!(seen.postmaster_start_time.len(), "2026-01-01 00:00:00.000000+00:00".len());
+    let again = Instant::now();
+    node.observe(LIMIT).await.unwrap();
+    eprintln!("observe {:?}", again.elapsed());
+
+    // Its own session, the right owner.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", started.postmaster.pid)).unwrap();
+    let session: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert_eq!(session, started.postmaster.pid);
+    if is_root() {
+        for path in ["postgresql.conf", "postgresql.base.conf", "pg_hba.conf"] {
+            assert_ne!(fs::metadata(node.config().data_dir.join(path)).unwrap().uid(), 0, "{path}");
+        }
+    }
+
+    // A setting that needs a restart.
+    let mut config = (*node.config()).clone();
+    config.parameters.insert("max_worker_processes".into(), "9".into());
+    config.parameters.insert("work_mem".into(), "5MB".into());
+    node.set_config(config);
+    node.reload().await.unwrap();
+    eventually("the reload", || async { one(&node, "SHOW work_mem").await == "5MB" }).await;
+    eventually("the pending restart", || async { !node.observe(LIMIT).await.unwrap().pending_restart.is_empty() })
+        .await;
+    let pending = node.observe(LIMIT).await.unwrap().pending_restart;
+    assert_eq!(pending["max_worker_processes"].old_value, "8");
+    assert_eq!(pending["max_worker_processes"].new_value, "9");
+    assert!(node.settings(LIMIT).await.unwrap()["max_worker_processes"].pending_restart);
+
+    // Slots.
+    let wanted: BTreeSet<String> = ["b".to_owned(), "c".to_owned()].into();
+    let changes = node.sync_member_slots(&wanted, &BTreeMap::new(), None).await.unwrap();
+    assert_eq!(changes.created, ["b", "c"]);
+    let fewer: BTreeSet<String> = ["b".to_owned()].into();
+    assert_eq!(node.sync_member_slots(&fewer, &BTreeMap::new(), None).await.unwrap(), Default::default());
+    let changes = node.sync_member_slots(&fewer, &BTreeMap::new(), Some(&BTreeSet::new())).await.unwrap();
+    assert_eq!(changes.dropped, ["c"]);
+    assert_eq!(node.observe(LIMIT).await.unwrap().slots.len(), 1);
+
+    node.checkpoint(LIMIT).await.unwrap();
+    let stopped = node.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    eprintln!("stop {stopped:?}");
+    assert!(matches!(stopped, Stopped::Exited { .. }));
+    assert!(!started.postmaster.is_alive());
+    assert!(node.wait_shut_down(LIMIT).await.unwrap());
+    let end = node.shutdown_position().await.unwrap().unwrap();
+    assert_eq!((end.timeline, end.checkpoint), (Timeline(1), end.publish));
+    assert!(end.checkpoint > seen.flush_lsn);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_postmaster_leaves_orphans_that_are_ended() {
+    let site = Site::new();
+    let node = site.primary("a").await;
+    let busy = node.clone();
+    let work = tokio::spawn(async move { busy.query("SELECT pg_sleep(600)", Duration::from_secs(600)).await });
+    eventually("the busy backend", || async {
+        one(
+            &node,
+            "SELECT count(*)::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active'",
+        )
+        .await
+            != "1"
+    })
+    .await;
+    assert_eq!(node.orphans().await.unwrap(), Vec::<i32>::new());
+    // Frozen backends neither notice that the postmaster is gone nor end by themselves.
+    let postmaster = node.process().await.unwrap();
+    let all = processes_in(&node.config().data_dir);
+    for pid in all.iter().filter(|p| **p != postmaster.pid) {
+        kill(*pid, Signal::STOP);
+    }
+    let (woken, exited) = (Instant::now(), postmaster.clone());
+    let waiting = tokio::spawn(async move {
+        exited.exited().await;
+        Instant::now()
+    });
+    postmaster.signal(Signal::KILL).unwrap();
+    let noticed = waiting.await.unwrap();
+    assert!(noticed - woken < Duration::from_secs(2));
+    assert!(node.process().await.is_none());
+    assert!(node.observe(LIMIT).await.is_err());
+    let orphans = node.orphans().await.unwrap();
+    assert!(orphans.len() > 3, "{orphans:?}");
+    let ended = node.kill_orphans().await.unwrap();
+    assert!(ended >= orphans.len());
+    assert_eq!(node.orphans().await.unwrap(), Vec::<i32>::new());
+    assert!(work.await.unwrap().is_err());
+    let DataDir::Present { control, .. } = node.data_dir().await else { panic!() };
+    assert_eq!(control.state, ControlState::InProduction);
+    node.start(&StartAs::Primary, LIMIT).await.unwrap();
+
+    // Whatever state it is in: frozen this time.
+    let postmaster = node.process().await.unwrap();
+    postmaster.signal(Signal::STOP).unwrap();
+    assert_eq!(node.accepting(Duration::from_millis(300)).await, ProcessState::NotAccepting);
+    let error = node.query("SELECT 1", Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(node.stop(StopMode::Fast, Some(Duration::from_millis(100))).await.unwrap(), Stopped::TimedOut);
+    node.kill_hard().await.unwrap();
+    assert_eq!(processes_in(&node.config().data_dir), Vec::<i32>::new());
+    node.crash_recover_single_user(&CancellationToken::new()).await.unwrap();
+    let DataDir::Present { control, .. } = node.data_dir().await else { panic!() };
+    assert_eq!(control.state, ControlState::ShutDown);
+    // And a plain start once more, with the orphans ended on the way.
+    node.start(&StartAs::Primary, LIMIT).await.unwrap();
+    let postmaster = node.process().await.unwrap();
+    for pid in processes_in(&node.config().data_dir).into_iter().filter(|p| *p != postmaster.pid) {
+        kill(pid, Signal::STOP);
+    }
+    postmaster.signal(Signal::KILL).unwrap();
+    postmaster.exited().await;
+    node.start(&StartAs::Primary, LIMIT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_handle_adopts_what_runs() {
+    let site = Site::new();
+    let first = site.primary("a").await;
+    let pid = first.process().await.unwrap().pid;
+    let config = (*first.config()).clone();
+    drop(first);
+    let second = Instance::new(config.clone());
+    assert_eq!(second.process().await.unwrap().pid, pid);
+    assert!(!second.observe(LIMIT).await.unwrap().in_recovery);
+    let before = fs::read_to_string(config.data_dir.join("postgresql.conf")).unwrap();
+    second.reload().await.unwrap();
+    assert_eq!(fs::read_to_string(config.data_dir.join("postgresql.conf")).unwrap(), before);
+    assert_eq!(second.process().await.unwrap().pid, pid);
+    let error = second.basebackup(&common::upstream(&second), &common::no_progress(), &CancellationToken::new()).await;
+    assert_eq!(error.unwrap_err().kind, ErrorKind::Running);
+    assert_eq!(second.remove_data_dir().await.unwrap_err().kind, ErrorKind::Running);
+
+    // Only TCP is left to it when the socket is gone.
+    let socket = site.path().join(format!(".s.PGSQL.{}", config.port));
+    fs::remove_file(&socket).unwrap();
+    second.query("SELECT 1", LIMIT).await.unwrap();
+    second.stop(StopMode::Immediate, Some(LIMIT)).await.unwrap();
+    assert_eq!(second.shutdown_position().await.unwrap(), None);
+    let aside = second.move_data_dir_aside().await.unwrap();
+    assert!(aside.join("PG_VERSION").exists() && !config.data_dir.exists());
+    assert_eq!(second.data_dir().await, DataDir::Empty);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said() {
+    let site = Site::new();
+    let node = site.instance("a");
+    let dir = node.config().data_dir.clone();
+
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("holiday.jpg"), "").unwrap();
+    assert!(matches!(node.data_dir().await, DataDir::Foreign(why) if why.contains("holiday.jpg")));
+    assert_eq!(node.initdb(&CancellationToken::new()).await.unwrap_err().kind, ErrorKind::Refused);
+    assert!(dir.join("holiday.jpg").exists());
+    fs::remove_dir_all(&dir).unwrap();
+
+    let _lock = DataDirLock::acquire(&dir).unwrap();
+    assert_eq!(DataDirLock::acquire(&dir).unwrap_err().kind, ErrorKind::Locked);
+
+    let mut config = (*node.config()).clone();
+    config.bin_dir = Some("/nonexistent".into());
+    let error = Instance::new(config.clone()).binaries_version().await.unwrap_err();
+    assert!(error.to_string().contains("bin_dir"), "{error}");
+    config.bin_dir = Some(bin_dir());
+    config.initdb_options.push("--no-such-option".into());
+    let error = Instance::new(config.clone()).initdb(&CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-option"), "{error}");
+    assert_eq!(node.data_dir().await, DataDir::Empty);
+
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    assert_eq!(node.initdb(&cancel).await.unwrap_err().kind, ErrorKind::Cancelled);
+    assert_eq!(node.data_dir().await, DataDir::Empty);
+
+    node.initdb(&CancellationToken::new()).await.unwrap();
+    let mut config = (*node.config()).clone();
+    config.parameters.insert("shared_buffers".into(), "much".into());
+    node.set_config(config.clone());
+    let error = node.start(&StartAs::Primary, LIMIT).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::StartFailed);
+    assert!(error.to_string().contains("shared_buffers"), "{error}");
+    assert!(node.process().await.is_none());
+
+    config.parameters.insert("shared_buffers".into(), "16MB".into());
+    config.parameters.insert("unix_socket_directories".into(), format!("/tmp/{}", "x".repeat(110)));
+    node.set_config(config.clone());
+    let error = node.start(&StartAs::Primary, LIMIT).await.unwrap_err();
+    assert!(error.to_string().contains("107"), "{error}");
+
+    fs::write(dir.join("PG_VERSION"), "99\n").unwrap();
+    let DataDir::Foreign(why) = node.data_dir().await else { panic!() };
+    assert!(why.contains("99") && why.contains("pg_upgrade"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_run_once_after_bootstrap() {
+    let site = Site::new();
+    let node = site.primary("a").await;
+    let out = site.path().join("out");
+    fs::write(&out, "").unwrap();
+    fs::set_permissions(&out, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let psql = bin_dir().join("psql");
+    let script = format!("sh -c '{} -At -d \"$1\" -c \"SELECT current_user\" > {}' sh", psql.display(), out.display());
+    node.post_bootstrap(&script, &CancellationToken::new()).await.unwrap();
+    assert_eq!(fs::read_to_string(&out).unwrap(), "postgres\n");
+    let error = node.post_bootstrap("sh -c 'echo alas >&2; exit 3'", &CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("alas"), "{error}");
+    assert_eq!(node.post_bootstrap("'", &CancellationToken::new()).await.unwrap_err().kind, ErrorKind::Refused);
+    // Nothing that was said contains a password.
+    let log = fs::read_to_string(node.config().server_log.as_ref().unwrap()).unwrap();
+    for secret in ["it's super", "rep:pass", "back\\slash"] {
+        assert!(!log.contains(secret));
+    }
+}
