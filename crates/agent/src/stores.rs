@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use surus_config::{Etcd3Config, RaftConfig, StoreConfig};
-use surus_store::Kv;
-use surus_store_etcd::{EtcdOptions, EtcdStore};
+use surus_store::{Kv, StoreError};
+use surus_store_etcd::{EtcdOptions, EtcdStore, discover_srv};
 use surus_store_raft::{RaftOptions, RaftStore, TlsOptions};
 
 pub struct OpenStore {
@@ -22,7 +23,7 @@ impl OpenStore {
                 Ok(OpenStore { kv: node.clone(), node: Some(node) })
             }
             StoreConfig::Etcd3(etcd) => {
-                let store = EtcdStore::connect(etcd_options(etcd)?).context("etcd3")?;
+                let store = EtcdStore::connect(etcd_options(etcd).await?).context("etcd3")?;
                 Ok(OpenStore { kv: Arc::new(store), node: None })
             }
         }
@@ -53,11 +54,18 @@ pub fn raft_options(raft: &RaftConfig) -> anyhow::Result<RaftOptions> {
     })
 }
 
-pub fn etcd_options(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
-    if let Some(srv) = &etcd.srv {
-        anyhow::bail!(
-            "etcd3.srv: {srv}: finding etcd through DNS is not supported yet; list the endpoints in etcd3.hosts"
-        );
+/// With `srv` the endpoints come from DNS, which is waited for: without it there is nothing to do.
+pub async fn etcd_options(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
+    let mut endpoints = etcd.endpoints.clone();
+    if let Some(domain) = &etcd.srv {
+        endpoints = loop {
+            match discover_srv(domain, etcd.srv_suffix.as_deref(), Duration::from_secs(5)).await {
+                Ok(found) => break found,
+                Err(StoreError::Refused(why)) => anyhow::bail!("etcd3.srv: {why}"),
+                Err(e) => tracing::warn!("waiting on etcd: the SRV records of {domain} cannot be read: {e}"),
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        };
     }
     let pem = |key: &str, path: &Option<std::path::PathBuf>| -> anyhow::Result<Option<String>> {
         path.as_deref()
@@ -67,7 +75,7 @@ pub fn etcd_options(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
             .transpose()
     };
     Ok(EtcdOptions {
-        endpoints: etcd.endpoints.clone(),
+        endpoints,
         username: etcd.username.clone(),
         password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
         ca_pem: pem("cacert", &etcd.cacert)?,
