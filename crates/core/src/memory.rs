@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Member, Upstream};
+use crate::cluster::{FailoverRequest, Member, Upstream};
 use crate::ids::MemberName;
 use crate::order::Epoch;
 use crate::time::BootTime;
@@ -66,6 +66,8 @@ pub struct Memory {
     pub called: bool,
     /// Version of the failover request that was refused; it is gone once the store has cleared it.
     pub refused: Option<u64>,
+    /// What the request became when I named its candidate.
+    pub named: Option<FailoverRequest>,
     /// This server was stopped by a handover and has not run since.
     pub handed_over: bool,
     /// Since when the store cannot be read.

@@ -128,8 +128,9 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
         memory.asked_for = None;
         memory.given_up = None;
     }
-    if view.failover.as_ref().map(|f| f.version) != memory.refused {
-        memory.refused = None;
+    match &view.failover {
+        Some(f) if Some(f.version) == memory.refused || Some(&f.value) == memory.named.as_ref() => {}
+        _ => memory.refused = None,
     }
 }
 

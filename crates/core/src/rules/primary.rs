@@ -93,9 +93,9 @@ pub const RULES: &[Rule] = &[
         id: 718,
         section: Section::Primary,
         name: "a request that was refused already",
-        when: |c| c.i_lead() && request(c).is_some_and(|r| c.memory.refused == Some(r.version)),
+        when: |c| c.i_lead() && request(c).is_some() && c.memory.refused.is_some(),
         then: |w| {
-            let version = w.memory.refused.unwrap_or_default();
+            let version = w.view.and_then(|v| v.failover.as_ref()).map(|f| f.version).unwrap_or_default();
             w.goal("clearing a request that was refused");
             w.order(Order::ClearFailover { version });
             w.wait_for("the store to show that the request is cleared");
@@ -190,8 +190,10 @@ pub const RULES: &[Rule] = &[
             w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
             let Some(to) = w.candidates.iter().find(|c| c.fit).map(|c| c.name.clone()) else { return };
             w.goal(format!("{}: demoting myself, handing over to {to}", request.value.action()));
+            w.memory.named = None;
             if request.value.candidate.is_none() {
                 let named = FailoverRequest { candidate: Some(to.clone()), ..request.value.clone() };
+                w.memory.named = Some(named.clone());
                 w.order(Order::NameCandidate { version: request.version, request: named });
             }
             let upstream = view.members.get(&to).and_then(crate::cluster::Member::upstream);
