@@ -23,7 +23,7 @@ impl OpenStore {
                 Ok(OpenStore { kv: node.clone(), node: Some(node) })
             }
             StoreConfig::Etcd3(etcd) => {
-                let store = EtcdStore::connect(etcd_options(etcd).await?).context("etcd3")?;
+                let store = EtcdStore::connect(etcd_options(etcd, true).await?).context("etcd3")?;
                 Ok(OpenStore { kv: Arc::new(store), node: None })
             }
         }
@@ -54,14 +54,15 @@ pub fn raft_options(raft: &RaftConfig) -> anyhow::Result<RaftOptions> {
     })
 }
 
-/// With `srv` the endpoints come from DNS, which is waited for: without it there is nothing to do.
-pub async fn etcd_options(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
+/// With `srv` the endpoints come from DNS. An agent waits for it: without it there is nothing to do.
+pub async fn etcd_options(etcd: &Etcd3Config, wait: bool) -> anyhow::Result<EtcdOptions> {
     let mut endpoints = etcd.endpoints.clone();
     if let Some(domain) = &etcd.srv {
         endpoints = loop {
             match discover_srv(domain, etcd.srv_suffix.as_deref(), Duration::from_secs(5)).await {
                 Ok(found) => break found,
                 Err(StoreError::Refused(why)) => anyhow::bail!("etcd3.srv: {why}"),
+                Err(e) if !wait => anyhow::bail!("etcd3.srv: the SRV records of {domain} cannot be read: {e}"),
                 Err(e) => tracing::warn!("waiting on etcd: the SRV records of {domain} cannot be read: {e}"),
             }
             tokio::time::sleep(Duration::from_secs(5)).await;

@@ -21,7 +21,7 @@ pub async fn open_store(config: &StoreConfig) -> Outcome<Arc<dyn Kv>> {
     match config {
         StoreConfig::Raft(raft) => Ok(Arc::new(raft_client(raft).await?)),
         StoreConfig::Etcd3(etcd) => {
-            let options = stores::etcd_options(etcd).or_fail()?;
+            let options = stores::etcd_options(etcd, false).await.or_fail()?;
             // Asking for other endpoints pays for a process that stays; a command is told enough of them.
             let options = EtcdOptions { discover_members: false, ..options };
             Ok(Arc::new(EtcdStore::connect(options).or_fail()?))
