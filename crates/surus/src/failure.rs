@@ -32,11 +32,11 @@ pub trait OrFail<T> {
 
 impl<T, E: Display> OrFail<T> for Result<T, E> {
     fn or_fail(self) -> Outcome<T> {
-        self.map_err(|e| Failure::Message(e.to_string()))
+        self.map_err(|e| Failure::Message(format!("{e:#}")))
     }
 
     fn or_fail_with(self, context: impl Display) -> Outcome<T> {
-        self.map_err(|e| Failure::Message(format!("{context}: {e}")))
+        self.map_err(|e| Failure::Message(format!("{context}: {e:#}")))
     }
 }
 
