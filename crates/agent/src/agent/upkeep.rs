@@ -36,7 +36,13 @@ pub struct Upkeep {
     checked_pending: Option<(String, u64)>,
     generation: u64,
     led: bool,
+    /// Since when a slot is wanted by nobody.
+    unwanted: BTreeMap<String, BootTime>,
 }
+
+/// How long an unwanted slot is left alone. When the lead changes, the new leader's list of slots to
+/// retain arrives a moment after its name.
+const UNWANTED: Duration = Duration::from_secs(60);
 
 impl Default for Upkeep {
     fn default() -> Self {
@@ -51,6 +57,7 @@ impl Default for Upkeep {
             checked_pending: None,
             generation: 0,
             led: false,
+            unwanted: BTreeMap::new(),
         }
     }
 }
@@ -87,15 +94,16 @@ impl Upkeep {
         Status { optime: observed.position(), slots, retain_slots: retain }
     }
 
-    fn note_slots(&mut self, view: &ClusterView, facts: &Facts, lead: bool) {
+    fn note_slots(&mut self, view: &ClusterView, known: &[String], facts: &Facts, lead: bool) {
         let now = boot_now();
         if !lead {
             self.led = false;
             return;
         }
         if !std::mem::replace(&mut self.led, true) {
-            // What the leader before me kept for absent members is kept for another full period.
-            self.slot_seen = view.status.retain_slots.iter().map(|s| (s.clone(), now)).collect();
+            // What the leader before me kept for absent members is kept for another full period, and so is
+            // what that leader itself needs to come back.
+            self.slot_seen = view.status.retain_slots.iter().chain(known).map(|s| (s.clone(), now)).collect();
         }
         for member in view.others(&facts.me).filter(|m| !m.tags.nostream()) {
             self.slot_seen.insert(member.name.slot_name(), now);
@@ -160,7 +168,9 @@ impl Agent {
     fn keep_slots(&mut self, facts: &Facts) {
         let Some(view) = facts.store.view.clone().filter(|_| facts.store.broken.is_none()) else { return };
         let lead = facts.lead.is_some() && facts.postgres.is_primary();
-        self.upkeep.note_slots(&view, facts, lead);
+        let known: Vec<String> =
+            self.memory.known_members.values().filter(|m| !m.tags.nostream()).map(|m| m.name.slot_name()).collect();
+        self.upkeep.note_slots(&view, &known, facts, lead);
         if !facts.postgres.accepting() || facts.postgres.observed().is_none() || view.leader.is_none() {
             return;
         }
@@ -202,6 +212,14 @@ impl Agent {
             )
             .collect();
         let missing = wanted.names.iter().any(|n| !have.contains_key(n.as_str()));
+        let now = facts.now;
+        self.upkeep.unwanted.retain(|n, _| have.contains_key(n.as_str()) && !wanted.names.contains(n));
+        for name in have.keys().filter(|n| !wanted.names.contains(**n)) {
+            self.upkeep.unwanted.entry((*name).to_owned()).or_insert(now);
+        }
+        let young =
+            self.upkeep.unwanted.iter().filter(|(_, since)| now.since(**since) < UNWANTED).map(|(n, _)| n.clone());
+        let keep: BTreeSet<String> = keep.into_iter().chain(young).collect();
         let surplus = !facts.settings.pause && have.keys().any(|n| !wanted.names.contains(*n) && !keep.contains(*n));
         let behind = wanted
             .advance
