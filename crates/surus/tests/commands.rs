@@ -199,7 +199,8 @@ async fn what_is_shown() {
         0,
         &[
             "batman: pg0 leads.\n  no action\n  because it leads\n  (rule 7)",
-            "  yes pg1: streams",
+            "weighed: yes pg1: streams",
+            "Who could take over:\n  no  pg1: not reachable",
             "pg1: does not explain itself",
         ],
     );

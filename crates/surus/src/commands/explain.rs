@@ -1,9 +1,15 @@
-//! `explain`: what the members say about their own decisions (`GET /explain`), put together.
+//! `explain`: what the members say about their own decisions (`GET /explain`), put together, and who
+//! could take over.
+
+mod candidates;
 
 use std::fmt::Write;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
+use surus_core::report::Candidate;
 
 use crate::cli::{Explain, Format};
 use crate::commands::API_LIMIT;
@@ -37,19 +43,22 @@ pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain)
         };
         (member.name.to_string(), account)
     });
-    let accounts: Vec<(String, Account)> = join_all(asked).await;
+    let (accounts, weighed): (Vec<(String, Account)>, _) =
+        tokio::join!(join_all(asked), candidates::weigh(context, &reading));
     if args.format != Format::Pretty {
         let members: Vec<Value> = accounts
             .into_iter()
             .map(|(name, account)| account.unwrap_or_else(|error| json!({"member": name, "error": error})))
             .collect();
-        let whole = json!({"scope": cluster.name, "leader": reading.leader_name(), "members": members});
+        let whole = json!({
+            "scope": cluster.name, "leader": reading.leader_name(), "candidates": weighed, "members": members
+        });
         return table::objects_out(terminal, args.format, &whole);
     }
-    terminal.write(&render(&cluster.name, &reading, &accounts))
+    terminal.write(&render(&cluster.name, &reading, &weighed, &accounts))
 }
 
-fn render(name: &str, reading: &Reading, accounts: &[(String, Account)]) -> String {
+fn render(name: &str, reading: &Reading, weighed: &[Candidate], accounts: &[(String, Account)]) -> String {
     let mut out = String::new();
     let leader = reading.leader_name();
     match leader {
@@ -65,7 +74,12 @@ fn render(name: &str, reading: &Reading, accounts: &[(String, Account)]) -> Stri
     for garbage in &reading.view.garbage {
         line(&mut out, 1, &format!("The key {} in the store {}.", garbage.key, garbage.problem));
     }
-    candidates(&mut out, leader, accounts);
+    if !weighed.is_empty() {
+        line(&mut out, 0, "\nWho could take over:");
+        for candidate in weighed {
+            line(&mut out, 1, &verdict(candidate.fit, candidate.name.as_str(), &candidate.why));
+        }
+    }
     for (member, account) in accounts {
         out.push('\n');
         match account {
@@ -108,46 +122,46 @@ fn rule(account: &Value) -> Option<String> {
     Some(format!("(rule {id}{section}{name})"))
 }
 
-/// Who could take over. Every member weighs the others; the leader's opinion counts first, then that
-/// of the first member that has one.
-fn candidates(out: &mut String, leader: Option<&str>, accounts: &[(String, Account)]) {
-    let opinion = |name: &str, account: &Account| {
-        let account = account.as_ref().ok()?;
-        let weighed = list(account, "candidates");
-        (!weighed.is_empty()).then(|| (name.to_owned(), weighed.to_vec()))
-    };
-    let first = accounts
-        .iter()
-        .filter(|(name, _)| Some(name.as_str()) == leader)
-        .chain(accounts.iter().filter(|(name, _)| Some(name.as_str()) != leader))
-        .find_map(|(name, account)| opinion(name, account));
-    let Some((by, weighed)) = first else { return };
-    out.push('\n');
-    line(out, 0, &format!("Who could take over, as {by} sees it:"));
-    for candidate in &weighed {
-        let name = text(candidate, "name").unwrap_or("?");
-        let fit = candidate.get("fit").and_then(Value::as_bool).unwrap_or(false);
-        let why = text(candidate, "why").map(|w| format!(": {w}")).unwrap_or_default();
-        line(out, 1, &format!("{} {name}{why}", if fit { "yes" } else { "no " }));
+fn verdict(fit: bool, name: &str, why: &str) -> String {
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("{} {name}{why}", if fit { "yes" } else { "no " })
+}
+
+/// Local time to the millisecond; what is no time is shown as it is.
+fn time(value: Option<&Value>) -> String {
+    let text = value.map(table::text).unwrap_or_default();
+    match text.parse::<Timestamp>() {
+        Ok(at) => {
+            let at = at.to_zoned(TimeZone::system());
+            format!("{}.{:03}", at.strftime("%Y-%m-%d %H:%M:%S"), at.millisecond())
+        }
+        Err(_) => text,
     }
 }
 
 fn one_member(out: &mut String, member: &str, account: &Value) {
-    let at = text(account, "at").map(|at| format!(" (at {at})")).unwrap_or_default();
-    line(out, 0, &format!("{member}{at}"));
+    let at = time(account.get("at"));
+    line(out, 0, &if at.is_empty() { member.to_owned() } else { format!("{member}, decided at {at}") });
     decision(out, 1, account);
     let waiting: Vec<&str> = list(account, "waiting_for").iter().filter_map(Value::as_str).collect();
     if !waiting.is_empty() {
         line(out, 1, &format!("waits for {}", waiting.join("; ")));
     }
-    if let Some(facts) = account.get("facts").and_then(Value::as_object).filter(|f| !f.is_empty()) {
-        line(out, 1, &format!("facts: {}", facts_line(facts)));
+    for candidate in list(account, "candidates") {
+        let fit = candidate.get("fit").and_then(Value::as_bool).unwrap_or(false);
+        let (name, why) = (text(candidate, "name").unwrap_or("?"), text(candidate, "why").unwrap_or_default());
+        line(out, 1, &format!("weighed: {}", verdict(fit, name, why)));
     }
-    let recent = list(account, "recent");
+    let facts = account.get("facts").and_then(Value::as_object).map(facts_line).unwrap_or_default();
+    if !facts.is_empty() {
+        line(out, 1, &format!("facts: {facts}"));
+    }
+    // The newest of them may be the decision above.
+    let recent: Vec<&Value> = list(account, "recent").iter().filter(|e| e.get("at") != account.get("at")).collect();
     if !recent.is_empty() {
         line(out, 1, "before that:");
         for earlier in recent {
-            let at = earlier.get("at").map(table::text).unwrap_or_default();
+            let at = time(earlier.get("at"));
             let goal = text(earlier, "goal").or_else(|| text(earlier, "why")).unwrap_or("?");
             let rule = earlier.get("rule").map(|r| format!(" (rule {})", table::text(r))).unwrap_or_default();
             line(out, 2, format!("{at} {goal}{rule}").trim_start());
@@ -156,11 +170,8 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
 }
 
 fn facts_line(facts: &Map<String, Value>) -> String {
-    let shown = |value: &Value| match value {
-        Value::Null => "not known".to_owned(),
-        other => table::text(other),
-    };
-    facts.iter().map(|(key, value)| format!("{}={}", key, shown(value))).collect::<Vec<_>>().join(", ")
+    let known = facts.iter().filter(|(_, value)| !value.is_null());
+    known.map(|(key, value)| format!("{key}={}", table::text(value))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -179,15 +190,19 @@ mod tests {
     #[test]
     fn what_members_say_is_put_together() {
         let a = json!({
-            "member": "a", "at": "2026-07-24T10:00:00Z", "rule": 71, "section": "primary", "name": "leads and runs",
+            "member": "a", "at": "just now", "rule": 71, "section": "primary", "name": "leads and runs",
             "why": "the lease is held and PostgreSQL is a primary", "goal": "no action",
             "facts": {"lease": "held", "view_age_ms": 120, "sync": null},
-            "candidates": [{"name": "b", "fit": true, "why": "streams, 0 bytes behind"}, {"name": "c", "fit": false, "why": "tagged nofailover"}],
+            "candidates": [{"name": "c", "fit": false, "why": "tagged nofailover"}],
             "waiting_for": [],
-            "recent": [{"at": "09:59:58", "rule": 70, "goal": "promoted"}]
+            "recent": [{"at": "just now", "goal": "no action"}, {"at": "09:59:58", "rule": 70, "goal": "promoted"}]
         });
         let b = json!({"member": "b", "waiting_for": ["the checkpoint of a", "a slot"], "rule": "r1"});
         let accounts = [("a".to_owned(), Ok(a)), ("b".to_owned(), Ok(b)), ("c".to_owned(), Err("gone".to_owned()))];
+        let weighed = [
+            Candidate { name: "b".into(), fit: true, why: "streams, 0 bytes behind".into() },
+            Candidate { name: "c".into(), fit: false, why: "tagged nofailover".into() },
+        ];
         let expected = "\
 Cluster x: a leads.
   no action
@@ -195,15 +210,16 @@ Cluster x: a leads.
   (rule 71, primary: leads and runs)
   The key sync in the store is JSON but not an object.
 
-Who could take over, as a sees it:
+Who could take over:
   yes b: streams, 0 bytes behind
   no  c: tagged nofailover
 
-a (at 2026-07-24T10:00:00Z)
+a, decided at just now
   no action
   because the lease is held and PostgreSQL is a primary
   (rule 71, primary: leads and runs)
-  facts: lease=held, view_age_ms=120, sync=not known
+  weighed: no  c: tagged nofailover
+  facts: lease=held, view_age_ms=120
   before that:
     09:59:58 promoted (rule 70)
 
@@ -213,13 +229,13 @@ b
 
 c: does not explain itself: gone
 ";
-        assert_eq!(render("x", &reading(), &accounts), expected);
+        assert_eq!(render("x", &reading(), &weighed, &accounts), expected);
     }
 
     #[test]
     fn nothing_is_needed_of_an_account() {
         for odd in [json!({}), json!([]), json!(null), json!({"candidates": 7, "recent": [{}], "facts": []})] {
-            let text = render("x", &reading(), &[("a".to_owned(), Ok(odd))]);
+            let text = render("x", &reading(), &[], &[("a".to_owned(), Ok(odd))]);
             assert!(text.starts_with("Cluster x: a leads.\n"), "{text}");
         }
     }
