@@ -40,7 +40,7 @@ impl Instance {
     }
 
     fn forget(&self) {
-        lock(&self.inner.overrides).clear();
+        *lock(&self.inner.overrides) = None;
         *lock(&self.inner.role) = None;
     }
 }

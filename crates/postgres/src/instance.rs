@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{InstanceConfig, StartAs};
 use crate::disk::{IO_LIMIT, blocking};
+use crate::orphans::unlisted;
 use crate::os_user::{self, OsUser};
 use crate::postmaster::{PidFile, Postmaster};
 use crate::sql::Session;
@@ -28,8 +29,8 @@ pub(crate) struct Inner {
     process: Mutex<Option<Postmaster>>,
     versions: Mutex<Option<(PathBuf, Option<SystemTime>, u32)>>,
     pub session: tokio::sync::Mutex<Option<Arc<Session>>>,
-    /// Settings this server was started with in place of the configured ones.
-    pub overrides: Mutex<BTreeMap<String, String>>,
+    /// Settings this server was started with in place of the configured ones; unknown for one that was found running.
+    pub overrides: Mutex<Option<BTreeMap<String, String>>>,
     /// What the recovery block is written for; unknown for a server that was found running.
     pub role: Mutex<Option<StartAs>>,
     pub socket_dirs: Mutex<Option<String>>,
@@ -146,14 +147,24 @@ impl Instance {
     }
 
     pub(crate) async fn must_not_run(&self, for_what: &str) -> Result<()> {
-        match self.process().await {
+        let config = self.config();
+        let dir = config.data_dir.display();
+        if let Some(p) = self.process().await {
+            let text = format!("{for_what}: PostgreSQL runs in {dir} as process {}; stop it first", p.pid);
+            return Err(PgError::new(ErrorKind::Running, text));
+        }
+        let (data_dir, names) = (config.data_dir.clone(), self.postgres_names());
+        let hidden = blocking("looking for a running server", IO_LIMIT, move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Ok(unlisted(&data_dir, &names))
+        });
+        match hidden.await? {
             None => Ok(()),
-            Some(p) => Err(PgError::new(
+            Some(pid) => Err(PgError::new(
                 ErrorKind::Running,
                 format!(
-                    "{for_what}: PostgreSQL runs in {} as process {}; stop it first",
-                    self.config().data_dir.display(),
-                    p.pid
+                    "{for_what}: process {pid} is a PostgreSQL in {dir} that its postmaster.pid does not name; end that \
+                     process first"
                 ),
             )),
         }

@@ -108,6 +108,19 @@ fn scan(data_dir: &Path, postgres: &[&str]) -> Vec<Postmaster> {
         .collect()
 }
 
+/// A postmaster that runs here although `postmaster.pid` does not name it (somebody removed the file).
+pub(crate) fn unlisted(data_dir: &Path, postgres: &[&str]) -> Option<i32> {
+    let server = |p: &&Proc| {
+        let args = p.args();
+        !p.is_zombie()
+            && p.exe_name().is_some_and(|exe| postgres.contains(&exe.as_str()))
+            && p.cwd().is_some_and(|cwd| same_dir(&cwd, data_dir))
+            && args.first().is_some_and(|a| !a.starts_with("postgres: "))
+            && !args.iter().any(|a| a == "--single" || a == "--boot" || a == "-C")
+    };
+    Proc::all().iter().find(server).map(|p| p.pid)
+}
+
 /// The parent of a backend that still has one is its postmaster, however that was started.
 fn parent_is_server(all: &[Proc], process: &Proc, postgres: &[&str]) -> bool {
     all.iter().any(|p| {

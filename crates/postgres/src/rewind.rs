@@ -5,10 +5,11 @@ use surus_core::postgres::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::bootstrap::SYNC_LIMIT;
 use crate::clone::Meter;
 use crate::conf_write::{read_if_there, remove_if_there};
 use crate::conninfo::tool_conninfo;
-use crate::disk::{IO_LIMIT, blocking};
+use crate::disk::{IO_LIMIT, blocking, sync_trees};
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::{ErrorKind, PgError, Result};
 
@@ -39,7 +40,7 @@ impl Instance {
         let (config, version) = (self.config(), self.major_version().await?);
         let who = config.rewind_credentials();
         let source = tool_conninfo(who, from, Some(&config.database), true, version);
-        let mut tool = self.tool("pg_rewind").await?.arg("--progress");
+        let mut tool = self.tool("pg_rewind").await?.args(["--progress", "--no-sync"]);
         if config.recovery_conf.get("restore_command").is_some_and(|c| !c.is_empty()) {
             // Before 15 the program finds the setting only in a configuration beside the data.
             if version >= 150_000 || !config.separate_config_dir() {
@@ -72,6 +73,8 @@ impl Instance {
             .await;
         progress.send_replace(None);
         let output = output?.success(&format!("pg_rewind from {} ({}:{})", from.name, from.host, from.port))?;
+        let dir = config.data_dir.clone();
+        blocking("forcing the rewound data directory to disk", SYNC_LIMIT, move || sync_trees(&dir)).await?;
         tracing::info!("pg_rewind: {}", crate::disk::tail(&output.stderr, 4).replace('\n', "; "));
         Ok(())
     }

@@ -68,7 +68,7 @@ impl Instance {
         let mut overrides: BTreeMap<String, String> =
             raised.iter().map(|(name, r)| (name.clone(), r.old_value.clone())).collect();
         overrides.extend(self.socket_override(&config).await?);
-        lock(&self.inner.overrides).clone_from(&overrides);
+        *lock(&self.inner.overrides) = Some(overrides.clone());
         self.close_session().await;
 
         let user = self.user().await?;
@@ -263,7 +263,11 @@ impl Instance {
 
     async fn write_files(&self, role: Option<StartAs>, markers: bool) -> Result<Written> {
         let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
-        let overrides = lock(&self.inner.overrides).clone();
+        let known = lock(&self.inner.overrides).clone();
+        let overrides = match known {
+            Some(overrides) => overrides,
+            None => self.socket_override(&config).await?,
+        };
         let kept = role.clone();
         let written = blocking("writing the configuration", IO_LIMIT, move || {
             let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides };

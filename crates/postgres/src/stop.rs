@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use crate::control::{parse_controldata, quick_state, wal_segment_size};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, PROBE_LIMIT};
-use crate::postmaster::{PidFile, Postmaster};
-use crate::proc_fs::{Proc, descendants};
+use crate::postmaster::PidFile;
+use crate::proc_fs::Proc;
 use crate::{ErrorKind, PgError, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,24 +109,13 @@ impl Instance {
     /// Ends the server whatever state it is in. Crash recovery follows at the next start.
     pub async fn kill_hard(&self) -> Result<()> {
         if let Some(process) = self.process().await {
-            // First it must not start anybody any more, then everybody it started goes, it goes last: no backend ever
-            // sees a postmaster that is gone and goes on alone.
-            process.signal(Signal::STOP)?;
-            let below = descendants(&Proc::all(), process.pid);
-            let held: Vec<Postmaster> = below.iter().filter_map(Postmaster::hold).collect();
-            for backend in &held {
-                backend.signal(Signal::KILL)?;
-            }
-            process.signal(Signal::KILL)?;
-            let gone = async {
-                process.exited().await;
-                futures_util::future::join_all(held.iter().map(Postmaster::exited)).await;
-            };
-            if tokio::time::timeout(Duration::from_secs(10), gone).await.is_err() {
+            let tree = process.clone();
+            blocking("killing the server", IO_LIMIT, move || tree.kill_tree(Duration::from_secs(5))).await?;
+            if tokio::time::timeout(Duration::from_secs(5), process.exited()).await.is_err() {
                 return Err(PgError::new(
                     ErrorKind::TimedOut,
                     format!(
-                        "process {} or one below it does not end, not even by SIGKILL; it probably waits for a dead \
+                        "process {} does not end, not even by SIGKILL; it probably waits for a dead \
                          disk: repair it or restart the machine",
                         process.pid
                     ),

@@ -19,6 +19,9 @@ const KEEP: usize = 64 * 1024;
 /// From the first signal to the last one.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// For what is still in a pipe when the program has ended.
+const LEFTOVERS: Duration = Duration::from_millis(300);
+
 pub(crate) struct Tool {
     program: PathBuf,
     args: Vec<OsString>,
@@ -96,10 +99,13 @@ impl Tool {
         let mut child = os_user::spawn(command, self.user.clone()).await.map_err(|e| self.cannot_run(&e))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let outcome = {
-            let work = async {
-                let (stdout, stderr) = tokio::join!(collect(out, |_| ()), collect(err, line));
-                (child.wait().await, stdout, stderr)
+            let ended = CancellationToken::new();
+            let waiting = async {
+                let status = child.wait().await;
+                ended.cancel();
+                status
             };
+            let work = async { tokio::join!(waiting, collect(out, |_| (), &ended), collect(err, line, &ended)) };
             let expired = async {
                 match limit {
                     Some(limit) => tokio::time::sleep(limit).await,
@@ -194,11 +200,25 @@ pub(crate) fn clean_environment(command: &mut Command, user: Option<&OsUser>) {
     }
 }
 
-async fn collect(stream: Option<impl AsyncRead + Unpin>, mut line: impl FnMut(&str)) -> String {
+/// Ends with the stream, or a little after the program did: something it left running may keep the stream open.
+async fn collect(
+    stream: Option<impl AsyncRead + Unpin>,
+    mut line: impl FnMut(&str),
+    ended: &CancellationToken,
+) -> String {
     let Some(mut stream) = stream else { return String::new() };
     let (mut kept, mut partial, mut chunk) = (Vec::new(), Vec::new(), [0_u8; 4096]);
+    let over = async {
+        ended.cancelled().await;
+        tokio::time::sleep(LEFTOVERS).await;
+    };
+    tokio::pin!(over);
     loop {
-        let n = match stream.read(&mut chunk).await {
+        let read = tokio::select! {
+            read = stream.read(&mut chunk) => read,
+            () = &mut over => break,
+        };
+        let n = match read {
             Ok(0) | Err(_) => break,
             Ok(n) => n,
         };
@@ -227,5 +247,38 @@ async fn end_group(child: &mut Child) {
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
         let _ = kill_process_group(group, Signal::KILL);
         let _ = tokio::time::timeout(GRACE, child.wait()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Tool {
+        Tool::new("sh".into(), None).args(["-c", script])
+    }
+
+    #[tokio::test]
+    async fn words_status_and_lines() {
+        let mut lines = Vec::new();
+        let script = "printf 'one\\rtwo\\n' >&2; echo out; exit 3";
+        let output = sh(script).run_watching(None, None, |l| lines.push(l.to_owned())).await.unwrap();
+        assert_eq!((lines.join("+").as_str(), output.stdout.as_str()), ("one+two", "out\n"));
+        let error = output.success("it").err().unwrap();
+        assert!(error.to_string().contains("two") && error.to_string().contains('3'), "{error}");
+    }
+
+    #[tokio::test]
+    async fn ends_in_time_on_request_and_despite_leftovers() {
+        let error = sh("sleep 60").run(Some(Duration::from_millis(50)), None).await.err().unwrap();
+        assert!(error.is_timeout());
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let error = sh("sleep 60").run(None, Some(&cancel)).await.err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Cancelled);
+        let output = sh("sleep 5 & echo done").run(Some(Duration::from_secs(4)), None).await.unwrap();
+        assert_eq!(output.stdout, "done\n");
+        let error = Tool::new("/no/such/program".into(), None).run(None, None).await.err().unwrap();
+        assert!(error.to_string().contains("bin_dir"), "{error}");
     }
 }

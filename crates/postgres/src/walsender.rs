@@ -103,7 +103,8 @@ impl Walsender {
                             &"no common way to authenticate; use scram-sha-256 without channel_binding=require",
                         ));
                     }
-                    let exchange = ScramSha256::new(password, ChannelBinding::unrequested());
+                    // The truth ("n"): to claim it and not use it ("y") is refused by a server that offers it.
+                    let exchange = ScramSha256::new(password, ChannelBinding::unsupported());
                     frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), &mut out)
                         .map_err(|e| self.broken(&e))?;
                     scram = Some(exchange);

@@ -1,4 +1,5 @@
 //! One server from nothing to its end.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 mod common;
 
@@ -11,7 +12,7 @@ use common::{LIMIT, Site, bin_dir, eventually, is_root, kill, one, processes_in}
 use rustix::process::Signal;
 use surus_core::Timeline;
 use surus_core::postgres::{ControlState, DataDir, ProcessState};
-use surus_postgres::{DataDirLock, ErrorKind, Instance, StartAs, StopMode, Stopped};
+use surus_postgres::{DataDirLock, ErrorKind, Instance, Postmaster, StartAs, StopMode, Stopped};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,6 +168,7 @@ async fn a_second_handle_adopts_what_runs() {
     let first = site.primary("a").await;
     let pid = first.process().await.unwrap().pid;
     let config = (*first.config()).clone();
+    commands_run_once_after_bootstrap(&site, &first).await;
     drop(first);
     let second = Instance::new(config.clone());
     assert_eq!(second.process().await.unwrap().pid, pid);
@@ -178,6 +180,20 @@ async fn a_second_handle_adopts_what_runs() {
     let error = second.basebackup(&common::upstream(&second), &common::no_progress(), &CancellationToken::new()).await;
     assert_eq!(error.unwrap_err().kind, ErrorKind::Running);
     assert_eq!(second.remove_data_dir().await.unwrap_err().kind, ErrorKind::Running);
+
+    // Somebody removed the file that names it.
+    let pid_file = config.data_dir.join("postmaster.pid");
+    let content = fs::read(&pid_file).unwrap();
+    fs::remove_file(&pid_file).unwrap();
+    let third = Instance::new(config.clone());
+    assert!(third.process().await.is_none());
+    assert_eq!(third.orphans().await.unwrap(), Vec::<i32>::new());
+    let error = third.start(&StartAs::Primary, LIMIT).await.unwrap_err();
+    assert!(error.kind == ErrorKind::Running && error.to_string().contains(&pid.to_string()), "{error}");
+    fs::write(&pid_file, content).unwrap();
+    let postmaster = third.process().await.unwrap();
+    assert_eq!(Postmaster::open(pid, postmaster.start_ticks), Some(postmaster.clone()));
+    assert_eq!(Postmaster::open(pid, postmaster.start_ticks + 1), None);
 
     // Only TCP is left to it when the socket is gone.
     let socket = site.path().join(format!(".s.PGSQL.{}", config.port));
@@ -241,10 +257,7 @@ async fn what_is_wrong_is_said() {
     assert!(why.contains("99") && why.contains("pg_upgrade"), "{why}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_run_once_after_bootstrap() {
-    let site = Site::new();
-    let node = site.primary("a").await;
+async fn commands_run_once_after_bootstrap(site: &Site, node: &Instance) {
     let out = site.path().join("out");
     fs::write(&out, "").unwrap();
     fs::set_permissions(&out, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();

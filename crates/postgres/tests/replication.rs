@@ -1,8 +1,10 @@
 //! A primary and its replicas.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 mod common;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Instant;
 
 use common::{LIMIT, Site, eventually, no_progress, one, upstream};
@@ -13,6 +15,37 @@ use tokio_util::sync::CancellationToken;
 
 async fn streams(standby: &Instance) -> bool {
     standby.observe(LIMIT).await.is_ok_and(|o| o.is_streaming())
+}
+
+/// Leaves the primary reachable from elsewhere by TLS only; the certificate it shows.
+async fn encrypt(site: &Site, primary: &Instance) -> std::path::PathBuf {
+    let data = primary.config().data_dir.clone();
+    let (cert, key) = (data.join("server.crt"), data.join("server.key"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=primary"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .expect("openssl is missing; install it: apt-get install -y openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let copy = site.path().join("root.crt");
+    fs::copy(&cert, &copy).unwrap();
+    let owner = fs::metadata(&data).unwrap();
+    for file in [&cert, &key] {
+        chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut config = (*primary.config()).clone();
+    config.parameters.insert("ssl".into(), "on".into());
+    for line in config.pg_hba.as_mut().unwrap() {
+        *line = line.replace("host ", "hostssl ");
+    }
+    primary.set_config(config);
+    primary.reload().await.unwrap();
+    eventually("TLS is on", || async { one(primary, "SHOW ssl").await == "on" }).await;
+    copy
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,10 +163,15 @@ async fn clone_promote_follow_rewind() {
 async fn a_copy_is_whole_or_not_there() {
     let site = Site::new();
     let a = site.primary("a").await;
+    let root = encrypt(&site, &a).await;
     one(&a, "CREATE TABLE public.big AS SELECT repeat('x', 1000) FROM generate_series(1, 20000); SELECT 1").await;
     let b = site.instance("b");
     let mut config = (*b.config()).clone();
     config.basebackup_options = vec!["--max-rate=2M".into()];
+    config.replication.options.insert("sslmode".into(), "require".into());
+    let rewind = &mut config.rewind.as_mut().unwrap().options;
+    rewind.insert("sslmode".into(), "verify-ca".into());
+    rewind.insert("sslrootcert".into(), root.display().to_string());
     b.set_config(config.clone());
     let staged = site.path().join("b.surus.new");
 
@@ -156,8 +194,7 @@ async fn a_copy_is_whole_or_not_there() {
     fs::create_dir(&dir).unwrap();
     if common::is_root() {
         let meta = fs::metadata(site.path()).unwrap();
-        use std::os::unix::fs::MetadataExt;
-        std::os::unix::fs::chown(&dir, Some(meta.uid()), Some(meta.gid())).unwrap();
+        chown(&dir, Some(meta.uid()), Some(meta.gid())).unwrap();
     }
     let source = format!("host=127.0.0.1 port={} user=replicator password=rep:pass", a.config().port);
     let script = format!(
@@ -178,6 +215,14 @@ async fn a_copy_is_whole_or_not_there() {
     assert!(!staged.exists());
     b.start(&StartAs::standby_of(upstream(&a), None), LIMIT).await.unwrap();
     eventually("b streams", || streams(&b)).await;
+    let encrypted = "SELECT bool_and(ssl)::text FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+    assert_eq!(one(&a, encrypted).await, "true");
+    assert_eq!(b.divergence(&upstream(&a), LIMIT).await.unwrap(), Divergence::None);
+    let mut config = (*b.config()).clone();
+    config.rewind.as_mut().unwrap().options.insert("sslmode".into(), "disable".into());
+    b.set_config(config);
+    let error = b.divergence(&upstream(&a), LIMIT).await.unwrap_err();
+    assert!(error.to_string().contains("no encryption"), "{error}");
 
     // A wrong password, and nobody there.
     let c = site.instance("c");
