@@ -112,7 +112,8 @@ pub enum Order {
         why: String,
     },
     TakeLead,
-    /// Give the lead up without touching PostgreSQL.
+    /// Give the lead up without touching PostgreSQL: delete the leader key if it carries my name. Ordered
+    /// again while the store still shows it, also when I hold no lease any more.
     ReleaseLead,
     /// Ask these members directly how they are.
     Probe {

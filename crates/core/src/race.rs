@@ -98,6 +98,25 @@ fn requested(
     let action = request.action();
     match &request.candidate {
         Some(candidate) if *candidate == facts.me => {
+            // While paused a primary without the lead goes on: it must not get a second one beside it.
+            if facts.settings.pause {
+                let mut others: BTreeMap<&MemberName, &Member> = memory.known_members.iter().collect();
+                others.extend(view.members.iter());
+                let ask: Vec<MemberName> = others
+                    .values()
+                    .filter(|m| m.name != facts.me && m.api_url.is_some())
+                    .map(|m| m.name.clone())
+                    .collect();
+                if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
+                    return (Verdict::Ask(ask), vec![]);
+                }
+                let primary = |n: &&MemberName| {
+                    facts.peers.get(n).and_then(|p| p.answer.as_ref().ok()).is_some_and(|a| !a.in_recovery)
+                };
+                if let Some(name) = ask.iter().find(primary) {
+                    return (Verdict::Leave { why: format!("Primary ({name}) is still alive") }, vec![]);
+                }
+            }
             return (Verdict::Take { why: format!("{action}: I am the requested candidate") }, vec![]);
         }
         Some(candidate) => {

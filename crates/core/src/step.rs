@@ -71,6 +71,16 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
 
 /// Keys the holder of the lead keeps right, whatever else it does.
 fn housekeeping(work: &mut Work) {
+    let lingers = work.memory.released
+        && work.facts.lead.is_none()
+        && work.facts.store.broken.is_none()
+        && work.view.is_some_and(|v| v.leader_name() == Some(&work.facts.me));
+    if lingers && !work.orders.iter().any(|o| matches!(o, Order::ReleaseLead | Order::TakeLead)) {
+        // Either the reading is old, or the store missed the release and my session keeps the key alive, so
+        // that nobody leads and nobody may.
+        work.order(Order::ReleaseLead);
+        work.again_in(Duration::from_millis(500));
+    }
     let (Some(view), true) = (work.view, work.leads == rules::Leads::Me) else { return };
     if work.facts.store.broken.is_some() || work.facts.shutdown {
         return;
