@@ -66,6 +66,9 @@ pub struct Node {
     pub streaming: bool,
     pub promotion_fails: bool,
     pub handover_fails: bool,
+    /// A primary whose lease ended while the cluster was paused: hands are off it, and a member whose agent
+    /// was restarted meanwhile cannot know of it.
+    outlived: bool,
     pub memory: Memory,
     pub lead: Option<Lead>,
     session: Option<u64>,
@@ -95,6 +98,7 @@ impl Node {
             streaming: false,
             promotion_fails: false,
             handover_fails: false,
+            outlived: false,
             memory: Memory::default(),
             lead: None,
             session: None,
@@ -237,6 +241,32 @@ impl World {
         *old = new;
     }
 
+    pub fn pick(&mut self, n: u64) -> usize {
+        usize::try_from(self.random(0, n)).expect("small")
+    }
+
+    /// The server process dies under its agent.
+    pub fn crash_server(&mut self, name: &str) {
+        let now = self.now;
+        let node = self.node(name);
+        if node.server != Server::Down {
+            node.serve(Server::Down, now);
+            (node.clean, node.next) = (false, now);
+        }
+    }
+
+    /// No more faults: all machines, agents and networks work.
+    pub fn heal(&mut self) {
+        (self.store_down, self.settings.pause) = (false, false);
+        for name in ["a", "b", "c"] {
+            if !self.node(name).up || self.node(name).exited || self.node(name).shutdown {
+                self.boot(name);
+            }
+            let node = self.node(name);
+            (node.cut, node.promotion_fails, node.handover_fails) = (false, false, false);
+        }
+    }
+
     /// One writer, and everybody else streams from it.
     pub fn well(&self) -> bool {
         let Some(primary) = self.primary() else { return false };
@@ -292,7 +322,12 @@ impl World {
             }
         }
         self.deliver();
-        let writers: Vec<_> = self.nodes.iter().filter(|n| n.server == Server::Primary).map(|n| &n.name).collect();
+        for node in &mut self.nodes {
+            let led = node.server != Server::Primary || node.lead.is_some();
+            node.outlived = !led && (node.outlived || self.settings.pause);
+        }
+        let writers = self.nodes.iter().filter(|n| n.server == Server::Primary && !n.outlived);
+        let writers: Vec<_> = writers.map(|n| &n.name).collect();
         assert!(writers.len() <= 1, "two primaries {writers:?} at {}\n{}", self.now, self.story());
     }
 
@@ -523,10 +558,10 @@ impl World {
             Order::ClearFailover { version } if reaches => {
                 self.put(|store, _| _ = store.failover.take_if(|f| f.version == version));
             }
-            Order::NameCandidate { version, request } if reaches => {
-                if self.store.failover.as_ref().is_some_and(|f| f.version == version) {
-                    self.put(|store, version| store.failover = Some(Versioned { value: request, version }));
-                }
+            Order::NameCandidate { version, request }
+                if reaches && self.store.failover.as_ref().is_some_and(|f| f.version == version) =>
+            {
+                self.put(|store, version| store.failover = Some(Versioned { value: request, version }));
             }
             Order::Exit(Ok(())) => (self.nodes[i].exited, self.nodes[i].lead) = (true, None),
             Order::Exit(Err(why)) => panic!("{name} ends: {why}\n{}", self.story()),
@@ -551,7 +586,7 @@ impl World {
     }
 
     fn release(&mut self, i: usize) {
-        if self.reaches(i) && self.nodes[i].lead.is_some() {
+        if self.reaches(i) && self.store.leader_name() == Some(&self.nodes[i].name) {
             self.put(|store, _| store.leader = None);
         }
         self.nodes[i].lead = None;

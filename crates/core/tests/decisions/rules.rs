@@ -179,7 +179,7 @@ fn stopped_server() -> Vec<Row> {
                 .with(|s| s.facts.lead = None)
                 .down(ControlState::ShutDown, false)
                 .finished(handover(), Ok(TaskDone::Released)),
-            &[],
+            &["release"],
         ),
         (545, deposed().forked(false), &["start standby of b"]),
         (545, Scenario::leaderless().down(ControlState::InProduction, false), &["start standby of nobody"]),
