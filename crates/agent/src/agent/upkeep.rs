@@ -33,7 +33,7 @@ pub struct Upkeep {
     /// When each member's slot was last needed by a member that is there.
     slot_seen: BTreeMap<String, BootTime>,
     pending: super::Channel<BTreeMap<String, PendingRestart>>,
-    checked_pending: Option<(String, u64)>,
+    checked_pending: Option<(String, u64, BTreeMap<String, PendingRestart>)>,
     generation: u64,
     led: bool,
     /// Since when a slot is wanted by nobody.
@@ -245,16 +245,17 @@ impl Agent {
     /// After a reload and after a start: which settings wait for a restart.
     fn check_pending(&mut self, facts: &Facts) {
         let Some(observed) = facts.postgres.observed() else { return };
-        let state = (observed.postmaster_start_time.clone(), self.upkeep.generation);
-        if self.upkeep.checked_pending.as_ref() == Some(&state)
-            && observed.pending_restart.is_empty() == self.pending_restart.is_empty()
-        {
+        // Also what the server itself reports, because it does so a moment after a reload.
+        let state = (observed.postmaster_start_time.clone(), self.upkeep.generation, observed.pending_restart.clone());
+        if self.upkeep.checked_pending.as_ref() == Some(&state) {
             return;
         }
         self.upkeep.checked_pending = Some(state);
         let (instance, tx) = (self.instance.clone(), self.upkeep.pending.0.clone());
         let wanted = self.settings.effective.command_line.clone();
+        // Recovery settings are rewritten at each change of role; they say nothing to a server that is out of recovery.
         let mut pending = observed.pending_restart.clone();
+        pending.retain(|name, change| change.old_value != change.new_value && !is_recovery_setting(name));
         self.upkeep.spawn("looking for pending restarts", async move {
             // A reload does not reach what the command line set: PostgreSQL itself reports nothing there.
             let running = instance.settings(Duration::from_secs(5)).await.map_err(|e| e.to_string())?;
@@ -383,6 +384,19 @@ impl Agent {
             self.again_at = tokio::time::Instant::now();
         }
     }
+}
+
+fn is_recovery_setting(name: &str) -> bool {
+    name.starts_with("recovery_")
+        || matches!(
+            name,
+            "archive_cleanup_command"
+                | "hot_standby"
+                | "primary_conninfo"
+                | "primary_slot_name"
+                | "promote_trigger_file"
+                | "restore_command"
+        )
 }
 
 fn same_value(running: &str, wanted: &str, setting: &surus_postgres::Setting) -> bool {
