@@ -66,18 +66,37 @@ async fn three_from_nothing_etcd() -> Result<()> {
     three_from_nothing(StoreKind::Etcd).await
 }
 
-/// One member alone has no majority and must not begin; with the second there is one, and the third joins that cluster.
+/// The voters of the embedded store are named in the configuration: until all of them have met once, nobody founds a
+/// cluster, so that members started apart never found two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_come_one_after_another_form_one_cluster() -> Result<()> {
     let mut cluster = cluster().prepare().await?;
-    cluster.start(2)?;
-    wait_for("the first member answers", SOON, async || cluster.get(2, "/patroni").await).await?;
-    assert_ne!(cluster.get(2, "/primary").await?.status, 200);
-    assert!(!cluster.node(2).data_dir().join("PG_VERSION").exists(), "one of three must not initialise");
-    cluster.start(0)?;
-    cluster.wait_leader().await?;
+    let missing = cluster.node(1).config["raft"]["self_addr"].as_str().context("no self_addr")?.to_owned();
+    for node in [2, 0] {
+        cluster.start(node)?;
+        wait_for("the log names who is missing", SOON, async || {
+            ensure!(cluster.node(node).log().contains(&missing), "not yet");
+            Ok(())
+        })
+        .await?;
+        assert_ne!(cluster.get(node, "/primary").await?.status, 200);
+        assert!(!cluster.node(node).data_dir().join("PG_VERSION").exists(), "it must not initialise");
+    }
     cluster.start(1)?;
     cluster.wait_healthy().await?;
+    system_id(&cluster).await?;
+    cluster.passed();
+    Ok(())
+}
+
+/// With a store outside, the first to come founds the cluster and the others join it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn later_members_join() -> Result<()> {
+    let mut cluster = cluster().store(StoreKind::Etcd).prepare().await?;
+    for node in [2, 0, 1] {
+        cluster.start(node)?;
+        assert_eq!(cluster.wait_healthy().await?, 2);
+    }
     system_id(&cluster).await?;
     cluster.passed();
     Ok(())

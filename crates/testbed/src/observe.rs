@@ -32,9 +32,9 @@ pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut(
 pub struct Connection(tokio_postgres::Client);
 
 impl Connection {
-    pub async fn open(port: u16, patience: Duration) -> Result<Connection> {
+    pub async fn open(port: u16, user: &str, patience: Duration) -> Result<Connection> {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(port).user(SUPERUSER).password(PASSWORD).dbname("postgres");
+        config.host("127.0.0.1").port(port).user(user).password(PASSWORD).dbname("postgres");
         config.application_name("testbed");
         // The library's own limit covers the connection, not the greeting: a frozen server never sends one.
         let Ok(connected) = tokio::time::timeout(patience, config.connect(NoTls)).await else {
@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     pub async fn connect(&self, node: usize) -> Result<Connection> {
-        Connection::open(self.nodes[node].postgres.number, Duration::from_secs(3)).await
+        Connection::open(self.nodes[node].postgres.number, SUPERUSER, Duration::from_secs(3)).await
     }
 
     /// First column of the first row; the empty string when there is none.

@@ -10,6 +10,9 @@ pub const SUPERUSER: &str = "postgres";
 /// Of every user; the clusters live on loopback and for minutes.
 pub const PASSWORD: &str = "only for tests";
 
+/// Comes in without a password: checking one takes an unoptimised client longer than the writer waits for a connection.
+pub const WRITER: &str = "writer";
+
 /// What differs between members and clusters.
 pub struct Member<'a> {
     pub scope: &'a str,
@@ -45,6 +48,7 @@ impl Member<'_> {
                 },
                 "pg_hba": [
                     "local all all trust",
+                    format!("host all {WRITER} 127.0.0.1/32 trust"),
                     "host replication replicator 127.0.0.1/32 scram-sha-256",
                     "host all all 127.0.0.1/32 scram-sha-256",
                 ],

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::cluster::Cluster;
 use crate::observe::{Connection, wait_for};
+use crate::template::WRITER;
 
 const PACE: Duration = Duration::from_millis(5);
 const CONNECT: Duration = Duration::from_millis(200);
@@ -48,7 +49,10 @@ impl Writer {
     pub async fn start(cluster: &Cluster) -> Result<Writer> {
         let leader = cluster.wait_leader().await?;
         let connection = cluster.connect(leader).await?;
-        connection.execute("create table if not exists writes (number bigint primary key)").await?;
+        if connection.rows("select 1 from pg_roles where rolname = 'writer'").await?.is_empty() {
+            connection.execute("create role writer login; create table writes (number bigint primary key)").await?;
+            connection.execute("grant insert on writes to writer").await?;
+        }
         let rows = connection.rows("select coalesce(max(number), 0) + 1 from writes").await?;
         let first: i64 = rows.first().and_then(|row| row.first()).context("no row")?.parse()?;
         let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.postgres.number).collect();
@@ -181,7 +185,7 @@ async fn primary(ports: &[u16]) -> Option<(usize, Connection)> {
         .enumerate()
         .map(async |(node, port)| {
             let attempt = async {
-                let connection = Connection::open(*port, CONNECT).await.ok()?;
+                let connection = Connection::open(*port, WRITER, CONNECT).await.ok()?;
                 let rows = connection.rows("select pg_is_in_recovery()").await.ok()?;
                 (rows.first()?.first()? == "f").then_some(connection)
             };
