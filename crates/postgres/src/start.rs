@@ -1,4 +1,4 @@
-//! Starting the server, and telling a running one about its files.
+//! Starting the server.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::Signal;
-use surus_core::cluster::{PendingRestart, Upstream};
+use surus_core::cluster::PendingRestart;
 use surus_core::postgres::{ControlData, DataDir};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::conf_text::needs_restart;
-use crate::conf_write::{Writing, Written};
+use crate::conf_write::Writing;
 use crate::config::{InstanceConfig, StartAs};
 use crate::conninfo::socket_path_fault;
 use crate::disk::{IO_LIMIT, blocking, file_tail, give_to, make_dirs};
@@ -35,14 +33,6 @@ pub struct Started {
     /// Settings a standby was started with above the configured ones, because its primary ran with more
     /// (`spec/config.md §8.5`).
     pub raised: BTreeMap<String, PendingRestart>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FollowOutcome {
-    Unchanged,
-    Reloaded,
-    /// The files are written; only a start or restart brings them into force.
-    RestartNeeded,
 }
 
 impl Instance {
@@ -189,7 +179,7 @@ impl Instance {
     }
 
     /// `/tmp` where the server would put its socket into a directory its user cannot write to.
-    async fn socket_override(&self, config: &InstanceConfig) -> Result<BTreeMap<String, String>> {
+    pub(crate) async fn socket_override(&self, config: &InstanceConfig) -> Result<BTreeMap<String, String>> {
         let name = "unix_socket_directories";
         if config.parameters.contains_key(name) || config.command_line.iter().any(|(n, _)| n == name) {
             return Ok(BTreeMap::new());
@@ -223,65 +213,6 @@ impl Instance {
                 BTreeMap::from([(name.to_owned(), "/tmp".to_owned())])
             })
             .unwrap_or_default())
-    }
-
-    /// Writes the files for a role, markers included, without starting or telling anybody.
-    pub async fn write_config(&self, role: &StartAs) -> Result<()> {
-        self.write_files(Some(role.clone()), true).await.map(|_| ())
-    }
-
-    /// Rewrites the files and has the server read them.
-    pub async fn reload(&self) -> Result<()> {
-        let process = self.process().await.ok_or_else(|| self.no_server())?;
-        let role = lock(&self.inner.role).clone();
-        self.write_files(role, false).await?;
-        process.signal(Signal::HUP)
-    }
-
-    /// Points a standby to another upstream, without a restart where the server allows it.
-    pub async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Result<FollowOutcome> {
-        let role = StartAs::Standby { upstream: upstream.cloned(), slot: slot.map(str::to_owned) };
-        let process = self.process().await;
-        let standby_file = self.config().data_dir.join("standby.signal");
-        let was_standby = blocking("looking at standby.signal", IO_LIMIT, move || Ok(standby_file.exists())).await?;
-        let written = self.write_files(Some(role), true).await?;
-        let Some(process) = process else { return Ok(FollowOutcome::RestartNeeded) };
-        let version = self.major_version().await?;
-        let (before, after) = (&written.recovery_before, &written.recovery_after);
-        let differs = |name: &&String| before.get(*name) != after.get(*name);
-        let restart = before.keys().chain(after.keys()).filter(differs).any(|name| needs_restart(name, version));
-        // A server that was promoted, or whose recovery settings came from elsewhere, has no block to compare with.
-        if !was_standby || (restart && !before.is_empty()) {
-            return Ok(FollowOutcome::RestartNeeded);
-        }
-        if !written.changed {
-            return Ok(FollowOutcome::Unchanged);
-        }
-        process.signal(Signal::HUP)?;
-        Ok(FollowOutcome::Reloaded)
-    }
-
-    async fn write_files(&self, role: Option<StartAs>, markers: bool) -> Result<Written> {
-        let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
-        let known = lock(&self.inner.overrides).clone();
-        let overrides = match known {
-            Some(overrides) => overrides,
-            None => self.socket_override(&config).await?,
-        };
-        let kept = role.clone();
-        let written = blocking("writing the configuration", IO_LIMIT, move || {
-            let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides };
-            let written = writing.all(role.as_ref())?;
-            if let Some(role) = role.as_ref().filter(|_| markers) {
-                writing.markers(role)?;
-            }
-            Ok(written)
-        })
-        .await?;
-        if kept.is_some() {
-            *lock(&self.inner.role) = kept;
-        }
-        Ok(written)
     }
 }
 

@@ -182,8 +182,11 @@ async fn a_copy_is_whole_or_not_there() {
         let (b, cancel, from) = (b.clone(), cancel.clone(), upstream(&a));
         async move { b.basebackup(&from, &progress, &cancel).await }
     });
-    seen.wait_for(|p| p.as_ref().is_some_and(|p| p.done_bytes > 0)).await.unwrap();
-    assert!(seen.borrow().as_ref().unwrap().percent().is_some());
+    let percent = match seen.wait_for(|p| p.as_ref().is_some_and(|p| p.done_bytes > 0)).await {
+        Ok(progress) => progress.as_ref().unwrap().percent(),
+        Err(_) => panic!("the copy ended early: {:?}", copy.await),
+    };
+    assert!(percent.is_some());
     assert_eq!(b.data_dir().await, DataDir::Empty);
     cancel.cancel();
     assert_eq!(copy.await.unwrap().unwrap_err().kind, ErrorKind::Cancelled);

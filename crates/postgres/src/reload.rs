@@ -1,0 +1,80 @@
+//! Telling a running server about its files.
+
+use rustix::process::Signal;
+use surus_core::cluster::Upstream;
+
+use crate::Result;
+use crate::conf_text::needs_restart;
+use crate::conf_write::{Writing, Written};
+use crate::config::StartAs;
+use crate::disk::{IO_LIMIT, blocking};
+use crate::instance::{Instance, lock};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowOutcome {
+    Unchanged,
+    Reloaded,
+    /// The files are written; only a start or restart brings them into force.
+    RestartNeeded,
+}
+
+impl Instance {
+    /// Writes the files for a role, markers included, without starting or telling anybody.
+    pub async fn write_config(&self, role: &StartAs) -> Result<()> {
+        self.write_files(Some(role.clone()), true).await.map(|_| ())
+    }
+
+    /// Rewrites the files and has the server read them.
+    pub async fn reload(&self) -> Result<()> {
+        let process = self.process().await.ok_or_else(|| self.no_server())?;
+        let role = lock(&self.inner.role).clone();
+        self.write_files(role, false).await?;
+        process.signal(Signal::HUP)
+    }
+
+    /// Points a standby to another upstream, without a restart where the server allows it.
+    pub async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Result<FollowOutcome> {
+        let role = StartAs::Standby { upstream: upstream.cloned(), slot: slot.map(str::to_owned) };
+        let process = self.process().await;
+        let standby_file = self.config().data_dir.join("standby.signal");
+        let was_standby = blocking("looking at standby.signal", IO_LIMIT, move || Ok(standby_file.exists())).await?;
+        let written = self.write_files(Some(role), true).await?;
+        let Some(process) = process else { return Ok(FollowOutcome::RestartNeeded) };
+        let version = self.major_version().await?;
+        let (before, after) = (&written.recovery_before, &written.recovery_after);
+        let differs = |name: &&String| before.get(*name) != after.get(*name);
+        let restart = before.keys().chain(after.keys()).filter(differs).any(|name| needs_restart(name, version));
+        // A server that was promoted, or whose recovery settings came from elsewhere, has no block to compare with.
+        if !was_standby || (restart && !before.is_empty()) {
+            return Ok(FollowOutcome::RestartNeeded);
+        }
+        if !written.changed {
+            return Ok(FollowOutcome::Unchanged);
+        }
+        process.signal(Signal::HUP)?;
+        Ok(FollowOutcome::Reloaded)
+    }
+
+    async fn write_files(&self, role: Option<StartAs>, markers: bool) -> Result<Written> {
+        let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
+        let known = lock(&self.inner.overrides).clone();
+        let overrides = match known {
+            Some(overrides) => overrides,
+            None => self.socket_override(&config).await?,
+        };
+        let kept = role.clone();
+        let written = blocking("writing the configuration", IO_LIMIT, move || {
+            let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides };
+            let written = writing.all(role.as_ref())?;
+            if let Some(role) = role.as_ref().filter(|_| markers) {
+                writing.markers(role)?;
+            }
+            Ok(written)
+        })
+        .await?;
+        if kept.is_some() {
+            *lock(&self.inner.role) = kept;
+        }
+        Ok(written)
+    }
+}
