@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use surus_store::{Fut, Health, Kv, LeaseId, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch, WatchEvent};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::CallError;
 use crate::error::StartError;
@@ -21,7 +21,9 @@ use crate::wire::{Reply, Request};
 /// A node that does not answer a read is left for the next one after this time.
 const ATTEMPT: Duration = Duration::from_secs(2);
 const BREATH: Duration = Duration::from_millis(50);
-const POLL: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a watch may be silent before the node is asked for a sign of life.
+const PING: Duration = Duration::from_secs(2);
 
 /// Uses a group without being a node of it: for commands run beside the agents.
 pub struct RaftClient {
@@ -130,56 +132,57 @@ impl Link {
         }
     }
 
-    /// By asking again and again: commands that watch are few and short-lived, and any node will do.
     async fn watch(&self, prefix: &str, tx: tokio::sync::mpsc::Sender<WatchEvent>) {
-        let mut known: Option<Snapshot> = None;
-        let mut broken = false;
-        loop {
-            let events = match self.read(prefix, ATTEMPT).await {
-                Ok(now) => {
-                    let events = match known.take().filter(|_| !broken) {
-                        Some(before) => difference(&before, &now),
-                        None => vec![WatchEvent::Restarted(now.clone())],
-                    };
-                    (known, broken) = (Some(now), false);
-                    events
-                }
-                Err(e) if !std::mem::replace(&mut broken, true) => vec![WatchEvent::Broken(e.to_string())],
-                Err(_) => vec![],
-            };
-            for event in events {
-                if tx.send(event).await.is_err() {
+        let mut said = false;
+        let closed = tx.clone();
+        let go = async {
+            loop {
+                let at = self.current.load(Ordering::Relaxed) % self.addrs.len();
+                let Err(why) = self.watch_at(&self.addrs[at], prefix, &tx, &mut said).await else { return };
+                if !std::mem::replace(&mut said, true) && tx.send(WatchEvent::Broken(why)).await.is_err() {
                     return;
                 }
+                self.current.store(at + 1, Ordering::Relaxed);
+                sleep(PAUSE).await;
             }
-            tokio::select! {
-                () = sleep(POLL) => {}
-                () = tx.closed() => return,
-            }
+        };
+        tokio::select! {
+            () = go => {}
+            () = closed.closed() => {}
         }
     }
-}
 
-/// What turns `before` into `now`. A key deleted and written again between two looks is a put.
-fn difference(before: &Snapshot, now: &Snapshot) -> Vec<WatchEvent> {
-    let mut changes: Vec<(u64, WatchEvent)> = Vec::new();
-    for key in &before.keys {
-        if !now.keys.iter().any(|k| k.key == key.key) {
-            let event = WatchEvent::Deleted { key: key.key.clone(), revision: now.revision };
-            changes.push((now.revision, event));
+    /// Until the listener is gone (`Ok`) or the node is of no use (`Err`). A node that has lost its group
+    /// says `Broken` itself; then the next one is tried.
+    async fn watch_at(
+        &self,
+        addr: &str,
+        prefix: &str,
+        tx: &tokio::sync::mpsc::Sender<WatchEvent>,
+        said: &mut bool,
+    ) -> Result<(), String> {
+        let connection = self.peers.separate(addr).await?;
+        let request = Request::Watch { prefix: prefix.to_owned() };
+        let mut events = connection.stream(request).ok_or("the connection broke")?;
+        loop {
+            let event = match timeout(PING, events.recv()).await {
+                Ok(Some(Reply::Event(event))) => WatchEvent::from(event),
+                Ok(_) => return Err(format!("{addr}: the connection broke")),
+                // Silence is normal; a node that does not answer at all is not.
+                Err(_) => match connection.call(Request::Ping, ATTEMPT).await {
+                    Ok(_) => continue,
+                    Err(e) => return Err(format!("{addr}: {e}")),
+                },
+            };
+            if let WatchEvent::Broken(why) = event {
+                return Err(format!("{addr}: {why}"));
+            }
+            *said = false;
+            if tx.send(event).await.is_err() {
+                return Ok(());
+            }
         }
     }
-    for key in &now.keys {
-        if !before.keys.iter().any(|k| k.key == key.key && k.version == key.version) {
-            changes.push((key.version, WatchEvent::Put(key.clone())));
-        }
-    }
-    changes.sort_by_key(|(revision, _)| *revision);
-    let mut events: Vec<WatchEvent> = changes.into_iter().map(|(_, event)| event).collect();
-    if now.revision != before.revision {
-        events.push(WatchEvent::Progress(now.revision));
-    }
-    events
 }
 
 fn odd(_: Reply) -> StoreError {

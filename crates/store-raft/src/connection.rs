@@ -38,8 +38,14 @@ pub struct Connection {
     tasks: [tokio::task::AbortHandle; 2],
 }
 
+enum Waiter {
+    Once(oneshot::Sender<Reply>),
+    /// Of a stream that never ends by itself.
+    Stream(mpsc::Sender<Reply>),
+}
+
 struct Waiting {
-    calls: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    calls: Mutex<HashMap<u64, Waiter>>,
     closed: AtomicBool,
     /// Boot time of the oldest request since the last word from the other end; 0 if none is due.
     asked_at: AtomicU64,
@@ -72,6 +78,15 @@ impl Connection {
         self.tasks.iter().for_each(|t| t.abort());
     }
 
+    /// Answers that go on until the connection ends.
+    pub fn stream(&self, request: Request) -> Option<mpsc::Receiver<Reply>> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let frame = serde_json::to_vec(&Call { id, within_ms: 0, request }).ok()?;
+        let (tx, rx) = mpsc::channel(64);
+        self.waiting.lock().insert(id, Waiter::Stream(tx));
+        (!self.is_closed() && self.outbox.try_send(frame).is_ok()).then_some(rx)
+    }
+
     pub async fn call(&self, request: Request, within: Duration) -> Result<Reply, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
@@ -81,7 +96,7 @@ impl Connection {
             return Err(CallError::Refused(format!("the request is too large ({} bytes)", frame.len())));
         }
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().insert(id, tx);
+        self.waiting.lock().insert(id, Waiter::Once(tx));
         // Forgotten when the caller stops waiting, however it does.
         let _forget = Forget { waiting: &self.waiting, id };
         if self.is_closed() || self.outbox.try_send(frame).is_err() {
@@ -120,7 +135,7 @@ impl Drop for Forget<'_> {
 }
 
 impl Waiting {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Reply>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waiter>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,7 +167,16 @@ async fn read_all(mut stream: SplitStream<Frames>, mut seal: Seal, waiting: Arc<
         };
         waiting.heard_at.store(boot_ms(), Ordering::Relaxed);
         waiting.asked_at.store(0, Ordering::Relaxed);
-        if let Some(tx) = waiting.lock().remove(&answer.id) {
+        let stream = match waiting.lock().get(&answer.id) {
+            Some(Waiter::Stream(tx)) => Some(tx.clone()),
+            _ => None,
+        };
+        // A reader of a stream that falls behind holds up this connection, which is its own.
+        if let Some(tx) = stream {
+            if tx.send(answer.reply).await.is_err() {
+                break;
+            }
+        } else if let Some(Waiter::Once(tx)) = waiting.lock().remove(&answer.id) {
             let _ = tx.send(answer.reply);
         }
     }

@@ -35,7 +35,7 @@ impl Node {
                 continue;
             }
             if self.would_win().await && self.raft.trigger().elect().await.is_ok() {
-                tracing::info!("no Raft leader for {waited} ms and a majority agrees: calling for an election");
+                tracing::info!("no Raft leader was heard and a majority agrees: calling for an election");
             }
             since = boot_ms();
             // Drawn anew every time, so that two candidates do not stay in step.
@@ -57,6 +57,10 @@ impl Node {
 
     /// Would a majority of every voter set vote for this node?
     async fn would_win(&self) -> bool {
+        // Short patience after a lost election must not be turned against a leader found since.
+        if self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS) {
+            return false;
+        }
         let members = self.membership();
         let last = self.log.last().map(Position::from);
         let others: BTreeSet<u64> = members.voter_ids().filter(|id| *id != self.id).collect();

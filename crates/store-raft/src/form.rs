@@ -48,17 +48,13 @@ impl Node {
     pub async fn find_group(self: Arc<Node>) {
         let mut settled = self.disk.meta::<bool>(SETTLED).unwrap_or(false);
         loop {
-            let group = self.group.borrow().clone();
-            let pause = match group {
-                None => {
+            let grouped = self.group.borrow().is_some();
+            let pause = match grouped {
+                false => {
                     self.look_around().await;
                     jitter(150..350)
                 }
-                Some(_) if self.founding_unfinished().await => {
-                    self.found().await;
-                    jitter(150..350)
-                }
-                Some(_) if self.has_its_place() => {
+                true if self.has_its_place() => {
                     if !settled {
                         self.disk.set_meta(SETTLED, &true).await;
                         settled = true;
@@ -66,9 +62,12 @@ impl Node {
                     self.wait_for(String::new());
                     jitter(2000..4000)
                 }
-                Some(_) if settled && !self.has_moved() => jitter(2000..4000),
-                Some(_) => {
-                    self.ask_to_join().await;
+                true if settled && !self.has_moved() => jitter(2000..4000),
+                true => {
+                    match self.founding_unfinished().await {
+                        Some(founding) => self.found(founding).await,
+                        None => self.ask_to_join().await,
+                    }
                     jitter(300..800)
                 }
             };
@@ -167,24 +166,24 @@ impl Node {
         if voters.clone().map(|p| &p.addr).min() != Some(&self.addr) {
             return self.wait_for("all nodes are up; one of them is forming the group".into());
         }
-        let founding = Founding { nodes: voters.map(|p| (p.node, p.addr.clone())).collect() };
+        let group = to_hex(&random::<8>());
+        let founding = Founding { group: group.clone(), nodes: voters.map(|p| (p.node, p.addr.clone())).collect() };
         // Members first: a name without members could never be finished.
         self.disk.set_meta(FOUNDING, &founding).await;
-        if self.enter_group(&to_hex(&random::<8>())).await.is_ok() {
-            self.found().await;
+        if self.enter_group(&group).await.is_ok() {
+            self.found(founding).await;
         }
     }
 
-    async fn founding_unfinished(&self) -> bool {
-        self.disk.meta::<Founding>(FOUNDING).is_some() && !self.raft.is_initialized().await.unwrap_or(true)
+    /// The group this node began to form and is in, but that has no log yet.
+    async fn founding_unfinished(&self) -> Option<Founding> {
+        let founding = self.disk.meta::<Founding>(FOUNDING)?;
+        // Another group may have called this node in between: its record then means nothing.
+        let mine = self.group.borrow().as_ref() == Some(&founding.group);
+        (mine && !self.raft.is_initialized().await.unwrap_or(true)).then_some(founding)
     }
 
-    async fn found(&self) {
-        let Some(founding) = self.disk.meta::<Founding>(FOUNDING) else { return };
-        // Left over from an attempt that was overtaken by another group's call.
-        if !founding.nodes.contains_key(&self.id) {
-            return;
-        }
+    async fn found(&self, founding: Founding) {
         let nodes: BTreeMap<u64, BasicNode> =
             founding.nodes.iter().map(|(id, addr)| (*id, BasicNode::new(addr))).collect();
         match self.raft.initialize(nodes).await {
@@ -211,13 +210,12 @@ impl Node {
     async fn ask_to_join(&self) {
         let probes = self.partners.iter().map(|addr| async move { self.probe(addr).await.ok() });
         let leaders: Vec<String> = join_all(probes).await.into_iter().flatten().filter_map(|p| p.leader).collect();
-        let Some(leader) = leaders.into_iter().find(|addr| *addr != self.addr) else {
-            return self.wait_for(
-                "the group of the other nodes has no Raft leader at the moment that could let this one in".into(),
-            );
+        let Some(leader) = leaders.first() else {
+            return self
+                .wait_for("the group of the other nodes has no Raft leader at the moment, to let this one in".into());
         };
         let request = Request::Join { node: self.id, addr: self.addr.clone(), voter: self.voter };
-        let refused = match self.peers.call(&leader, None, request, JOIN).await {
+        let refused = match self.peers.call(leader, None, request, JOIN).await {
             Ok(Reply::Done) => return,
             Ok(Reply::Failed(Failure::Refused(why) | Failure::Unavailable(why))) => why,
             Ok(_) => "it stopped leading".to_owned(),

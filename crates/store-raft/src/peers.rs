@@ -100,6 +100,13 @@ impl Peers {
         connection.call(request, within.saturating_sub(begun.elapsed())).await.map_err(named)
     }
 
+    /// A connection that nobody else uses.
+    pub async fn separate(&self, addr: &str) -> Result<Connection, String> {
+        let peer =
+            Peer { addr: addr.to_owned(), link: Arc::default(), heard_at: Arc::default(), complaint: Mutex::default() };
+        dial(&self.shared, &peer).await.map_err(|failed| failed.reason)
+    }
+
     async fn connection(&self, addr: &str) -> Result<Arc<Connection>, CallError> {
         let peer = lock(&self.shared.peers)
             .entry(addr.to_owned())

@@ -26,9 +26,7 @@ enum Attempt<T> {
 
 impl Node {
     pub async fn write(&self, op: Operation, deadline: Duration) -> StoreResult<Applied> {
-        if let Operation::Txn { .. } = op
-            && serde_json::to_vec(&op).map_or(usize::MAX, |v| v.len()) > MAX_OPERATION
-        {
+        if op.size() > MAX_OPERATION {
             return Err(StoreError::Refused("a transaction of the embedded store may not exceed 1 MiB".into()));
         }
         let until = Instant::now() + deadline;

@@ -71,6 +71,7 @@ pub struct StateRecord {
 /// Written before the group is formed, so that a crash in between forms the same group again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founding {
+    pub group: String,
     pub nodes: BTreeMap<u64, String>,
 }
 

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::handshake::{HandshakeError, PATIENCE, Session, Transport, Who, welcome};
 use crate::node::Node;
 use crate::tls::Tls;
+use crate::watching;
 use crate::wire::{Answer, Call, Failure, Reply, Request};
 
 const CONNECTIONS: usize = 256;
@@ -104,6 +105,10 @@ impl Server {
                 calls.join_next().await;
             }
             let (node, peer, answers) = (self.node.clone(), peer.clone(), answers.clone());
+            if let Request::Watch { prefix } = call.request {
+                calls.spawn(stream_watch(node, prefix, call.id, answers));
+                continue;
+            }
             calls.spawn(async move {
                 let reply = node.answer(&peer, Duration::from_millis(call.within_ms), call.request).await;
                 if let Ok(frame) = serde_json::to_vec(&Answer { id: call.id, reply }) {
@@ -111,6 +116,23 @@ impl Server {
                 }
             });
         }
+    }
+}
+
+async fn stream_watch(node: Arc<Node>, prefix: String, id: u64, answers: mpsc::Sender<Vec<u8>>) {
+    let (tx, mut watch) = watching::channel();
+    let forward = async {
+        while let Some(event) = watch.events.recv().await {
+            let answer = Answer { id, reply: Reply::Event(event.into()) };
+            let Ok(frame) = serde_json::to_vec(&answer) else { return };
+            if answers.send(frame).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = forward => {}
+        () = node.watch(prefix, tx) => {}
     }
 }
 
@@ -147,6 +169,8 @@ impl Node {
                 granted: self.would_vote_for(last),
                 stranger: from.node.is_none_or(|id| self.membership().get_node(&id).is_none()),
             },
+            Request::Ping => Reply::Done,
+            Request::Watch { .. } => Reply::Failed(Failure::Refused("a watch is a stream".into())),
             Request::Probe => Reply::Probe(self.probed()),
             Request::ReadIndex if !self.is_raft_leader() => Reply::NotLeader,
             Request::ReadIndex => match timeout(within, self.read_index()).await {

@@ -22,7 +22,7 @@ use crate::operations::{self, Executor};
 use crate::options::RaftOptions;
 use crate::peers::Peers;
 use crate::server::Server;
-use crate::timing::{HEARTBEAT_MS, LEADER_LEASE_MS};
+use crate::timing::{LEADER_LEASE_MS, REQUEST_MS};
 use crate::tls::Tls;
 use crate::types::{Applied, Operation, Raft};
 use crate::watching;
@@ -96,6 +96,7 @@ impl RaftStore {
         let mut tasks = JoinSet::new();
         tasks.spawn(Server { node: node.clone(), secret, tls }.run(listener));
         tasks.spawn(node.clone().hold_elections());
+        tasks.spawn(node.clone().beat());
         tasks.spawn(node.clone().judge_contact());
         tasks.spawn(node.clone().end_leases());
         tasks.spawn(node.clone().find_group());
@@ -138,9 +139,9 @@ impl RaftStore {
 fn config() -> Result<Config, StartError> {
     Config {
         cluster_name: "surus".into(),
-        heartbeat_interval: HEARTBEAT_MS,
+        heartbeat_interval: REQUEST_MS,
         // Only the upper one counts, as the leader's lease: elections are called by `election`.
-        election_timeout_min: LEADER_LEASE_MS - 500,
+        election_timeout_min: LEADER_LEASE_MS - 100,
         election_timeout_max: LEADER_LEASE_MS,
         enable_elect: false,
         install_snapshot_timeout: 5000,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// Asked of the library, which beats every one and a half of it: about every 375 ms. Also its limit
-/// for one replication request, so far above what a busy disk takes for a sync.
-pub const HEARTBEAT_MS: u64 = 250;
-/// No vote against a leader heard from within this time; four beats, so that a busy machine does not
+/// The library knows one number for its heartbeat and for the time limit of a replication request. The
+/// limit has to be far above what a busy disk takes for a sync, so it is that number that the library
+/// is given, and the leader's beat is [`BEAT`], from a task of ours.
+pub const REQUEST_MS: u64 = 900;
+pub const BEAT: Duration = Duration::from_millis(300);
+/// No vote against a leader heard from within this time; five beats, so that a busy machine does not
 /// depose it.
 pub const LEADER_LEASE_MS: u64 = 1500;
 /// A node calls for an election this long after it last heard a leader; the spread keeps two from

@@ -53,14 +53,14 @@ impl fmt::Debug for Blob {
 }
 
 pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from(DIGITS[usize::from(d)])).collect()
 }
 
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
 /// When, on the group's own clock, and by which leadership a command was proposed. See [`crate::clock`].
@@ -106,6 +106,21 @@ impl Operation {
     /// an answer was lost.
     pub fn repeatable(&self) -> bool {
         !matches!(self, Operation::Txn { .. })
+    }
+
+    /// Bytes of keys and values in it.
+    pub fn size(&self) -> usize {
+        let Operation::Txn { compare, then } = self else { return 0 };
+        let compared = compare.iter().map(|c| match c {
+            Compare::Absent { key } | Compare::Version { key, .. } => key.len(),
+            Compare::Value { key, value } => key.len() + value.0.len(),
+        });
+        let done = then.iter().map(|op| match op {
+            Op::Put { key, value, .. } => key.len() + value.0.len(),
+            Op::Delete { key } => key.len(),
+            Op::DeletePrefix { prefix } => prefix.len(),
+        });
+        compared.chain(done).sum()
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a node does by itself: judges its contact with the group, and, while it leads, ends leases that
-//! are due and finishes changes of membership its predecessor left half-done.
+//! What a node does by itself: judges its contact with the group, and, while it leads, tells the others
+//! so, ends leases that are due and finishes changes of membership its predecessor left half-done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{boot_at, boot_ms};
 use crate::node::{Leader, Node};
+use crate::timing::BEAT;
 use crate::types::Operation;
 
 const JUDGE: Duration = Duration::from_millis(250);
@@ -15,6 +16,15 @@ const EXPIRE: Duration = Duration::from_secs(2);
 const UNFINISHED: Duration = Duration::from_secs(3);
 
 impl Node {
+    pub async fn beat(self: Arc<Node>) {
+        loop {
+            if self.is_raft_leader() && self.raft.trigger().heartbeat().await.is_err() {
+                return;
+            }
+            sleep(BEAT).await;
+        }
+    }
+
     pub async fn judge_contact(self: Arc<Node>) {
         let mut joint_since: Option<Instant> = None;
         loop {

@@ -7,7 +7,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 use surus_store as kv;
-use surus_store::StoreError;
+use surus_store::{StoreError, WatchEvent};
 
 use crate::members::Member;
 use crate::records::Position;
@@ -50,6 +50,12 @@ pub enum Request {
         prefix: String,
     },
     Write(Operation),
+    /// Answered by `Event`s until the connection ends; each client gives a watch a connection of its own.
+    Watch {
+        prefix: String,
+    },
+    /// Shows that the connection is alive.
+    Ping,
     Members,
     AddMember {
         addr: String,
@@ -80,6 +86,7 @@ pub enum Reply {
     Index(u64),
     Applied(Applied),
     Read(View),
+    Event(WireEvent),
     Members(Vec<Member>),
     Done,
     /// Nothing was done: this node does not lead.
@@ -122,6 +129,51 @@ pub enum Failure {
     Refused(String),
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum WireEvent {
+    Restarted(View),
+    Put(ViewKey),
+    Deleted { key: String, revision: u64 },
+    Progress(u64),
+    Broken(String),
+}
+
+impl From<WatchEvent> for WireEvent {
+    fn from(e: WatchEvent) -> WireEvent {
+        match e {
+            WatchEvent::Restarted(snapshot) => WireEvent::Restarted(snapshot.into()),
+            WatchEvent::Put(key) => WireEvent::Put(key.into()),
+            WatchEvent::Deleted { key, revision } => WireEvent::Deleted { key, revision },
+            WatchEvent::Progress(revision) => WireEvent::Progress(revision),
+            WatchEvent::Broken(why) => WireEvent::Broken(why),
+        }
+    }
+}
+
+impl From<WireEvent> for WatchEvent {
+    fn from(e: WireEvent) -> WatchEvent {
+        match e {
+            WireEvent::Restarted(view) => WatchEvent::Restarted(view.into()),
+            WireEvent::Put(key) => WatchEvent::Put(key.into()),
+            WireEvent::Deleted { key, revision } => WatchEvent::Deleted { key, revision },
+            WireEvent::Progress(revision) => WatchEvent::Progress(revision),
+            WireEvent::Broken(why) => WatchEvent::Broken(why),
+        }
+    }
+}
+
+impl From<kv::KeyValue> for ViewKey {
+    fn from(k: kv::KeyValue) -> ViewKey {
+        ViewKey { key: k.key, value: Blob(k.value), version: k.version, lease: k.lease }
+    }
+}
+
+impl From<ViewKey> for kv::KeyValue {
+    fn from(k: ViewKey) -> kv::KeyValue {
+        kv::KeyValue { key: k.key, value: k.value.0, version: k.version, lease: k.lease }
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Failure {
         match e {
@@ -146,24 +198,12 @@ impl From<Failure> for StoreError {
 
 impl From<kv::Snapshot> for View {
     fn from(s: kv::Snapshot) -> View {
-        let keys = s.keys.into_iter();
-        View {
-            revision: s.revision,
-            keys: keys
-                .map(|k| ViewKey { key: k.key, value: Blob(k.value), version: k.version, lease: k.lease })
-                .collect(),
-        }
+        View { revision: s.revision, keys: s.keys.into_iter().map(ViewKey::from).collect() }
     }
 }
 
 impl From<View> for kv::Snapshot {
     fn from(v: View) -> kv::Snapshot {
-        let keys = v.keys.into_iter();
-        kv::Snapshot {
-            revision: v.revision,
-            keys: keys
-                .map(|k| kv::KeyValue { key: k.key, value: k.value.0, version: k.version, lease: k.lease })
-                .collect(),
-        }
+        kv::Snapshot { revision: v.revision, keys: v.keys.into_iter().map(kv::KeyValue::from).collect() }
     }
 }

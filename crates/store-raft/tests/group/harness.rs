@@ -1,5 +1,4 @@
-use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
@@ -22,15 +21,18 @@ pub fn log() {
     });
 }
 
-/// Below the ephemeral range, so that no client socket takes it in between.
+/// Below the ephemeral range, so that no client socket takes it in between. Kept from other test
+/// processes by the UDP port of the same number.
 pub fn free_port() -> u16 {
-    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    static TAKEN: LazyLock<Mutex<Vec<UdpSocket>>> = LazyLock::new(Mutex::default);
     let mut taken = TAKEN.lock().unwrap();
-    let mut port = 21_000 + (std::process::id() % 9000) as u16;
+    let mut port = 21_000 + (std::process::id() * 37 % 9000) as u16 + taken.len() as u16;
     loop {
         port = if port >= 31_900 { 21_000 } else { port + 1 };
-        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            taken.insert(port);
+        if let Ok(reserved) = UdpSocket::bind(("127.0.0.1", port))
+            && TcpListener::bind(("127.0.0.1", port)).is_ok()
+        {
+            taken.push(reserved);
             return port;
         }
     }
