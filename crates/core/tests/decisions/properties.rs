@@ -215,3 +215,26 @@ fn a_member_that_is_not_in_the_failsafe_list_does_not_race() {
     s.view.failsafe = Some([("a".into(), "http://a:8008/patroni".to_owned())].into());
     assert!(takes(&s));
 }
+
+#[test]
+fn a_member_that_is_ahead_and_never_takes_the_lead_does_not_keep_others_from_it() {
+    let waiting = |ms, primary| {
+        let mut s = Scenario::leaderless().with_standby("b", 1100);
+        s.facts.peers.get_mut(&"b".into()).expect("just added").answer = Ok(answer(!primary, 1100));
+        s.memory = Memory { leaderless_since: Some(before(ms)), race_round: Some(before(900)), ..s.memory };
+        takes(&s)
+    };
+    assert!(!waiting(10_000, false));
+    assert!(waiting(23_000, false));
+    assert!(!waiting(600_000, true), "a running primary always counts");
+}
+
+#[test]
+fn a_candidate_called_while_paused_is_promoted_although_the_request_is_cleared_with_the_lead() {
+    let taken = Scenario::leaderless().paused().failover(None, Some("a")).step();
+    assert_eq!(briefs(&taken), ["take"]);
+    let mut s = Scenario::standby().paused().lead_until(after(20_000));
+    s.view.leader = Scenario::leader().view.leader;
+    s.memory = taken.memory;
+    assert_eq!(briefs(&s.step()), ["promote"]);
+}
