@@ -218,7 +218,7 @@ fn a_member_that_is_not_in_the_failsafe_list_does_not_race() {
 
 #[test]
 fn a_member_that_is_ahead_and_never_takes_the_lead_does_not_keep_others_from_it() {
-    let waiting = |ms, primary| {
+    let waiting = |ms: u64, primary: bool| {
         let mut s = Scenario::leaderless().with_standby("b", 1100);
         s.facts.peers.get_mut(&"b".into()).expect("just added").answer = Ok(answer(!primary, 1100));
         s.memory = Memory { leaderless_since: Some(before(ms)), race_round: Some(before(900)), ..s.memory };
