@@ -1,6 +1,6 @@
 //! A long operation runs (`spec/ha.md §4.1`).
 
-use super::{Ctx, Rule};
+use super::{Ctx, Leads, Rule};
 use crate::order::{Demote, Task};
 use crate::report::Section;
 
@@ -33,6 +33,19 @@ pub const RULES: &[Rule] = &[
             w.cancel("the leader lock is lost");
         },
         why: "A primary without the lead must stop, and the task stands in the way.",
+    },
+    Rule {
+        id: 210,
+        section: Section::Task,
+        name: "histories are compared and nobody leads any more",
+        when: |c| {
+            c.leads == Leads::Nobody && c.facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::CheckDivergence { .. }))
+        },
+        then: |w| {
+            w.goal("ending the comparison with a leader that is gone");
+            w.cancel("the leader to compare with is gone");
+        },
+        why: "The race must not wait for a node that may never answer.",
     },
     Rule {
         id: 290,
