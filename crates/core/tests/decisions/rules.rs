@@ -66,6 +66,7 @@ fn tasks_and_store() -> Vec<Row> {
         (205, Scenario::leader().lead_until(after(1000)).runs(handover()), &["cancel"]),
         (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
         (290, Scenario::standby().runs(Task::CheckDivergence { from: upstream("b") }), &[]),
+        (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
         (290, Scenario::standby().runs(Task::Restart), &[]),
         (290, Scenario::leader().lead_until(after(1000)).runs(Task::Demote(Demote::Release)), &[]),
         (300, Scenario::leader().lead_until(after(2000)), &["demote, lease ends"]),
