@@ -39,7 +39,8 @@ pub const RULES: &[Rule] = &[
         section: Section::Task,
         name: "histories are compared and nobody leads any more",
         when: |c| {
-            c.leads == Leads::Nobody && c.facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::CheckDivergence { .. }))
+            c.leads == Leads::Nobody
+                && c.facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::CheckDivergence { .. }))
         },
         then: |w| {
             w.goal("ending the comparison with a leader that is gone");
