@@ -5,7 +5,7 @@ use std::sync::Arc;
 use surus_core::facts::FinishedTask;
 use surus_store::clock::boot_now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Agent;
 use crate::handle::{Reply, Request};
@@ -142,6 +142,10 @@ impl Agent {
     fn view_matters(&mut self) -> bool {
         let now = self.followed.borrow_and_update().clone();
         let before = std::mem::replace(&mut self.seen, now.clone());
+        let known = before.view.as_ref().map_or(&[][..], |view| &view.garbage);
+        for spoilt in now.view.iter().flat_map(|view| &view.garbage).filter(|garbage| !known.contains(garbage)) {
+            warn!("ignoring {} in the store: {}", self.store.layout().key(&spoilt.key), spoilt.problem);
+        }
         if now.broken_since.is_some() != before.broken_since.is_some() {
             return true;
         }
