@@ -49,7 +49,9 @@ async fn configurations_that_cannot_work() -> Result<()> {
     refused(&cluster, "no-listen", &with(node, "/restapi/listen", json!("nowhere")), &["restapi.listen"]).await?;
     refused(&cluster, "wrong-type", &with(node, "/postgresql/data_dir", json!({"a": 1})), &["postgresql.data_dir"])
         .await?;
-    refused(&cluster, "no-store", &with(node, "/raft", Value::Null), &["raft", "etcd3"]).await?;
+    let mut storeless = node.config.clone();
+    storeless.as_object_mut().expect("a mapping").remove("raft");
+    refused(&cluster, "no-store", &yaml(&storeless), &["raft", "etcd3"]).await?;
     let timing = json!({"ttl": 20, "loop_wait": 10, "retry_timeout": 10});
     refused(
         &cluster,
@@ -188,7 +190,8 @@ async fn garbage_in_the_store() -> Result<()> {
             etcd.put(&format!("/service/{}/{key}", cluster.scope), garbage).await?;
         }
         etcd.put(&format!("/service/{}/{key}", cluster.scope), b"{\"not\": json").await?;
-        if !["nonsense", "failover"].contains(&key) {
+        // The leader repairs config and status at once, maybe before anyone has read what was there.
+        if ["history", "failover", "sync", "members/node9"].contains(&key) {
             wait_for(&format!("the leader's log names {key}"), LIMIT, async || {
                 let log = cluster.node(leader).log();
                 ensure!(log.contains(&format!("/{key}")), "not yet");

@@ -298,3 +298,39 @@ async fn a_store_that_restarts_within_the_ttl_changes_nothing() -> Result<()> {
     cluster.passed();
     Ok(())
 }
+
+/// Whoever dies, whenever, one or two at a time, also in the middle of what the death before set off.
+async fn any_node_any_number_of_times(store: StoreKind) -> Result<()> {
+    let mut cluster = cluster().store(store).healthy().await?;
+    cluster.sql(cluster.leader().await?, "create table t as select 1 as n").await?;
+    cluster.wait_healthy().await?;
+    for victims in [&[0][..], &[1], &[2], &[0, 1], &[2, 0], &[1, 2]] {
+        for &victim in victims {
+            cluster.kill_node(victim)?;
+        }
+        if victims.len() == 1 {
+            cluster.wait_leader_other_than(victims[0]).await?;
+        }
+        for &victim in victims {
+            cluster.start(victim)?;
+            // Down again before it has found its place.
+            cluster.kill_node(victim)?;
+            cluster.start(victim)?;
+        }
+        let leader = cluster.wait_healthy().await?;
+        assert_eq!(cluster.writable().await, [leader]);
+        assert_eq!(cluster.sql(leader, "select n from t").await?, "1");
+    }
+    cluster.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_any_number_of_times_embedded() -> Result<()> {
+    any_node_any_number_of_times(StoreKind::Embedded).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_any_number_of_times_etcd() -> Result<()> {
+    any_node_any_number_of_times(StoreKind::Etcd).await
+}

@@ -138,7 +138,7 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     let patch = json!({"maximum_lag_on_failover": 2_000_000, "postgresql": {"parameters": {"work_mem": "7MB", "max_connections": 111}}});
     let answer = cluster.send(leader, "PATCH", "/config", &patch).await?;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(cluster.dynamic(leader).await?["maximum_lag_on_failover"], 2_000_000);
+    assert_eq!(answer.json()?["maximum_lag_on_failover"], 2_000_000);
     for node in 0..3 {
         wait_for("applied, and what needs a restart told", LONG, async || {
             let memory = cluster.sql(node, "show work_mem").await?;
@@ -147,6 +147,7 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
             ensure!(status["pending_restart"] == true, "no pending restart: {status}");
             let reason = &status["pending_restart_reason"]["max_connections"];
             ensure!(*reason == json!({"old_value": "100", "new_value": "111"}), "{reason}");
+            ensure!(cluster.dynamic(node).await?["maximum_lag_on_failover"] == 2_000_000, "not shown by /config");
             Ok(())
         })
         .await?;
@@ -173,6 +174,14 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     assert!(shown.contains("work_mem: 8MB"), "{shown}");
     let removed = cluster.send(leader, "PATCH", "/config", &json!({"maximum_lag_on_failover": null})).await?;
     assert!(removed.json()?.get("maximum_lag_on_failover").is_none());
+    wait_for("every member shows the same", LONG, async || {
+        for node in 0..3 {
+            let shown = cluster.dynamic(node).await?;
+            ensure!(shown == removed.json()?, "{} shows {shown}", cluster.nodes[node].name);
+        }
+        Ok(())
+    })
+    .await?;
     cluster.passed();
     Ok(())
 }
