@@ -2,6 +2,7 @@
 
 mod agent;
 pub mod handle;
+mod inherited;
 mod keys;
 pub mod lease;
 mod member;

@@ -114,6 +114,8 @@ pub struct Facts {
     pub may_bootstrap: bool,
     pub store: StoreFact,
     pub lead: Option<Lead>,
+    /// Until when the lease of an earlier run of this agent was good: its primary may go on that long.
+    pub inherited: Option<BootTime>,
     pub postgres: PostgresFact,
     pub task: Option<RunningTask>,
     /// The end of a task, shown to exactly one step.

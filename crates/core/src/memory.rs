@@ -72,4 +72,6 @@ pub struct Memory {
     pub handed_over: bool,
     /// Since when the store cannot be read.
     pub unreadable_since: Option<BootTime>,
+    /// Since when a primary runs here without the lead.
+    pub unled_since: Option<BootTime>,
 }

@@ -151,6 +151,11 @@ fn remember_state(memory: &mut Memory, facts: &Facts) {
     } else {
         memory.unreadable_since = None;
     }
+    if facts.postgres.is_primary() && facts.lead.is_none() && !facts.settings.pause && facts.task.is_none() {
+        memory.unled_since.get_or_insert(facts.now);
+    } else {
+        memory.unled_since = None;
+    }
     // Only time in which the best candidate could have come forward counts.
     if facts.settings.pause && memory.leaderless_since.is_some() {
         memory.leaderless_since = Some(facts.now);

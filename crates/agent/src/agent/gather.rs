@@ -45,6 +45,7 @@ impl Agent {
                 session: lease.session,
             },
             lead: lease.lead,
+            inherited: self.inherited,
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
                 process: self.process.0,

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
+use crate::inherited::Deadline;
 use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
 use crate::rest::{Reloader, RestOptions};
@@ -62,6 +63,8 @@ pub struct Agent {
     followed: watch::Receiver<Arc<Followed>>,
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
+    deadline: Deadline,
+    inherited: Option<BootTime>,
     api: Arc<surus_api::Client>,
     rest: Reloader,
     keys: watch::Sender<Desired>,
@@ -118,6 +121,7 @@ impl Agent {
         let Parts { source, settings, lock, store, api, rest } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
+        let (deadline, inherited) = Deadline::open(&settings.data_dir());
         let follower = Follower::start(&store);
         let timing = settings.effective.settings.timing;
         let lease = LeaseKeeper::start(store.clone(), timing);
@@ -142,6 +146,8 @@ impl Agent {
         let agent = Agent {
             followed: follower.subscribe(),
             lease_state: lease.subscribe(),
+            deadline,
+            inherited,
             memory: Memory::default(),
             postmaster: None,
             process: (ProcessState::NotRunning, boot_now()),

@@ -81,6 +81,7 @@ impl Observer {
 impl Agent {
     pub(super) fn publish(&mut self, facts: &Facts) {
         let lease = self.lease_state.borrow().clone();
+        self.deadline.leave(lease.lead.map(|l| l.until));
         let extra = Extra {
             pending_restart: &self.pending_restart,
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| &s.0),
@@ -159,7 +160,7 @@ impl Agent {
         self.replace(published);
     }
 
-    pub(super) fn publish_lease(&self, lease: &LeaseState) {
+    pub(super) fn publish_lease(&mut self, lease: &LeaseState) {
         let mut published = Published::clone(&self.published.load());
         published.lease_until = lease.lead.map(|l| l.until);
         published.counters.lease_renewals = lease.renewals;
@@ -168,6 +169,7 @@ impl Agent {
         published.view = self.seen.view.clone().map(|v| (v, self.seen.known_at(boot_now())));
         published.store_last_seen = self.store_last_seen();
         self.published.store(Arc::new(published));
+        self.deadline.leave(lease.lead.map(|l| l.until));
     }
 
     /// Logs a decision when it differs from the one before, and keeps it for `GET /explain`.

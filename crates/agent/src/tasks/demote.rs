@@ -14,7 +14,7 @@ use super::{Outcome, TaskContext, left, text};
 /// How long a successor may take to receive the last records after the server here stopped.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// What killing needs when an immediate stop does not do.
-const KILL_RESERVE: Duration = Duration::from_millis(300);
+pub const KILL_RESERVE: Duration = Duration::from_millis(300);
 
 /// Planned: everything that may take long is done while still serving.
 pub async fn handover(cx: &TaskContext, to: &MemberName, upstream: Option<&Upstream>) -> Outcome {

@@ -11,22 +11,32 @@ use super::{Outcome, TaskContext, demote, text};
 
 pub async fn start_primary(cx: &TaskContext) -> Outcome {
     cx.tell("starting PostgreSQL as the primary");
-    start(cx, StartAs::Primary, cx.start_timeout).await
+    start(cx, StartAs::Primary).await
 }
 
 pub async fn start_standby(cx: &TaskContext, upstream: Option<Upstream>) -> Outcome {
     cx.tell("starting PostgreSQL as a standby");
     let slot = upstream.as_ref().and_then(|_| cx.slot());
-    start(cx, StartAs::Standby { upstream, slot }, cx.patience).await
+    start(cx, StartAs::Standby { upstream, slot }).await
 }
 
-async fn start(cx: &TaskContext, role: StartAs, timeout: Duration) -> Outcome {
+/// How long a start is watched as a task. A longer recovery goes on by itself, and the rules for a server
+/// that is starting up take over: who leads may change meanwhile.
+const WATCHED: Duration = Duration::from_secs(5);
+
+async fn start(cx: &TaskContext, role: StartAs) -> Outcome {
     tokio::select! {
-        started = cx.instance.start(&role, timeout) => {
-            let started = started.map_err(text)?;
-            info!("PostgreSQL is up after {} ms (pid {})", started.took.as_millis(), started.postmaster.pid);
-            Ok(TaskDone::Done)
-        }
+        started = cx.instance.start(&role, WATCHED) => match started {
+            Ok(started) => {
+                info!("PostgreSQL is up after {} ms (pid {})", started.took.as_millis(), started.postmaster.pid);
+                Ok(TaskDone::Done)
+            }
+            Err(e) if e.is_timeout() => {
+                info!("PostgreSQL is running and not accepting connections yet");
+                Ok(TaskDone::Done)
+            }
+            Err(e) => Err(e.to_string()),
+        },
         () = cx.cancel.cancelled() => {
             // It may be about to accept writes: being told to leave means that it must not.
             if role.is_primary() {
@@ -87,22 +97,34 @@ pub async fn restart(cx: &TaskContext) -> Outcome {
         StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
     };
     stop_fast(cx).await?;
-    start(cx, role, cx.start_timeout).await
+    start(cx, role).await
 }
 
-/// A fast stop without a limit of its own, as long as it may take; says so while it lasts.
+/// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A primary
+/// with a lease stops before the lease ends, in whatever way that takes.
 pub async fn stop_fast(cx: &TaskContext) -> Result<(), String> {
-    let mut waited = Duration::ZERO;
+    let begun = std::time::Instant::now();
+    let leased = cx.is_primary && !cx.lead_left().is_zero();
+    let mut told = 0;
     loop {
-        let slice = Duration::from_secs(10);
+        let mut slice = Duration::from_secs(1);
+        if leased {
+            slice = slice.min(cx.lead_left().saturating_sub(demote::KILL_RESERVE * 3));
+            if slice.is_zero() {
+                warn!("the leader lock is about to end, PostgreSQL is stopped the hard way");
+                return demote::stop_now(cx).await;
+            }
+        }
         match cx.instance.stop(StopMode::Fast, Some(slice)).await.map_err(text)? {
             Stopped::NotRunning | Stopped::Exited { .. } => return Ok(()),
             Stopped::TimedOut => {
-                waited += slice;
-                warn!(
-                    "PostgreSQL is still stopping after {} s (shutdown checkpoint, archiver, or a slow standby)",
-                    waited.as_secs()
-                );
+                let waited = begun.elapsed().as_secs();
+                if waited >= told + 10 {
+                    told = waited;
+                    warn!(
+                        "PostgreSQL is still stopping after {waited} s (shutdown checkpoint, archiver, or a slow standby)"
+                    );
+                }
                 if cx.cancel.is_cancelled() {
                     return demote::stop_now(cx).await;
                 }

@@ -95,6 +95,12 @@ impl<'a> Ctx<'a> {
         !self.paused && self.facts.postgres.is_primary() && (!self.i_lead() || self.lease_ends())
     }
 
+    /// The lease of an earlier run of this agent is still good, with time left to stop before it ends.
+    pub fn inherited_lease_holds(&self) -> bool {
+        let reserve = stop_reserve(&self.facts.settings.timing);
+        self.facts.inherited.is_some_and(|until| self.facts.now + reserve < until)
+    }
+
     pub fn backing_off(&self) -> bool {
         self.backoff_left().is_some()
     }

@@ -9,6 +9,23 @@ use crate::report::Section;
 
 pub const RULES: &[Rule] = &[
     Rule {
+        id: 595,
+        section: Section::Race,
+        name: "a primary that has not got the lead for a whole ttl",
+        when: |c| {
+            matches!(c.leads, Leads::Nobody | Leads::MeBefore)
+                && !c.paused
+                && c.facts.postgres.is_primary()
+                && c.memory.unled_since.is_some_and(|t| c.facts.now.since(t) >= c.facts.settings.timing.ttl)
+                && !c.inherited_lease_holds()
+        },
+        then: |w| {
+            w.goal("demoting self because the leader lock could not be taken for a whole ttl");
+            w.begin(Task::Demote(Demote::Deposed));
+        },
+        why: "A store that can be read and not written to protects nobody: without a lease this server must not go on.",
+    },
+    Rule {
         id: 600,
         section: Section::Race,
         name: "the leader key carries my name from an earlier run",

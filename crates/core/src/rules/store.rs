@@ -33,8 +33,8 @@ pub const RULES: &[Rule] = &[
             w.goal(format!("demoting self because the store is not accessible and I hold no lease{why}"));
             w.begin(Task::Demote(Demote::LeaseEnding { stop_by: w.facts.now }));
         },
-        why: "Without a lease somebody else may lead. An agent that has just started over a running primary is given \
-              `retry_timeout` to find its way back to the store.",
+        why: "Without a lease somebody else may lead. An agent that has just started over a running primary has until the \
+              lease of its earlier run ends, or `retry_timeout`, to find its way back to the store.",
     },
     Rule {
         id: 310,
@@ -124,7 +124,8 @@ fn patience_over(c: &Ctx) -> bool {
     let broken = c.facts.store.broken.as_ref().map(|(since, _)| *since);
     // A store that never answered is not broken since any time; then it counts since when I look.
     let since = broken.into_iter().chain(c.memory.unreadable_since).min();
-    since.is_some_and(|t| c.facts.now.since(t) >= c.facts.settings.timing.retry_timeout)
+    let waited = since.is_some_and(|t| c.facts.now.since(t) >= c.facts.settings.timing.retry_timeout);
+    waited && !c.inherited_lease_holds()
 }
 
 fn broken(why: Option<&str>) -> String {

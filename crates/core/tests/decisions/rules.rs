@@ -214,6 +214,31 @@ fn stopped_server() -> Vec<Row> {
 
 fn race() -> Vec<Row> {
     vec![
+        (
+            595,
+            Scenario::leader().with(|s| {
+                s.facts.lead = None;
+                s.memory.unled_since = Some(before(30_000));
+            }),
+            &["demote, deposed"],
+        ),
+        (
+            600,
+            Scenario::leader().with(|s| {
+                s.facts.lead = None;
+                s.memory.unled_since = Some(before(30_000));
+                s.facts.inherited = Some(after(5_000));
+            }),
+            &["take"],
+        ),
+        (
+            330,
+            Scenario::leader().store_away_since(before(11_000)).with(|s| {
+                s.facts.lead = None;
+                s.facts.inherited = Some(after(5_000));
+            }),
+            &[],
+        ),
         (600, Scenario::leader().with(|s| s.facts.lead = None), &["take"]),
         (610, Scenario::leaderless().with_standby("b", 1000), &["take"]),
         (610, Scenario::leaderless().paused().failover(None, Some("a")), &["take"]),

@@ -141,6 +141,7 @@ impl Scenario {
             finished: None,
             peers: Default::default(),
             request: None,
+            inherited: None,
             shutdown: false,
             failover_due: None,
         };

@@ -355,6 +355,7 @@ impl World {
             finished: node.finished.take(),
             peers: node.peers.clone(),
             request: None,
+            inherited: None,
             shutdown: node.shutdown,
             failover_due: None,
         };
