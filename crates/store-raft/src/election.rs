@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
 use crate::clock::boot_ms;
@@ -35,13 +36,13 @@ impl Node {
                 continue;
             }
             if self.would_win().await && self.raft.trigger().elect().await.is_ok() {
-                tracing::info!("no Raft leader was heard and a majority agrees: calling for an election");
+                tracing::info!("{} hears no Raft leader and a majority agrees: calling for an election", self.addr);
             }
             since = boot_ms();
             // Drawn anew every time, so that two candidates do not stay in step.
             patience = jitter(RETRY_MS);
             sleep(patience).await;
-            if self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS) {
+            if self.leader_is_near() {
                 patience = jitter(ELECTION_MS);
             }
         }
@@ -57,38 +58,62 @@ impl Node {
 
     /// Would a majority of every voter set vote for this node?
     async fn would_win(&self) -> bool {
-        // Short patience after a lost election must not be turned against a leader found since.
-        if self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS) {
+        if self.leader_is_near() {
             return false;
         }
         let members = self.membership();
+        let vote = self.raft.metrics().borrow().vote;
         let last = self.log.last().map(Position::from);
-        let others: BTreeSet<u64> = members.voter_ids().filter(|id| *id != self.id).collect();
+        let others = members.voter_ids().filter(|id| *id != self.id).collect::<BTreeSet<u64>>();
         let asked = others.iter().filter_map(|id| Some((*id, members.get_node(id)?.addr.clone())));
-        let answers = join_all(asked.map(|(id, addr)| async move {
-            match self.peers.call(&addr, Some(id), Request::PreVote { last }, ASK).await {
-                Ok(Reply::PreVote { granted, stranger }) => Some((id, granted, stranger)),
-                _ => None,
+        let mut answers: FuturesUnordered<_> =
+            asked
+                .map(|(id, addr)| async move {
+                    (id, self.peers.call(&addr, Some(id), Request::PreVote { last }, ASK).await)
+                })
+                .collect();
+        let (mut granted, mut strangers, mut denied) = (BTreeSet::from([self.id]), 0, 0);
+        let enough = |granted: &BTreeSet<u64>| {
+            members.get_joint_config().iter().all(|voters| is_majority(voters, |id| granted.contains(id)))
+        };
+        // Without waiting for those that are dead or frozen.
+        while !enough(&granted) {
+            match answers.next().await {
+                Some((id, Ok(Reply::PreVote { granted: true, .. }))) => _ = granted.insert(id),
+                Some((_, Ok(Reply::PreVote { stranger, .. }))) => {
+                    denied += 1;
+                    strangers += usize::from(stranger);
+                }
+                Some(_) => {}
+                None => {
+                    self.say_if_removed(denied, strangers);
+                    return false;
+                }
             }
-        }))
-        .await;
-        let answers: Vec<(u64, bool, bool)> = answers.into_iter().flatten().collect();
-        if !answers.is_empty() && answers.iter().all(|(_, _, stranger)| *stranger) {
+        }
+        // What was asked for may have happened meanwhile, with this node's own vote for another.
+        !self.leader_is_near() && self.raft.metrics().borrow().vote == vote
+    }
+
+    /// Short patience after a lost election must not be turned against a leader found since.
+    fn leader_is_near(&self) -> bool {
+        self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS)
+    }
+
+    fn say_if_removed(&self, denied: usize, strangers: usize) {
+        if denied > 0 && denied == strangers {
             self.wait_for(
                 "this node was removed from the store group; to bring it back, stop it, move its raft.data_dir away \
                  and start it again, or run `surus store add`"
                     .into(),
             );
         }
-        let granted = |id: &u64| *id == self.id || answers.iter().any(|(by, granted, _)| by == id && *granted);
-        members.get_joint_config().iter().all(|voters| is_majority(voters, granted))
     }
 
     /// Asked by a node that has lost its leader. Answers as [`openraft`] would to a real request for a
     /// vote, without promising anything.
     pub fn would_vote_for(&self, last: Option<Position>) -> bool {
         let leading = self.is_raft_leader() && self.majority_heard(&self.membership());
-        let led = self.leader_silence().is_some_and(|ms| ms < LEADER_LEASE_MS);
-        !leading && !led && last.map(LogId::from) >= self.log.last()
+        !leading && !self.leader_is_near() && last.map(LogId::from) >= self.log.last()
     }
 }

@@ -163,7 +163,7 @@ impl Node {
     }
 
     async fn leader_changes(&self, from: &Leader) {
-        let mut metrics = self.raft.server_metrics();
+        let (mut metrics, mut contact) = (self.raft.server_metrics(), self.contact.subscribe());
         loop {
             match self.leader() {
                 // Contact comes and goes within one leadership.
@@ -171,7 +171,11 @@ impl Node {
                 now if now == *from => {}
                 _ => return,
             }
-            if metrics.changed().await.is_err() {
+            let gone = tokio::select! {
+                changed = metrics.changed() => changed.is_err(),
+                changed = contact.changed() => changed.is_err(),
+            };
+            if gone {
                 return std::future::pending().await;
             }
         }

@@ -49,6 +49,7 @@ async fn time_does_not_start_again_with_a_new_leader() {
     group.stop(leader).await;
     deleted(&mut watch, "/leader").await;
     let lived = (sent.elapsed(), answered.elapsed());
+    eprintln!("the lease of {TTL:?} ended {:?} after its last renewal was answered", lived.1);
     assert!(lived.0 >= TTL, "ended {:?} after the renewal was sent", lived.0);
     assert!(lived.1 < TTL + LATE, "ended {:?} after the renewal was answered", lived.1);
     assert_eq!(survivor.renew(lease, DEADLINE).await, Err(StoreError::LeaseGone));
