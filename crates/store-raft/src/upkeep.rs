@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::error::Fatal;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{boot_at, boot_ms};
@@ -25,9 +26,21 @@ impl Node {
         }
     }
 
+    /// A process whose consensus has failed would look alive and never take part again.
+    fn stop_if_consensus_died(&self) {
+        let state = self.raft.metrics().borrow().running_state.clone();
+        if let Err(e) = state
+            && e != Fatal::Stopped
+        {
+            tracing::error!("the embedded store failed inside: {e}. Stopping at once; start it again");
+            std::process::abort();
+        }
+    }
+
     pub async fn judge_contact(self: Arc<Node>) {
         let mut joint_since: Option<Instant> = None;
         loop {
+            self.stop_if_consensus_died();
             self.refresh_contact();
             let joint = self.leader() == Leader::Me && self.membership().get_joint_config().len() > 1;
             joint_since = joint.then(|| joint_since.unwrap_or_else(Instant::now));
