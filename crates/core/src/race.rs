@@ -28,7 +28,8 @@ pub enum Verdict {
 /// The verdict, and what was found out about everybody else.
 pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Vec<Candidate>) {
     let leave = |why: String| (Verdict::Leave { why }, vec![]);
-    if memory.abstain_until.is_some_and(|t| facts.now < t) {
+    let named = view.failover.as_ref().is_some_and(|f| f.value.candidate.as_ref() == Some(&facts.me));
+    if memory.abstain_until.is_some_and(|t| facts.now < t) && !named {
         return leave("I gave the lead away and leave it to others for a moment".into());
     }
     let Some(observed) = facts.postgres.observed().filter(|_| facts.postgres.accepting()) else {

@@ -112,6 +112,10 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
             memory.leaderless_since = None;
             memory.race_round = None;
             memory.called &= *leader == facts.me;
+            // The lead I gave away has found its taker.
+            if *leader != facts.me {
+                memory.abstain_until = None;
+            }
             if memory.last_leader.as_ref() != Some(leader) {
                 memory.last_leader = Some(leader.clone());
                 memory.divergence = Divergence::Unchecked;
