@@ -99,7 +99,10 @@ fn open(log: &Log) -> Result<Sink, String> {
 fn targets(log: &Log) -> Targets {
     let level = level(log.level);
     let libraries = if level == LevelFilter::DEBUG { LevelFilter::INFO } else { level.min(LevelFilter::WARN) };
-    let all = Targets::new().with_default(libraries).with_target("surus", level);
+    // The Raft library reports every single request to a node that is down; what operators need of that is said
+    // by the embedded store itself.
+    let raft = if level == LevelFilter::DEBUG { LevelFilter::INFO } else { LevelFilter::OFF };
+    let all = Targets::new().with_default(libraries).with_target("openraft", raft).with_target("surus", level);
     log.loggers.iter().fold(all, |all, (name, wanted)| all.with_target(name.clone(), self::level(*wanted)))
 }
 
@@ -159,8 +162,9 @@ mod tests {
         assert!(info.would_enable("surus_agent::rest", &tracing::Level::INFO));
         assert!(!info.would_enable("surus_agent::rest", &tracing::Level::DEBUG));
         assert!(!info.would_enable("openraft", &tracing::Level::INFO));
-        assert!(info.would_enable("openraft", &tracing::Level::WARN));
+        assert!(info.would_enable("h2", &tracing::Level::WARN));
+        assert!(!info.would_enable("openraft", &tracing::Level::WARN));
         assert!(info.would_enable("h2::x", &tracing::Level::DEBUG));
-        assert!(!with(LogLevel::Error, &[]).would_enable("openraft", &tracing::Level::WARN));
+        assert!(!with(LogLevel::Error, &[]).would_enable("etcd_client", &tracing::Level::WARN));
     }
 }
