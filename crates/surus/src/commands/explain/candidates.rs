@@ -61,6 +61,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         finished: None,
         peers,
         request: None,
+        inherited: None,
         shutdown: false,
         failover_due: None,
     }
