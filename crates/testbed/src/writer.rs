@@ -79,21 +79,27 @@ impl Writer {
 
     /// Waits until a member has acknowledged a number sent after now.
     pub async fn writes_to(&self, node: usize) -> Result<()> {
-        self.writes(|ack| ack.node == node, Duration::from_secs(60)).await
+        self.writes(|ack| ack.node == node).await.map(drop)
+    }
+
+    /// Waits until another member than `old` has acknowledged a number sent after now; which one. Costs the cluster
+    /// nothing, unlike asking its members.
+    pub async fn leaves(&self, old: usize) -> Result<usize> {
+        self.writes(|ack| ack.node != old).await
     }
 
     /// Waits until anyone has acknowledged a number sent after now.
     pub async fn goes_on(&self) -> Result<()> {
-        self.writes(|_| true, Duration::from_secs(60)).await
+        self.writes(|_| true).await.map(drop)
     }
 
-    async fn writes(&self, wanted: impl Fn(&Ack) -> bool, limit: Duration) -> Result<()> {
+    async fn writes(&self, wanted: impl Fn(&Ack) -> bool) -> Result<usize> {
         let begin = Instant::now();
-        wait_for("the writer's next commit", limit, async || {
+        wait_for("the writer's next commit", Duration::from_secs(90), async || {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = seen.acknowledged.iter().rev().take_while(|ack| ack.sent > begin).any(&wanted);
-            ensure!(found, "last acknowledged by {:?}", seen.acknowledged.last().map(|ack| ack.node));
-            Ok(())
+            let found = seen.acknowledged.iter().rev().take_while(|ack| ack.sent > begin).find(|ack| wanted(ack));
+            let last = || format!("last acknowledged by {:?}", seen.acknowledged.last().map(|ack| ack.node));
+            found.map(|ack| ack.node).with_context(last)
         })
         .await
     }

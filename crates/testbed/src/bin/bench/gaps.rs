@@ -50,8 +50,7 @@ pub async fn switchover(store: StoreKind, runs: usize, recorder: &mut Recorder) 
         })
         .await?;
         let streaming = begin.elapsed();
-        let new = cluster.wait_leader_other_than(leader).await?;
-        writer.writes_to(new).await?;
+        let new = writer.leaves(leader).await?;
         cluster.wait_healthy().await?;
         let written = writer.stop();
         let lost = written.lost(&cluster, new).await?.len();
@@ -96,8 +95,7 @@ pub async fn node(store: StoreKind, runs: usize, dynamic: Option<Value>, recorde
         writer.goes_on().await?;
         let begin = Instant::now();
         cluster.kill_node(leader)?;
-        let new = cluster.wait_leader_other_than(leader).await?;
-        writer.writes_to(new).await?;
+        let new = writer.leaves(leader).await?;
         let written = writer.stop();
         let back = Instant::now();
         cluster.start(leader)?;
@@ -120,8 +118,7 @@ pub async fn sigterm(store: StoreKind, runs: usize, recorder: &mut Recorder) -> 
         writer.goes_on().await?;
         let begin = Instant::now();
         cluster.terminate(leader)?;
-        let new = cluster.wait_leader_other_than(leader).await?;
-        writer.writes_to(new).await?;
+        let new = writer.leaves(leader).await?;
         let written = writer.stop();
         let status = cluster.exited(leader).await?;
         ensure!(status.success(), "the agent ended with {status}");
