@@ -12,7 +12,7 @@ mod processes;
 mod screen;
 mod watch;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,13 +77,18 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     // After `place`, so that a panic ends the processes before their directory goes.
     let mut processes = Processes::new(place.path(), &plan)?;
     let shown = show(&args, &plan, place.path(), &mut processes).await;
-    println!("stopping {} members", plan.nodes.len());
+    say(&format!("stopping {} members", plan.nodes.len()));
     processes.stop_all().await;
     drop(processes);
     if let Place::Kept(dir) = &place {
-        println!("kept in {0}; to start it again: surus demo --dir {0}", dir.display());
+        say(&format!("kept in {0}; to start it again: surus demo --dir {0}", dir.display()));
     }
     shown
+}
+
+/// Last words; whoever read them may be gone.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 enum View {
@@ -142,7 +147,11 @@ async fn show(args: &DemoArgs, plan: &Plan, dir: &Path, processes: &mut Processe
             () = async { tokio::time::sleep_until(end.unwrap_or_else(Instant::now)).await }, if end.is_some() => return Ok(()),
         }
         match &mut view {
-            View::Plain(plain) => plain.show(&model)?,
+            View::Plain(plain) => {
+                if !plain.show(&model)? {
+                    return Ok(());
+                }
+            }
             View::Screen(screen) => screen.show(&model)?,
         }
     }

@@ -1,6 +1,6 @@
 //! The demo without a terminal: one line for each event.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, Result};
 
@@ -13,7 +13,8 @@ pub struct Plain {
 }
 
 impl Plain {
-    pub fn show(&mut self, model: &Model) -> Result<()> {
+    /// False: nobody reads any more, which ends the demo as `q` does.
+    pub fn show(&mut self, model: &Model) -> Result<bool> {
         let mut out = std::io::stdout().lock();
         let mut print = || -> std::io::Result<()> {
             if !self.greeted {
@@ -29,7 +30,9 @@ impl Plain {
             self.shown = model.events.len();
             out.flush()
         };
-        // A reader that went away, `| head` for example, ends the demo as `q` does.
-        print().context("cannot write to standard output")
+        match print() {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+            printed => printed.map(|()| true).context("cannot write to standard output"),
+        }
     }
 }
