@@ -21,15 +21,19 @@ pub struct Desired {
     /// Only while I lead.
     pub status: Option<String>,
     pub loop_wait: Duration,
+    /// A reading of this revision lacks my member key.
+    pub missing_at: Option<u64>,
 }
 
 pub fn start(store: Arc<ClusterStore>, desired: watch::Receiver<Desired>) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(Writer { store, member: None, status: None }.run(desired))
+    tokio::spawn(Writer { store, member: None, missing_at: None, status: None }.run(desired))
 }
 
 struct Writer {
     store: Arc<ClusterStore>,
     member: Option<(Member, u64, BootTime)>,
+    /// The reading for which it was written again.
+    missing_at: Option<u64>,
     status: Option<(String, BootTime)>,
 }
 
@@ -79,7 +83,10 @@ impl Writer {
         if let Some(member) = &want.member {
             let write = match &self.member {
                 Some((written, session, at)) if *session == want.session_number => {
-                    written != member && (positionless(written) != positionless(member) || later(*at))
+                    // Somebody removed it; a reading that is only older than my writing looks the same for a moment.
+                    let missing = want.missing_at.is_some() && want.missing_at != self.missing_at;
+                    let changed = positionless(written) != positionless(member);
+                    changed || ((written != member || missing) && later(*at))
                 }
                 _ => true,
             };
@@ -87,6 +94,7 @@ impl Writer {
                 self.store.write_member(member.to_text(), limit).await?;
                 debug!("member key written");
                 self.member = Some((member.clone(), want.session_number, now));
+                self.missing_at = want.missing_at;
             }
         }
         match &want.status {
@@ -119,4 +127,104 @@ pub fn differ(a: &surus_core::cluster::ClusterView, b: &surus_core::cluster::Clu
         || a.garbage != b.garbage
         || a.members.len() != b.members.len()
         || a.members.values().zip(b.members.values()).any(|(x, y)| positionless(x) != positionless(y))
+}
+
+#[cfg(test)]
+mod tests {
+    use surus_core::Lsn;
+    use surus_core::cluster::{ClusterView, Leader, MemberRole};
+    use surus_store::layout::Layout;
+    use surus_store::{Kv, MemoryStore};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn at(position: u64) -> Member {
+        let api_url = Some("http://a/patroni".into());
+        Member { xlog_location: Some(Lsn(position)), api_url, ..Member::unknown("a".into()) }
+    }
+
+    #[test]
+    fn views_differ_in_what_decisions_turn_on() {
+        let mut a = ClusterView { revision: 7, ..ClusterView::default() };
+        a.members.insert("a".into(), at(5));
+        let changed = |change: fn(&mut ClusterView)| {
+            let mut b = a.clone();
+            change(&mut b);
+            differ(&a, &b)
+        };
+        assert!(!changed(|v| v.revision = 8));
+        assert!(!changed(|v| v.status.optime = Lsn(9)));
+        assert!(!changed(|v| _ = v.members.insert("a".into(), at(6))));
+        assert!(changed(|v| v.leader = Some(Leader { name: "a".into(), version: 1, lease: None })));
+        assert!(changed(|v| v.members.values_mut().for_each(|m| m.role = MemberRole::Primary)));
+        assert!(changed(|v| _ = v.members.insert("b".into(), Member::unknown("b".into()))));
+        assert!(changed(|v| {
+            v.members.clear();
+            v.members.insert("b".into(), Member { name: "b".into(), ..at(5) });
+        }));
+    }
+
+    struct Rig {
+        memory: MemoryStore,
+        writer: Writer,
+        want: Desired,
+    }
+
+    impl Rig {
+        async fn new() -> Rig {
+            let memory = MemoryStore::auto();
+            let store = ClusterStore::new(Arc::new(memory.clone()), Layout::new("service", "demo", None), "a".into());
+            store.open_session(Duration::from_secs(60), LIMIT).await.unwrap();
+            let writer = Writer { store: Arc::new(store), member: None, missing_at: None, status: None };
+            let loop_wait = Duration::from_secs(3600);
+            let want = Desired { member: Some(at(1)), session_number: 1, loop_wait, ..Desired::default() };
+            Rig { memory, writer, want }
+        }
+
+        /// What one round writes, counted in revisions, and whether something is left for later.
+        async fn round(&mut self) -> (u64, bool) {
+            let before = self.revision().await;
+            let later = self.writer.bring_up_to_date(&self.want).await.unwrap();
+            (self.revision().await - before, later.is_some())
+        }
+
+        async fn revision(&self) -> u64 {
+            self.memory.read("", LIMIT).await.unwrap().revision
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_at_once_and_positions_later() {
+        let mut rig = Rig::new().await;
+        assert_eq!(rig.round().await, (1, false));
+        assert_eq!(rig.round().await, (0, false));
+        rig.want.member = Some(at(2));
+        assert_eq!(rig.round().await, (0, true), "a position alone can wait");
+        rig.want.member = Some(Member { role: MemberRole::Primary, ..at(2) });
+        assert_eq!(rig.round().await, (1, false));
+        rig.want.session_number = 2;
+        assert_eq!(rig.round().await, (1, false), "the key hung on the old session");
+        rig.want.missing_at = Some(9);
+        assert_eq!(rig.round().await, (0, true));
+        rig.want.loop_wait = Duration::ZERO;
+        assert_eq!(rig.round().await, (1, false), "somebody removed it");
+        assert_eq!(rig.round().await, (0, false), "once for each reading that lacks it");
+    }
+
+    #[tokio::test]
+    async fn the_status_only_with_the_lead() {
+        let mut rig = Rig::new().await;
+        rig.round().await;
+        rig.want.status = Some(r#"{"optime":1}"#.into());
+        assert_eq!(rig.round().await.0, 0, "refused by the store: the lead is not mine");
+        rig.want.status = None;
+        rig.round().await;
+        rig.writer.store.take_lead(LIMIT).await.unwrap();
+        rig.want.status = Some(r#"{"optime":1}"#.into());
+        assert_eq!(rig.round().await, (1, false));
+        rig.want.status = Some(r#"{"optime":2}"#.into());
+        assert_eq!(rig.round().await, (0, true));
+    }
 }

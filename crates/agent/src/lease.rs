@@ -12,7 +12,7 @@ use surus_core::facts::Lead;
 use surus_core::settings::Timing;
 use surus_store::clock::boot_now;
 use surus_store::cluster::{ClusterStore, TakeLead};
-use surus_store::{StoreError, TxnOutcome};
+use surus_store::{LeaseId, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -34,8 +34,6 @@ pub struct LeaseState {
 
 enum Command {
     Take(oneshot::Sender<Result<bool, StoreError>>),
-    /// The lead was taken in a transaction of somebody else's making, with this version.
-    Took(u64, oneshot::Sender<()>),
     Release {
         status: Option<String>,
         answer: oneshot::Sender<Result<(), StoreError>>,
@@ -44,27 +42,28 @@ enum Command {
     Lost {
         revision: u64,
     },
-    Timing(Timing),
     Close(oneshot::Sender<()>),
 }
 
 #[derive(Clone)]
 pub struct LeaseKeeper {
     commands: mpsc::Sender<Command>,
+    timing: Arc<watch::Sender<Timing>>,
     state: watch::Receiver<LeaseState>,
 }
 
 /// What is taken off the TTL for clocks that run at different speeds.
-pub fn margin(timing: &Timing) -> Duration {
-    (timing.ttl / 10).clamp(Duration::from_millis(400), Duration::from_secs(3))
+fn margin(ttl: Duration) -> Duration {
+    (ttl / 10).clamp(Duration::from_millis(400), Duration::from_secs(3))
 }
 
 impl LeaseKeeper {
     pub fn start(store: Arc<ClusterStore>, timing: Timing) -> LeaseKeeper {
         let (commands, rx) = mpsc::channel(16);
         let (tx, state) = watch::channel(LeaseState::default());
-        tokio::spawn(Keeper { store, timing, state: tx, sent: None, fresh_ttl: timing.ttl }.run(rx));
-        LeaseKeeper { commands, state }
+        let (timing_tx, timings) = watch::channel(timing);
+        tokio::spawn(Keeper { store, timing, state: tx, session: None, bound: None }.run(rx, timings));
+        LeaseKeeper { commands, timing: Arc::new(timing_tx), state }
     }
 
     pub fn state(&self) -> LeaseState {
@@ -75,17 +74,16 @@ impl LeaseKeeper {
         self.state.clone()
     }
 
-    /// `true`: the lead is mine.
+    /// Until when the lead is good, if I hold it.
+    pub fn lead_until(&self) -> Option<BootTime> {
+        self.state.borrow().lead.map(|l| l.until)
+    }
+
+    /// `true`: the lead is mine. Given up by its caller, a request that has not begun yet is not made.
     pub async fn take(&self) -> Result<bool, StoreError> {
         let (tx, rx) = oneshot::channel();
         self.send(Command::Take(tx)).await;
         rx.await.unwrap_or_else(|_| Err(ended()))
-    }
-
-    pub async fn took(&self, version: u64) {
-        let (tx, rx) = oneshot::channel();
-        self.send(Command::Took(version, tx)).await;
-        let _ = rx.await;
     }
 
     pub async fn release(&self, status: Option<String>) -> Result<(), StoreError> {
@@ -94,12 +92,13 @@ impl LeaseKeeper {
         rx.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    pub async fn lost(&self, revision: u64) {
-        self.send(Command::Lost { revision }).await;
+    /// Said again for as long as the store shows it, so that one may get lost.
+    pub fn lost(&self, revision: u64) {
+        let _ = self.commands.try_send(Command::Lost { revision });
     }
 
-    pub async fn set_timing(&self, timing: Timing) {
-        self.send(Command::Timing(timing)).await;
+    pub fn set_timing(&self, timing: Timing) {
+        self.timing.send_if_modified(|now| std::mem::replace(now, timing) != timing);
     }
 
     /// Ends the session: every key bound to it disappears at once.
@@ -119,18 +118,33 @@ fn ended() -> StoreError {
     StoreError::Unavailable("the agent is ending".into())
 }
 
+#[derive(Clone, Copy)]
+struct Session {
+    lease: LeaseId,
+    /// What the lease was granted with; settings may have changed since.
+    ttl: Duration,
+    /// When the last confirmed grant or renewal was sent.
+    sent: BootTime,
+}
+
+impl Session {
+    /// Until then the store certainly keeps what is bound to the lease.
+    fn until(&self) -> BootTime {
+        self.sent + self.ttl.saturating_sub(margin(self.ttl))
+    }
+}
+
 struct Keeper {
     store: Arc<ClusterStore>,
     timing: Timing,
     state: watch::Sender<LeaseState>,
-    /// When the last confirmed grant or renewal of the session was sent.
-    sent: Option<BootTime>,
-    /// The TTL the session was granted with.
-    fresh_ttl: Duration,
+    session: Option<Session>,
+    /// The lease that the leader key hangs on: only its renewals prolong the lead.
+    bound: Option<LeaseId>,
 }
 
 impl Keeper {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut timings: watch::Receiver<Timing>) {
         let mut next = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -148,6 +162,10 @@ impl Keeper {
                         }
                     }
                 },
+                Ok(()) = timings.changed() => {
+                    self.timing = *timings.borrow_and_update();
+                    next = tokio::time::Instant::now();
+                }
                 () = tokio::time::sleep_until(next) => {
                     let pause = self.renew().await;
                     next = tokio::time::Instant::now() + pause;
@@ -158,112 +176,155 @@ impl Keeper {
 
     /// Time limit of one request: short enough for another attempt before the lead is in danger.
     fn limit(&self) -> Duration {
-        (self.timing.ttl / 5).clamp(Duration::from_millis(500), self.timing.retry_timeout.max(Duration::from_secs(1)))
+        let ttl = self.session.map_or(self.timing.ttl, |s| s.ttl.min(self.timing.ttl));
+        (ttl / 5).clamp(Duration::from_millis(500), self.timing.retry_timeout.max(Duration::from_secs(1)))
     }
 
     /// One renewal; the pause to the next.
     async fn renew(&mut self) -> Duration {
+        // Whoever writes the other keys of the session may be told first that its lease has ended. A new
+        // session must not prolong a lead that went with the old one.
+        if self.session.is_some_and(|s| self.store.lease() != Some(s.lease)) {
+            self.session_gone("the store ended the session");
+        }
         let sent = boot_now();
-        let opened = self.sent.is_none() || self.store.lease().is_none();
-        let result = if opened {
-            self.store.open_session(self.timing.ttl, self.limit()).await.map(|_| ())
-        } else {
-            self.store.renew_session(self.limit()).await
-        };
-        let now = boot_now();
-        match result {
-            Ok(()) => {
-                self.sent = Some(sent);
-                if opened {
-                    self.fresh_ttl = self.timing.ttl;
+        if self.session.is_none_or(|s| s.ttl != self.timing.ttl) {
+            match self.store.open_session(self.timing.ttl, self.limit()).await {
+                Ok(lease) => {
+                    if self.session.is_some() {
+                        info!("the session in the store now has a ttl of {} s", self.timing.ttl.as_secs_f64());
+                    }
+                    self.session = Some(Session { lease, ttl: self.timing.ttl, sent });
+                    self.state.send_modify(|s| s.session_number += 1);
+                    self.renewed();
+                    self.move_lead().await;
+                    return self.pause();
                 }
-                let until = sent + self.fresh_ttl - margin(&self.timing);
-                self.state.send_modify(|s| {
-                    if opened {
-                        s.session_number += 1;
-                    }
-                    s.session = true;
-                    s.renewals += 1;
-                    s.renewed = Some((sent, now.since(sent)));
-                    if let Some((since, _)) = s.failing.take() {
-                        info!(
-                            "the session in the store is renewed again after {:.1} s",
-                            now.since(since).as_secs_f64()
-                        );
-                    }
-                    if let Some(lead) = &mut s.lead {
-                        lead.until = until;
-                    }
-                });
-                self.timing.loop_wait.saturating_sub(now.since(sent)).max(Duration::from_millis(20))
+                Err(e) if self.session.is_none() => return self.failed(&e),
+                Err(e) => warn!("a lease with the new ttl could not be opened, the old one stays in use: {e}"),
+            }
+        }
+        let sent = boot_now();
+        match self.store.renew_session(self.limit()).await {
+            Ok(()) => {
+                self.session = self.session.map(|s| Session { sent, ..s });
+                self.renewed();
+                self.move_lead().await;
+                self.pause()
             }
             Err(StoreError::LeaseGone) => {
                 self.session_gone("the store ended the session");
                 Duration::ZERO
             }
+            Err(e) => self.failed(&e),
+        }
+    }
+
+    fn renewed(&mut self) {
+        let Some(session) = self.session else { return };
+        let (now, mine) = (boot_now(), self.bound == Some(session.lease));
+        self.state.send_modify(|s| {
+            s.session = true;
+            s.renewals += 1;
+            s.renewed = Some((session.sent, now.since(session.sent)));
+            if let Some((since, _)) = s.failing.take() {
+                info!("the session in the store is renewed again after {:.1} s", now.since(since).as_secs_f64());
+            }
+            if let Some(lead) = s.lead.as_mut().filter(|_| mine) {
+                lead.until = session.until();
+            }
+        });
+    }
+
+    /// A lease with another ttl is another lease: the leader key is moved to it before the old one ends.
+    async fn move_lead(&mut self) {
+        let (Some(session), Some(lead)) = (self.session, self.state.borrow().lead) else { return };
+        if self.bound == Some(session.lease) {
+            return;
+        }
+        match self.store.take_lead(self.limit()).await {
+            Ok(TakeLead::Taken(version)) => self.hold(version),
+            Ok(TakeLead::Lost) => {
+                self.lead_gone("somebody else took it while it was moved to a lease with the new ttl")
+            }
+            Err(StoreError::LeaseGone) => self.session_gone("the store ended the session"),
             Err(e) => {
-                self.state.send_modify(|s| {
-                    s.failures += 1;
-                    let since = s.failing.as_ref().map_or(now, |f| f.0);
-                    if s.failing.is_none() {
-                        warn!("the session in the store could not be renewed: {e}");
-                    }
-                    s.failing = Some((since, e.to_string()));
-                });
-                RETRY
+                // It hangs on the old lease or on the new one: what both are good for can be relied on.
+                warn!("the leader lock could not be moved to a lease with the new ttl yet: {e}");
+                let until = lead.until.min(session.until());
+                self.state.send_modify(|s| s.lead = s.lead.map(|l| Lead { until, ..l }));
             }
         }
     }
 
-    fn session_gone(&mut self, why: &str) {
-        self.sent = None;
+    fn pause(&self) -> Duration {
+        let Some(session) = self.session else { return Duration::ZERO };
+        let settled =
+            session.ttl == self.timing.ttl && (self.state.borrow().lead.is_none() || self.bound == Some(session.lease));
+        let pause = if settled { self.timing.loop_wait } else { RETRY };
+        pause.saturating_sub(boot_now().since(session.sent)).max(Duration::from_millis(20))
+    }
+
+    fn failed(&self, e: &StoreError) -> Duration {
         self.state.send_modify(|s| {
-            if s.lead.take().is_some() {
+            s.failures += 1;
+            let since = s.failing.as_ref().map_or_else(boot_now, |f| f.0);
+            if s.failing.is_none() {
+                warn!("the session in the store could not be renewed: {e}");
+            }
+            s.failing = Some((since, e.to_string()));
+        });
+        RETRY
+    }
+
+    fn session_gone(&mut self, why: &str) {
+        self.session = None;
+        self.lead_gone(why);
+        self.state.send_modify(|s| s.session = false);
+    }
+
+    fn lead_gone(&mut self, why: &str) {
+        self.bound = None;
+        self.state.send_if_modified(|s| {
+            let held = s.lead.take().is_some();
+            if held {
                 warn!("the leader lock is lost: {why}");
             }
-            s.session = false;
+            held
         });
     }
 
     /// `true`: renew at once.
     async fn obey(&mut self, command: Command) -> bool {
         match command {
+            // Nobody waits for it any more: what it was decided on is of yesterday.
+            Command::Take(answer) if answer.is_closed() => false,
             Command::Take(answer) => {
                 let result = self.take().await;
                 let taken = matches!(result, Ok(true));
                 let _ = answer.send(result);
                 taken
             }
-            Command::Took(version, done) => {
-                self.hold(version);
-                let _ = done.send(());
-                true
-            }
             Command::Release { status, answer } => {
                 let result = self.store.release_lead(status, self.limit()).await;
                 // Whatever the store made of it: from here on nobody acts on this lead any more.
+                self.bound = None;
                 self.state.send_modify(|s| s.lead = None);
                 let _ = answer.send(result.map(|_| ()));
                 false
             }
             Command::Lost { revision } => {
-                self.state.send_if_modified(|s| {
-                    let lost = s.lead.is_some_and(|l| revision >= l.version);
-                    if lost {
-                        warn!("the leader lock is lost: the store names another leader, or none");
-                        s.lead = None;
-                    }
-                    lost
-                });
+                if self.state.borrow().lead.is_some_and(|l| revision >= l.version) {
+                    self.lead_gone("the store names another leader, or none");
+                }
                 false
             }
-            Command::Timing(timing) => self.change_timing(timing).await,
             Command::Close(_) => false,
         }
     }
 
     async fn take(&mut self) -> Result<bool, StoreError> {
-        if self.sent.is_none() || self.store.lease().is_none() {
+        if self.session.is_none_or(|s| self.store.lease() != Some(s.lease)) {
             self.renew().await;
         }
         let result = match self.store.take_lead(self.limit()).await {
@@ -293,48 +354,11 @@ impl Keeper {
     }
 
     fn hold(&mut self, version: u64) {
-        let until = self.sent.unwrap_or_default() + self.fresh_ttl - margin(&self.timing);
-        self.state.send_modify(|s| s.lead = Some(Lead { until, version }));
-    }
-
-    /// A new TTL needs a new lease; the keys bound to the old one are moved before that one ends.
-    async fn change_timing(&mut self, timing: Timing) -> bool {
-        let new_ttl = timing.ttl != self.timing.ttl && self.sent.is_some();
-        self.timing = timing;
-        if !new_ttl || self.store.lease().is_none() {
-            return false;
-        }
-        let sent = boot_now();
-        if let Err(e) = self.store.open_session(timing.ttl, self.limit()).await {
-            warn!("a lease with the new ttl could not be opened, the old one stays in use: {e}");
-            return true;
-        }
-        if self.state.borrow().lead.is_some() {
-            match self.store.take_lead(self.limit()).await {
-                Ok(TakeLead::Taken(version)) => {
-                    self.sent = Some(sent);
-                    self.fresh_ttl = timing.ttl;
-                    self.hold(version);
-                }
-                other => {
-                    // Which lease the key hangs on is not known now. The lead is taken again by the
-                    // next step, which binds it to the session in use.
-                    warn!(
-                        "the leader lock could not be moved to a lease with the new ttl ({other:?}), taking it again"
-                    );
-                    self.state.send_modify(|s| s.lead = None);
-                }
-            }
-        }
-        self.sent = Some(sent);
-        self.fresh_ttl = timing.ttl;
-        self.state.send_modify(|s| s.session_number += 1);
-        info!("the session in the store now has a ttl of {} s", timing.ttl.as_secs_f64());
-        false
+        let Some(session) = self.session else { return };
+        self.bound = Some(session.lease);
+        self.state.send_modify(|s| s.lead = Some(Lead { until: session.until(), version }));
     }
 }
 
-/// A transaction that can only be refused is a definite answer.
-pub fn applied(outcome: &Result<TxnOutcome, StoreError>) -> bool {
-    matches!(outcome, Ok(TxnOutcome::Applied(_)))
-}
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,13 @@ pub mod lease;
 mod member;
 pub mod rest;
 mod run;
+#[cfg(test)]
+mod sample;
 mod settings;
 mod source;
 pub mod stores;
 mod tasks;
+mod timer;
 
 pub use run::run;
 pub use source::ConfigSource;

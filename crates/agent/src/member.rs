@@ -3,7 +3,7 @@
 use surus_config::{Effective, LocalConfig};
 use surus_core::cluster::{Member, MemberRole, MemberState, ScheduledRestart};
 use surus_core::facts::Facts;
-use surus_core::order::Task;
+use surus_core::order::{Demote, Task};
 use surus_core::postgres::{DataDir, ProcessState};
 
 use crate::rest::version::COMPATIBLE_VERSION;
@@ -24,6 +24,8 @@ pub fn state(facts: &Facts, extra: &Extra) -> MemberState {
         Some(Task::Clone { .. } | Task::Reinitialize { .. }) => return MemberState::CreatingReplica,
         Some(Task::Restart) => return MemberState::Restarting,
         Some(Task::StartPrimary | Task::StartStandby { .. }) => return MemberState::Starting,
+        // The checkpoint before the stop is made while serving.
+        Some(task) if pg.accepting() && stops_planned(task) => {}
         Some(Task::Demote(_) | Task::Shutdown { .. } | Task::Rewind { .. }) => {
             return if pg.running() { MemberState::Stopping } else { MemberState::Stopped };
         }
@@ -40,7 +42,9 @@ pub fn state(facts: &Facts, extra: &Extra) -> MemberState {
 
 pub fn role(facts: &Facts) -> MemberRole {
     let pg = &facts.postgres;
-    let demoting = matches!(facts.task.as_ref().map(|t| &t.task), Some(Task::Demote(_) | Task::Shutdown { .. }));
+    let demoting = facts.task.as_ref().is_some_and(|t| {
+        matches!(t.task, Task::Demote(_) | Task::Shutdown { .. }) && !(pg.accepting() && stops_planned(&t.task))
+    });
     if pg.is_primary() {
         return if demoting { MemberRole::Demoted } else { MemberRole::Primary };
     }
@@ -53,6 +57,10 @@ pub fn role(facts: &Facts) -> MemberRole {
         DataDir::Present { .. } => MemberRole::Demoted,
         _ => MemberRole::Uninitialized,
     }
+}
+
+fn stops_planned(task: &Task) -> bool {
+    matches!(task, Task::Demote(Demote::Handover { .. }) | Task::Shutdown { .. })
 }
 
 pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: &Extra) -> Member {
@@ -85,5 +93,65 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         pending_restart_reason: extra.pending_restart.clone(),
         scheduled_restart: extra.scheduled_restart.cloned(),
         pause: facts.settings.pause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use surus_core::cluster::ClusterView;
+    use surus_core::postgres::Observed;
+
+    use super::*;
+    use crate::rest::testing::{primary, replica};
+    use crate::sample::{during, facts};
+
+    fn published(facts: &Facts, start_failed: bool, crashed: bool) -> String {
+        let none = BTreeMap::new();
+        let extra =
+            Extra { pending_restart: &none, scheduled_restart: None, checkpoint_pending: false, start_failed, crashed };
+        format!("{}, {}", role(facts).as_str(), state(facts, &extra).as_str())
+    }
+
+    #[test]
+    fn role_and_state_as_peers_know_them() {
+        let at = |observed: Option<Observed>| facts(ClusterView::default(), observed);
+        let handover = || Task::Demote(Demote::Handover { to: "b".into(), upstream: None });
+        let starting = || {
+            let mut facts = at(None);
+            facts.postgres.process = ProcessState::NotAccepting;
+            facts
+        };
+        let empty = || {
+            let mut facts = at(None);
+            facts.postgres.data_dir = DataDir::Empty;
+            facts
+        };
+        let from = || surus_core::cluster::Upstream { name: "b".into(), host: "h".into(), port: 1 };
+        for (facts, expected) in [
+            (at(Some(primary())), "primary, running"),
+            (at(Some(replica())), "replica, running"),
+            (at(None), "demoted, stopped"),
+            (empty(), "uninitialized, stopped"),
+            (starting(), "primary, starting"),
+            (during(Task::Promote, at(Some(replica()))), "promoted, running"),
+            (during(Task::Promote, at(Some(primary()))), "primary, running"),
+            // It serves while it makes the checkpoint before the stop.
+            (during(handover(), at(Some(primary()))), "primary, running"),
+            (during(handover(), starting()), "demoted, stopping"),
+            (during(handover(), at(None)), "demoted, stopped"),
+            (during(Task::Shutdown { to: None }, at(Some(primary()))), "primary, running"),
+            (during(Task::Demote(Demote::Deposed), at(Some(primary()))), "demoted, stopping"),
+            (during(Task::Restart, at(Some(primary()))), "primary, restarting"),
+            (during(Task::Clone { from: from() }, empty()), "uninitialized, creating replica"),
+            (during(Task::Bootstrap, empty()), "uninitialized, initializing new cluster"),
+            (during(Task::StartStandby { upstream: None }, at(None)), "demoted, starting"),
+            (during(Task::Rewind { from: from() }, at(None)), "demoted, stopped"),
+        ] {
+            assert_eq!(published(&facts, false, false), expected, "{:?}", facts.task);
+        }
+        assert_eq!(published(&at(None), true, true), "demoted, start failed");
+        assert_eq!(published(&at(None), false, true), "demoted, crashed");
     }
 }

@@ -172,7 +172,7 @@ fn read_cache(data_dir: &std::path::Path) -> Option<Value> {
 }
 
 /// Writes the cache, if there is a data directory to keep it in.
-pub async fn write_cache(data_dir: PathBuf, document: Value) {
+pub async fn write_cache(data_dir: PathBuf, document: Value) -> Result<(), String> {
     let written = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
         if !data_dir.join("PG_VERSION").exists() {
             return Ok(());
@@ -191,7 +191,5 @@ pub async fn write_cache(data_dir: PathBuf, document: Value) {
         let _ = std::os::unix::fs::chown(&temporary, Some(owner.uid()), Some(owner.gid()));
         std::fs::rename(&temporary, data_dir.join(CACHE))
     });
-    if let Ok(Err(e)) = written.await {
-        warn!("the dynamic configuration could not be cached in the data directory: {e}");
-    }
+    written.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surus_api::PeerStatus;
+use surus_config::RoleOverlay;
 use surus_core::MemberName;
 use surus_core::facts::{Facts, PeerAnswer, PeerFact, RunningTask};
 use surus_core::order::{Epoch, Order, Task};
 use surus_store::clock::boot_now;
 use surus_store::{StoreError, TxnOutcome};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -21,6 +23,8 @@ use crate::tasks::{self, TaskContext};
 const PROBE: Duration = Duration::from_secs(1);
 /// One compare-and-set on behalf of a step.
 const WRITE: Duration = Duration::from_secs(1);
+/// Pause after one that failed.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Agent {
     pub(super) async fn carry_out(
@@ -46,20 +50,23 @@ impl Agent {
                     }
                 }
                 Order::TakeLead => self.take_lead(facts).await,
-                Order::ReleaseLead => match self.lease.release(None).await {
-                    Ok(()) => info!("leader lock released"),
-                    Err(e) => warn!("the leader lock could not be released, it ends with its ttl: {e}"),
+                Order::ReleaseLead => match timeout(self.spare(WRITE), self.lease.release(None)).await {
+                    Ok(Ok(())) => info!("leader lock released"),
+                    Ok(Err(e)) => warn!("the leader lock could not be released, it ends with its ttl: {e}"),
+                    Err(_) => info!("the store is slow to release the leader lock"),
                 },
                 Order::Probe { members } => self.probe(&members, facts),
                 Order::ClearFailover { version } => {
                     info!("Cleaning up failover key");
-                    let cleared = self.store.compare_and_put("failover", Some(version), "{}".into(), WRITE).await;
+                    let limit = self.spare(WRITE);
+                    let cleared = self.store.compare_and_put("failover", Some(version), "{}".into(), limit).await;
                     if let Err(e) = cleared {
                         warn!("the failover key could not be cleared: {e}");
                     }
                 }
                 Order::NameCandidate { version, request } => {
-                    match self.store.compare_and_put("failover", Some(version), request.to_text(), WRITE).await {
+                    let limit = self.spare(WRITE);
+                    match self.store.compare_and_put("failover", Some(version), request.to_text(), limit).await {
                         Ok(TxnOutcome::Applied(_)) => {}
                         // Withdrawn or replaced meanwhile, or not known: then nothing is handed over on its account.
                         Ok(TxnOutcome::Conflict) => {
@@ -67,7 +74,8 @@ impl Agent {
                             break;
                         }
                         Err(e) => {
-                            warn!("the candidate could not be named in the failover key: {e}");
+                            warn!("the candidate could not be named in the failover key, trying again: {e}");
+                            self.again_at = self.again_at.min(tokio::time::Instant::now() + AGAIN);
                             break;
                         }
                     }
@@ -96,6 +104,12 @@ impl Agent {
             warn!("{} was ordered while another task runs; please report it as a BUG", task.name());
             return;
         }
+        // What the server is to become decides on its settings, not what it was.
+        match &task {
+            Task::Bootstrap | Task::StartPrimary | Task::Promote => self.set_overlay(RoleOverlay::Primary),
+            Task::StartStandby { .. } => self.set_overlay(RoleOverlay::Replica),
+            _ => {}
+        }
         let settings = &facts.settings;
         let start_timeout = match &self.asked {
             Some((_, Some(timeout), _)) => *timeout,
@@ -117,7 +131,6 @@ impl Agent {
             founding_document: self.settings.founding_document(),
             post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
             is_primary: facts.postgres.is_primary(),
-            checkpoint_pending: self.checkpoint_pending.clone(),
             view: facts.store.view.clone(),
         };
         let running = RunningTask { task: task.clone(), epoch, since: boot_now() };
@@ -126,12 +139,22 @@ impl Agent {
     }
 
     async fn take_lead(&mut self, facts: &Facts) {
-        match self.lease.take().await {
+        // A store that hangs must not keep a primary without the lead from being stopped. What comes of it later
+        // shows in the lease's state.
+        let Ok(taken) = timeout(self.spare(WRITE), self.lease.take()).await else {
+            info!("the store is slow to answer who has the leader lock");
+            return;
+        };
+        match taken {
             Ok(true) => {
                 info!("acquired session lock as a leader");
-                // Whatever was asked for has happened now.
-                if let Some(version) =
-                    facts.store.view.as_deref().filter(|v| v.failover.is_some()).and_then(|v| v.failover_version)
+                // Whatever was asked for has happened now; but what was asked of me in an earlier run is still to be done.
+                if let Some(version) = facts
+                    .store
+                    .view
+                    .as_deref()
+                    .filter(|v| v.failover.is_some() && v.leader_name() != Some(&self.me))
+                    .and_then(|v| v.failover_version)
                 {
                     let store = self.store.clone();
                     tokio::spawn(async move {
@@ -155,7 +178,7 @@ impl Agent {
         let view = facts.store.view.as_deref();
         let urls: BTreeMap<MemberName, Option<String>> = members
             .iter()
-            .filter(|name| !self.asking.contains_key(*name))
+            .filter(|name| self.asking.get(*name).is_none_or(|at| boot_now().since(*at) > PROBE * 3))
             .map(|name| {
                 let member = view.and_then(|v| v.members.get(name)).or_else(|| self.memory.known_members.get(name));
                 let known = member.and_then(|m| m.api_url.clone());

@@ -31,7 +31,9 @@ impl Agent {
     /// Returns when there is a reason for another step.
     pub(super) async fn wait(&mut self, signals: &mut Signals) {
         loop {
-            let postmaster = self.postmaster.clone();
+            let (postmaster, wake) = (self.postmaster.clone(), self.wake.clone());
+            // One step at that moment is enough, so it counts only until there was one.
+            let stop_at = self.stop_at().filter(|at| *at > self.stepped);
             let exited = async {
                 match &postmaster {
                     Some(p) => p.exited().await,
@@ -50,13 +52,14 @@ impl Agent {
                     self.task_ended(end);
                     return;
                 }
-                changed = self.lease_state.changed() => {
-                    if changed.is_err() || self.lease_matters() {
+                () = reached(stop_at) => return,
+                Ok(()) = self.lease_state.changed() => {
+                    if self.lease_matters() {
                         return;
                     }
                 }
-                changed = self.followed.changed() => {
-                    if changed.is_err() || self.view_matters() {
+                Ok(()) = self.followed.changed() => {
+                    if self.view_matters() {
                         return;
                     }
                     self.publish_view();
@@ -77,6 +80,7 @@ impl Agent {
                     self.reload_local();
                     return;
                 }
+                () = wake.notified() => return,
                 () = tokio::time::sleep_until(self.again_at) => return,
             }
         }
@@ -189,6 +193,13 @@ impl Agent {
             }
         };
         let _ = reply.send(answer);
+    }
+}
+
+async fn reached(at: Option<surus_core::BootTime>) {
+    match at {
+        Some(at) => crate::timer::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

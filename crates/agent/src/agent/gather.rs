@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use surus_core::facts::{Answer, Facts, PostgresFact, StoreFact};
 use surus_core::postgres::{DataDir, ProcessState};
-use surus_core::rules::stop_reserve;
 use surus_store::clock::boot_now;
 
 use super::Agent;
 
 /// How long PostgreSQL may take to answer before the step goes on without its answer.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long the file system may take to tell what is in the data directory of a server that does not run.
+const DISK: Duration = Duration::from_secs(10);
 
 impl Agent {
     pub(super) async fn gather(&mut self) -> Facts {
@@ -25,7 +26,9 @@ impl Agent {
         let orphans = self.process.0 == ProcessState::NotRunning
             && matches!(self.data_dir, DataDir::Present { .. })
             && self.task.is_none()
-            && self.instance.orphans().await.is_ok_and(|o| !o.is_empty());
+            && tokio::time::timeout(ANSWER, self.instance.orphans())
+                .await
+                .is_ok_and(|o| o.is_ok_and(|o| !o.is_empty()));
         let lease = self.lease_state.borrow().clone();
         let request = self.asked.as_ref().map(|a| a.0);
         let now = boot_now();
@@ -95,6 +98,9 @@ impl Agent {
 
     /// While the server runs its files change only through it, or through somebody who deletes them.
     async fn look_at_data_dir(&mut self) {
+        if self.upkeep.take_checkpointed() {
+            self.data_dir_read = None;
+        }
         let running = self.process.0 != ProcessState::NotRunning;
         let fresh = self
             .data_dir_read
@@ -110,22 +116,28 @@ impl Agent {
                 return;
             }
         }
-        self.data_dir = self.instance.data_dir().await;
+        // A disk that hangs must not keep the loop from stopping a primary, and says nothing about what was there.
+        let limit = if running { self.spare(ANSWER) } else { DISK };
+        match tokio::time::timeout(limit, self.instance.data_dir()).await {
+            Ok(found) => self.data_dir = found,
+            Err(_) if running && matches!(self.data_dir, DataDir::Present { .. }) => {}
+            Err(_) => {
+                let text = format!("{} does not answer; check the disk", self.settings.data_dir().display());
+                self.data_dir = DataDir::Unreadable(text);
+            }
+        }
         self.data_dir_read = Some(boot_now());
     }
 
     async fn ask_postgres(&mut self) {
-        let timing = self.settings.effective.settings.timing;
-        let spare = self
-            .lease_state
-            .borrow()
-            .lead
-            .map_or(ANSWER, |l| l.until.since(boot_now()).saturating_sub(stop_reserve(&timing)));
-        let limit = spare.clamp(Duration::from_millis(200), ANSWER);
-        match self.instance.observe(limit).await {
+        let limit = self.spare(ANSWER);
+        // Its own limit does not reach into a file system that hangs.
+        let asked = tokio::time::timeout(limit + Duration::from_millis(50), self.instance.observe(limit)).await;
+        let asked = asked.map_or_else(|_| Err("no answer in time".to_owned()), |o| o.map_err(|e| e.to_string()));
+        match asked {
             Ok(observed) => {
                 if self.settings.set_server_version(observed.server_version) {
-                    self.apply_settings(true);
+                    self.apply_settings();
                 }
                 self.set_process(ProcessState::Accepting);
                 self.crashed = false;
@@ -136,8 +148,11 @@ impl Agent {
                     Answer::Unknown(since, _) => *since,
                     Answer::Known(_) => boot_now(),
                 };
-                self.answer = Answer::Unknown(since, e.to_string());
-                let state = self.instance.accepting(limit).await;
+                self.answer = Answer::Unknown(since, e);
+                let limit = self.spare(ANSWER);
+                let state =
+                    tokio::time::timeout(limit + Duration::from_millis(50), self.instance.accepting(limit)).await;
+                let state = state.unwrap_or(ProcessState::NotAccepting);
                 // A server that takes connections and does not answer is busy, not down.
                 self.set_process(match state {
                     ProcessState::NotRunning if self.postmaster.as_ref().is_some_and(|p| p.is_alive()) => {

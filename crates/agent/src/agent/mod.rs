@@ -12,7 +12,6 @@ mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,12 +20,13 @@ use surus_core::facts::{Answer, FinishedTask, PeerFact, RunningTask};
 use surus_core::memory::Memory;
 use surus_core::order::Epoch;
 use surus_core::postgres::{DataDir, ProcessState, Progress};
+use surus_core::rules::stop_reserve;
 use surus_core::{BootTime, MemberName};
 use surus_postgres::{DataDirLock, Instance, Postmaster};
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use surus_store::follow::{Followed, Follower};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -86,7 +86,6 @@ pub struct Agent {
     task: Option<ActiveTask>,
     finished: Option<FinishedTask>,
     progress: Arc<watch::Sender<Option<Progress>>>,
-    checkpoint_pending: Arc<AtomicBool>,
     requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
     /// A request that core has yet to answer, or whose task runs.
     asked: Option<(surus_core::order::Request, Option<Duration>, oneshot::Sender<Reply>)>,
@@ -102,8 +101,12 @@ pub struct Agent {
     upkeep: upkeep::Upkeep,
     shutdown: bool,
     name_checked: bool,
+    /// When the latest step looked at everything.
+    stepped: BootTime,
     /// The next step may come this much later at the most.
     again_at: tokio::time::Instant,
+    /// Background work has something for a step to see.
+    wake: Arc<Notify>,
 }
 
 /// What the agent needs from outside, opened before it starts.
@@ -161,7 +164,6 @@ impl Agent {
             task: None,
             finished: None,
             progress: Arc::new(watch::channel(None).0),
-            checkpoint_pending: Arc::new(AtomicBool::new(false)),
             asked: None,
             answering: None,
             scheduled_restart: None,
@@ -172,7 +174,9 @@ impl Agent {
             upkeep: upkeep::Upkeep::default(),
             shutdown: false,
             name_checked: false,
+            stepped: boot_now(),
             again_at: tokio::time::Instant::now(),
+            wake: Arc::default(),
             me,
             source,
             settings,
@@ -209,6 +213,7 @@ impl Agent {
             return Some(Err(why));
         }
         let mut facts = self.gather().await;
+        self.stepped = facts.now;
         let mut end = self.decide(&facts).await;
         // The lead was free a moment ago and is mine now: what follows from that needs no new facts, and
         // every writer is waiting for it.
@@ -222,7 +227,7 @@ impl Agent {
             end = self.decide(&facts).await;
         }
         if end.is_none() {
-            self.upkeep(&facts).await;
+            self.upkeep(&facts);
         }
         self.publish(&facts);
         end
@@ -281,31 +286,39 @@ impl Agent {
             && let Some(config) = &view.config
             && self.settings.set_document(&config.value, config.version)
         {
-            self.apply_settings(true);
+            self.apply_settings();
         }
         // The store is the judge: a newer view that names somebody else, or nobody, ends my lead.
-        if let (Some(lead), Some(view)) = (self.lease_state.borrow().lead, self.seen.view.as_deref())
-            && self.seen.is_current()
-            && view.revision >= lead.version
-            && view.leader_name() != Some(&self.me)
-        {
-            let (lease, revision) = (self.lease.clone(), view.revision);
-            tokio::spawn(async move { lease.lost(revision).await });
+        let Some(view) = self.seen.view.as_deref().filter(|_| self.seen.is_current()) else { return };
+        if view.leader_name() != Some(&self.me) {
+            self.inherited = None;
+            if self.lease_state.borrow().lead.is_some_and(|lead| view.revision >= lead.version) {
+                self.lease.lost(view.revision);
+            }
         }
     }
 
+    /// When a primary begins to stop for its lease's sake.
+    fn stop_at(&self) -> Option<BootTime> {
+        let held = self.lease_state.borrow().lead.map(|l| l.until);
+        // A deadline that was inherited and has passed says nothing any more.
+        let until = held.or_else(|| self.inherited.filter(|until| boot_now() < *until));
+        until.map(|until| until - stop_reserve(&self.settings.effective.settings.timing))
+    }
+
+    /// How long the loop may wait for one answer, `most` at the most: it must be back in time to stop a primary.
+    fn spare(&self, most: Duration) -> Duration {
+        let least = Duration::from_millis(100);
+        self.stop_at().map_or(most, |at| at.since(boot_now())).clamp(least, most.max(least))
+    }
+
     /// Brings changed settings into force: timing at once, PostgreSQL's by reload.
-    fn apply_settings(&mut self, reload: bool) {
+    fn apply_settings(&mut self) {
         let timing = self.settings.effective.settings.timing;
-        let lease = self.lease.clone();
-        tokio::spawn(async move { lease.set_timing(timing).await });
+        self.lease.set_timing(timing);
         self.keys.send_modify(|d| d.loop_wait = timing.loop_wait);
         self.instance.set_config(self.settings.instance());
-        let document = self.settings.dynamic.document.clone();
-        tokio::spawn(crate::settings::write_cache(self.settings.data_dir(), document));
-        if reload {
-            self.upkeep.reload_wanted = true;
-        }
+        self.upkeep.reload_wanted = true;
     }
 
     fn reload_local(&mut self) {
@@ -314,6 +327,16 @@ impl Agent {
                 if local.name != self.me || local.scope != self.settings.local.scope {
                     warn!("name and scope cannot change while the agent runs; restart it for that");
                     return;
+                }
+                if local.postgresql.data_dir != self.settings.local.postgresql.data_dir {
+                    warn!(
+                        "the configuration was not reloaded, the old one stays in force: postgresql.data_dir cannot \
+                         change while the agent runs; restart it for that"
+                    );
+                    return;
+                }
+                if local.store != self.settings.local.store || local.namespace != self.settings.local.namespace {
+                    warn!("the agent goes on with the store it was started with; restart it to use another");
                 }
                 match crate::run::peer_client(&local) {
                     Ok(client) => self.api = Arc::new(client),
@@ -330,7 +353,7 @@ impl Agent {
                 if !self.settings.set_local(local) {
                     info!("No local configuration items changed.");
                 }
-                self.apply_settings(true);
+                self.apply_settings();
             }
             Err(e) => warn!("the configuration was not reloaded, the old one stays in force:\n{e}"),
         }

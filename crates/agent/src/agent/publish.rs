@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use surus_core::cluster::{MemberRole, MemberState, Status};
 use surus_core::facts::{Answer, Facts};
@@ -53,12 +52,11 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
 pub struct Observer {
     instance: Instance,
     last: tokio::sync::Mutex<Option<Arc<Observed>>>,
-    fresh: ArcSwap<Option<Arc<Observed>>>,
 }
 
 impl Observer {
     pub fn new(instance: Instance) -> Arc<Observer> {
-        Arc::new(Observer { instance, last: tokio::sync::Mutex::new(None), fresh: ArcSwap::from_pointee(None) })
+        Arc::new(Observer { instance, last: tokio::sync::Mutex::new(None) })
     }
 
     pub async fn observe(&self) -> Option<Arc<Observed>> {
@@ -66,13 +64,11 @@ impl Observer {
         let limit = Duration::from_secs(2);
         let answer = tokio::time::timeout(limit, async {
             let mut last = self.last.lock().await;
-            if let Some(observed) = self.fresh.load().as_ref().clone().filter(|o| o.at >= asked) {
+            if let Some(observed) = last.clone().filter(|o| o.at >= asked) {
                 return Some(observed);
             }
-            let observed = self.instance.observe(limit).await.ok().map(Arc::new);
-            last.clone_from(&observed);
-            self.fresh.store(Arc::new(observed.clone()));
-            observed
+            *last = self.instance.observe(limit).await.ok().map(Arc::new);
+            last.clone()
         });
         answer.await.ok().flatten()
     }
@@ -85,7 +81,7 @@ impl Agent {
         let extra = Extra {
             pending_restart: &self.pending_restart,
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| &s.0),
-            checkpoint_pending: self.checkpoint_pending.load(std::sync::atomic::Ordering::Relaxed),
+            checkpoint_pending: self.upkeep.checkpoint_pending,
             start_failed: self.memory.start_failures > 0,
             crashed: self.crashed,
         };
@@ -126,12 +122,20 @@ impl Agent {
         };
         self.replace(published);
         let status = (lease.lead.is_some() && facts.postgres.is_primary() && self.task.is_none())
-            .then(|| facts.postgres.observed().map(|o| self.upkeep.status(facts, o)))
+            .then(|| facts.postgres.observed().map(|o| self.upkeep.slots.status(facts, o, &self.settings.dynamic)))
             .flatten();
+        // A leader without a member key shows up as a member that publishes nothing.
+        let missing_at = self
+            .seen
+            .view
+            .as_deref()
+            .filter(|v| self.seen.is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
+            .map(|v| v.revision);
         self.keys.send_if_modified(|desired| {
             let before = desired.clone();
             desired.member = lease.session.then_some(member);
             desired.session_number = lease.session_number;
+            desired.missing_at = missing_at;
             desired.status = status.as_ref().map(Status::to_text);
             *desired != before
         });

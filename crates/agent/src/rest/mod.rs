@@ -28,7 +28,7 @@ mod tls;
 pub mod version;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -52,23 +52,34 @@ async fn create(cx: &TaskContext, claim: u64) -> Outcome {
         return Err("the data directory is not there after initdb".into());
     };
     let document = cx.founding_document.to_string();
-    let mut founded = cx.store.found_cluster(claim, &control.system_id, document, STORE_LIMIT).await;
+    let mut founded = cx.store.found_cluster(claim, &control.system_id, document.clone(), STORE_LIMIT).await;
     // A lost answer must not cost a cluster that others already see: look until the truth is known.
     while let Err(StoreError::OutcomeUnknown(_)) = founded {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            // Whether the store knows it or not: with its data it can be taken over as it is.
+            () = cx.cancel.cancelled() => return Ok(TaskDone::Done),
+        }
         if let Ok(view) = cx.store.read(STORE_LIMIT).await {
-            founded = Ok(match (&view.initialize, &view.leader) {
+            founded = match (&view.initialize, &view.leader) {
                 (Initialize::Done(id), Some(leader)) if *id == control.system_id && leader.name == cx.me => {
-                    TxnOutcome::Applied(leader.version)
+                    Ok(TxnOutcome::Applied(leader.version))
                 }
                 (Initialize::Done(id), _) if *id == control.system_id => return Ok(TaskDone::Done),
-                _ => TxnOutcome::Conflict,
-            });
+                // The request was lost, and my claim would keep everybody from trying.
+                (Initialize::InProgress, None) if view.initialize_version == claim => {
+                    cx.store.found_cluster(claim, &control.system_id, document.clone(), STORE_LIMIT).await
+                }
+                _ => Ok(TxnOutcome::Conflict),
+            };
         }
     }
     match founded {
-        Ok(TxnOutcome::Applied(version)) => {
-            cx.lease.took(version).await;
+        Ok(TxnOutcome::Applied(_)) => {
+            // Confirms the lead for the lease keeper; if that fails now, the rules do it.
+            if let Err(e) = cx.lease.take().await {
+                warn!("the lead of the new cluster could not be confirmed yet: {e}");
+            }
             info!("initialized a new cluster {} in {:.1} s", control.system_id, begun.elapsed().as_secs_f64());
             Ok(TaskDone::Done)
         }

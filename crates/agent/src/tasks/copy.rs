@@ -77,7 +77,7 @@ pub async fn check(cx: &TaskContext, from: &Upstream) -> Outcome {
 
 pub async fn rewind(cx: &TaskContext, from: &Upstream) -> Outcome {
     cx.tell(format!("running pg_rewind from {}", from.name));
-    run::stop_fast(cx).await?;
+    run::stop_fast(cx, false).await?;
     cx.instance.kill_orphans().await.map_err(text)?;
     let begun = std::time::Instant::now();
     cx.instance.rewind(from, &cx.progress, &cx.cancel).await.map_err(text)?;

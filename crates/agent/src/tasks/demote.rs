@@ -27,6 +27,7 @@ pub async fn handover(cx: &TaskContext, to: &MemberName, upstream: Option<&Upstr
             }
         }
         () = cx.cancel.cancelled() => return Ok(TaskDone::GivenUp("cancelled before anything was stopped".into())),
+        () = cx.lead_ends() => return Ok(TaskDone::GivenUp("the leader lock was about to end".into())),
     }
     info!("checkpoint before the switchover took {} ms", begun.elapsed().as_millis());
 
@@ -52,14 +53,18 @@ pub async fn handover(cx: &TaskContext, to: &MemberName, upstream: Option<&Upstr
 /// Better a short interruption than none to take over: the stopped primary is started again.
 async fn go_on(cx: &TaskContext, why: &str) -> Outcome {
     warn!("switchover given up, starting the primary again: {why}");
-    if cx.lead_left().is_zero() {
-        return Err(format!("{why}; the leader lock ended meanwhile"));
+    // The rules see a server that is still starting in here as no danger, so the lease is watched here.
+    tokio::select! {
+        biased;
+        () = cx.lead_ends() => {
+            stop_now(cx).await?;
+            Err(format!("{why}; the leader lock ended before the primary was up again"))
+        }
+        started = super::run::start(cx, StartAs::Primary) => {
+            started.map_err(|e| format!("{why}; and the primary did not start again: {e}"))?;
+            Ok(TaskDone::GivenUp(why.to_owned()))
+        }
     }
-    cx.instance
-        .start(&StartAs::Primary, cx.start_timeout)
-        .await
-        .map_err(|e| format!("{why}; and the primary did not start again: {e}"))?;
-    Ok(TaskDone::GivenUp(why.to_owned()))
 }
 
 /// The successor has everything up to this position. It streams, so it mostly does already: a fast stop
@@ -93,7 +98,7 @@ async fn stop_within_lease(cx: &TaskContext, patience: Duration) -> Result<bool,
             stop_now(cx).await?;
             return Ok(false);
         }
-        match cx.instance.stop(StopMode::Fast, Some(slice)).await.map_err(text)? {
+        match stop(cx, StopMode::Fast, slice).await? {
             Stopped::NotRunning | Stopped::Exited { .. } => return Ok(true),
             Stopped::TimedOut => {}
         }
@@ -104,10 +109,7 @@ async fn stop_within_lease(cx: &TaskContext, patience: Duration) -> Result<bool,
 pub async fn before(cx: &TaskContext, stop_by: BootTime) -> Outcome {
     let fast = left(stop_by, KILL_RESERVE * 2);
     if fast > Duration::from_millis(200)
-        && matches!(
-            cx.instance.stop(StopMode::Fast, Some(fast)).await,
-            Ok(Stopped::Exited { .. } | Stopped::NotRunning)
-        )
+        && matches!(stop(cx, StopMode::Fast, fast).await, Ok(Stopped::Exited { .. } | Stopped::NotRunning))
     {
         info!("PostgreSQL stopped before its lease ended");
         return Ok(TaskDone::Done);
@@ -130,7 +132,7 @@ pub async fn release(cx: &TaskContext) -> Outcome {
 
 /// No backend may acknowledge anything after this returns.
 pub async fn stop_now(cx: &TaskContext) -> Result<(), String> {
-    match cx.instance.stop(StopMode::Immediate, Some(KILL_RESERVE)).await {
+    match stop(cx, StopMode::Immediate, KILL_RESERVE).await {
         Ok(Stopped::Exited { .. }) => {}
         _ => cx.instance.kill_hard().await.map_err(text)?,
     }
@@ -138,13 +140,26 @@ pub async fn stop_now(cx: &TaskContext) -> Result<(), String> {
     Ok(())
 }
 
+/// Ends in time also where asking the server to stop has to wait, for example for a connection that hangs.
+pub async fn stop(cx: &TaskContext, mode: StopMode, limit: Duration) -> Result<Stopped, String> {
+    match tokio::time::timeout(limit, cx.instance.stop(mode, Some(limit))).await {
+        Ok(stopped) => stopped.map_err(text),
+        Err(_) => Ok(Stopped::TimedOut),
+    }
+}
+
 pub async fn shutdown(cx: &TaskContext, to: Option<&MemberName>) -> Outcome {
     cx.tell("stopping PostgreSQL");
     let lead = cx.is_primary && !cx.lead_left().is_zero();
-    if lead && let Err(e) = cx.instance.checkpoint(cx.patience).await {
-        warn!("the checkpoint before the stop failed, going on without it: {e}");
+    if lead {
+        tokio::select! {
+            done = cx.instance.checkpoint(cx.patience) => if let Err(e) = done {
+                warn!("the checkpoint before the stop failed, going on without it: {e}");
+            },
+            () = cx.lead_ends() => {}
+        }
     }
-    super::run::stop_fast(cx).await?;
+    super::run::stop_fast(cx, lead).await?;
     if lead {
         let position = cx.instance.shutdown_position().await.ok().flatten();
         if let (Some(to), Some(position)) = (to, position)

@@ -9,7 +9,6 @@ mod demote;
 mod run;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use surus_core::facts::TaskDone;
@@ -42,8 +41,6 @@ pub struct TaskContext {
     pub post_bootstrap: Option<String>,
     /// The server runs as a primary now.
     pub is_primary: bool,
-    /// The checkpoint after a promotion is outstanding.
-    pub checkpoint_pending: Arc<AtomicBool>,
     /// The view at the start of the task, for addresses and for what the status key holds.
     pub view: Option<Arc<surus_core::cluster::ClusterView>>,
 }
@@ -80,27 +77,26 @@ impl TaskContext {
 
     /// The time the lead is good for, zero without one.
     pub fn lead_left(&self) -> Duration {
-        self.lease.state().lead.map_or(Duration::ZERO, |l| l.until.since(boot_now()))
+        self.lease.lead_until().map_or(Duration::ZERO, |until| until.since(boot_now()))
+    }
+
+    /// Resolves when a primary has to be killed for its lease's sake, at once without a lead.
+    pub async fn lead_ends(&self) {
+        let mut state = self.lease.subscribe();
+        loop {
+            let lead = state.borrow_and_update().lead;
+            let Some(kill_at) = lead.map(|l| l.until - demote::KILL_RESERVE * 3).filter(|at| boot_now() < *at) else {
+                return;
+            };
+            tokio::select! {
+                () = crate::timer::sleep_until(kill_at) => {}
+                changed = state.changed() => if changed.is_err() { return },
+            }
+        }
     }
 
     pub fn slot(&self) -> Option<String> {
         self.use_slots.then(|| self.me.slot_name())
-    }
-
-    /// Runs the checkpoint that lets former primaries rewind against this one.
-    pub fn checkpoint_after_promote(&self) {
-        let (instance, pending) = (self.instance.clone(), self.checkpoint_pending.clone());
-        pending.store(true, Ordering::Relaxed);
-        tokio::spawn(async move {
-            for pause in [0, 1, 2, 5, 10, 30, 60] {
-                tokio::time::sleep(Duration::from_secs(pause)).await;
-                match instance.checkpoint(Duration::from_secs(3600)).await {
-                    Ok(()) => break,
-                    Err(e) => tracing::warn!("the checkpoint after the promotion failed: {e}"),
-                }
-            }
-            pending.store(false, Ordering::Relaxed);
-        });
     }
 }
 

@@ -24,7 +24,7 @@ pub async fn start_standby(cx: &TaskContext, upstream: Option<Upstream>) -> Outc
 /// that is starting up take over: who leads may change meanwhile.
 const WATCHED: Duration = Duration::from_secs(5);
 
-async fn start(cx: &TaskContext, role: StartAs) -> Outcome {
+pub async fn start(cx: &TaskContext, role: StartAs) -> Outcome {
     tokio::select! {
         started = cx.instance.start(&role, WATCHED) => match started {
             Ok(started) => {
@@ -50,22 +50,28 @@ async fn start(cx: &TaskContext, role: StartAs) -> Outcome {
 /// The lead is held; from here on the server leaves recovery, unless it is stopped.
 pub async fn promote(cx: &TaskContext) -> Outcome {
     cx.tell("promoting");
-    if cx.lead_left().is_zero() {
+    if cx.lead_left() <= demote::KILL_RESERVE * 3 {
         return Err("the leader lock ended before the promotion began".into());
     }
     let begun = std::time::Instant::now();
-    cx.instance.promote().await.map_err(text)?;
-    tokio::select! {
-        promoted = cx.instance.wait_promoted(cx.start_timeout.max(Duration::from_secs(10))) => {
-            let timeline = promoted.map_err(text)?;
-            info!("promoted to timeline {timeline} in {} ms", begun.elapsed().as_millis());
-            cx.checkpoint_after_promote();
-            Ok(TaskDone::Done)
-        }
-        () = cx.cancel.cancelled() => {
-            demote::stop_now(cx).await?;
-            Err("the leader lock was lost during the promotion; PostgreSQL was stopped".into())
-        }
+    let promotion = async {
+        cx.instance.promote().await?;
+        cx.instance.wait_promoted(cx.start_timeout.max(Duration::from_secs(10))).await
+    };
+    let why = tokio::select! {
+        promoted = promotion => match promoted {
+            Ok(timeline) => {
+                info!("promoted to timeline {timeline} in {} ms", begun.elapsed().as_millis());
+                return Ok(TaskDone::Done);
+            }
+            Err(e) => e.to_string(),
+        },
+        () = cx.cancel.cancelled() => "the leader lock was lost during the promotion".into(),
+    };
+    // The lead is given away after this, and a promotion that was ordered could still come to its end.
+    match demote::stop_now(cx).await {
+        Ok(()) => Err(format!("{why}; PostgreSQL was stopped")),
+        Err(e) => Err(format!("{why}; and PostgreSQL could not be stopped: {e}")),
     }
 }
 
@@ -75,7 +81,7 @@ pub async fn follow(cx: &TaskContext, upstream: Option<Upstream>) -> Outcome {
         FollowOutcome::Unchanged | FollowOutcome::Reloaded => Ok(TaskDone::Done),
         FollowOutcome::RestartNeeded => {
             cx.tell("restarting PostgreSQL to follow another member");
-            stop_fast(cx).await?;
+            stop_fast(cx, false).await?;
             start_standby(cx, upstream).await
         }
     }
@@ -83,10 +89,14 @@ pub async fn follow(cx: &TaskContext, upstream: Option<Upstream>) -> Outcome {
 
 pub async fn restart(cx: &TaskContext) -> Outcome {
     cx.tell("restarting PostgreSQL");
+    let leased = cx.is_primary && !cx.lead_left().is_zero();
     let role = if cx.is_primary {
         // A checkpoint while still serving shortens the one at the stop.
-        if let Err(e) = cx.instance.checkpoint(cx.start_timeout).await {
-            warn!("the checkpoint before the restart failed, going on without it: {e}");
+        tokio::select! {
+            done = cx.instance.checkpoint(cx.start_timeout) => if let Err(e) = done {
+                warn!("the checkpoint before the restart failed, going on without it: {e}");
+            },
+            () = cx.cancel.cancelled() => return Err("given up on request before anything was stopped".into()),
         }
         StartAs::Primary
     } else {
@@ -96,15 +106,14 @@ pub async fn restart(cx: &TaskContext) -> Outcome {
         });
         StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
     };
-    stop_fast(cx).await?;
+    stop_fast(cx, leased).await?;
     start(cx, role).await
 }
 
-/// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A primary
-/// with a lease stops before the lease ends, in whatever way that takes.
-pub async fn stop_fast(cx: &TaskContext) -> Result<(), String> {
+/// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A `leased`
+/// server stops before the lease ends, in whatever way that takes.
+pub async fn stop_fast(cx: &TaskContext, leased: bool) -> Result<(), String> {
     let begun = std::time::Instant::now();
-    let leased = cx.is_primary && !cx.lead_left().is_zero();
     let mut told = 0;
     loop {
         let mut slice = Duration::from_secs(1);
@@ -115,7 +124,7 @@ pub async fn stop_fast(cx: &TaskContext) -> Result<(), String> {
                 return demote::stop_now(cx).await;
             }
         }
-        match cx.instance.stop(StopMode::Fast, Some(slice)).await.map_err(text)? {
+        match demote::stop(cx, StopMode::Fast, slice).await? {
             Stopped::NotRunning | Stopped::Exited { .. } => return Ok(()),
             Stopped::TimedOut => {
                 let waited = begun.elapsed().as_secs();

@@ -1,0 +1,141 @@
+//! What the holder of the lead keeps right in the store: identity, configuration, history.
+
+use surus_core::cluster::{History, HistoryEntry, Initialize};
+use surus_core::facts::Facts;
+use surus_core::order::Order;
+use surus_store::TxnOutcome;
+use tracing::info;
+
+use super::WRITE;
+use crate::agent::Agent;
+
+impl Agent {
+    pub(super) fn write_for_cluster(&mut self, order: Order, facts: &Facts) {
+        let store = self.store.clone();
+        let Some(view) = facts.store.view.clone() else { return };
+        match order {
+            Order::WriteSystemId { id } => {
+                _ = self.upkeep.spawn("writing the initialize key", async move {
+                    let text = id.as_str().to_owned();
+                    let written = match view.initialize {
+                        Initialize::Absent => store.create_initialize(text, WRITE).await,
+                        _ => store.write_as_leader("initialize", text, WRITE).await,
+                    };
+                    written.map(drop).map_err(|e| e.to_string())
+                })
+            }
+            Order::WriteConfig { .. } => {
+                let document = self.settings.dynamic.document.clone();
+                let document = match document.as_object() {
+                    Some(map) if !map.is_empty() => document,
+                    _ => self.settings.founding_document(),
+                };
+                let spoilt = view.garbage.iter().any(|g| g.key == "config");
+                self.upkeep.spawn("writing the config key", async move {
+                    let written = if spoilt {
+                        store.write_as_leader("config", document.to_string(), WRITE).await
+                    } else {
+                        store.compare_and_put("config", None, document.to_string(), WRITE).await
+                    };
+                    if written.map_err(|e| e.to_string())? != TxnOutcome::Conflict {
+                        info!("the dynamic configuration was missing in the store or unusable, and was written again");
+                    }
+                    Ok(())
+                });
+            }
+            Order::WriteHistory => {
+                let Some(timeline) = facts.postgres.observed().and_then(|o| o.timeline) else { return };
+                let (instance, me) = (self.instance.clone(), self.me.clone());
+                let limit = usize::try_from(facts.settings.max_timelines_history).unwrap_or(0);
+                self.upkeep.spawn("writing the history key", async move {
+                    let rows = if timeline.0 == 1 {
+                        vec![]
+                    } else {
+                        instance.timeline_history(timeline).await.map_err(|e| e.to_string())?
+                    };
+                    let history = merge_history(rows, view.history.as_ref(), me.as_str(), limit);
+                    // A timeline whose number was skipped looks unfinished for ever.
+                    if Some(&history) == view.history.as_ref() {
+                        return Ok(());
+                    }
+                    store
+                        .write_as_leader("history", history.to_text(), WRITE)
+                        .await
+                        .map(drop)
+                        .map_err(|e| e.to_string())
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the history file says, with time and new leader of what was known before (`spec/dcs.md §2.9`).
+fn merge_history(rows: Vec<HistoryEntry>, known: Option<&History>, me: &str, limit: usize) -> History {
+    let last = rows.len().saturating_sub(1);
+    let mut rows: Vec<HistoryEntry> = rows
+        .into_iter()
+        .enumerate()
+        .map(|(i, row)| {
+            let before =
+                known.and_then(|h| h.0.iter().find(|k| k.timeline == row.timeline && k.switch_lsn == row.switch_lsn));
+            match before {
+                Some(before) if before.timestamp.is_some() => {
+                    HistoryEntry { timestamp: before.timestamp.clone(), new_leader: before.new_leader.clone(), ..row }
+                }
+                _ if i == last => HistoryEntry {
+                    timestamp: row
+                        .timestamp
+                        .clone()
+                        .or_else(|| Some(jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S.%6f%:z").to_string())),
+                    new_leader: Some(me.to_owned()),
+                    ..row
+                },
+                _ => row,
+            }
+        })
+        .collect();
+    if limit > 0 && rows.len() > limit {
+        rows.drain(..rows.len() - limit);
+    }
+    History(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use surus_core::{Lsn, Timeline};
+
+    use super::*;
+
+    fn row(timeline: u32, lsn: u64, time: Option<&str>, leader: Option<&str>) -> HistoryEntry {
+        HistoryEntry {
+            timeline: Timeline(timeline),
+            switch_lsn: Lsn(lsn),
+            reason: "no recovery target specified".into(),
+            timestamp: time.map(str::to_owned),
+            new_leader: leader.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn known_entries_keep_their_time_and_leader() {
+        let rows = || vec![row(1, 10, None, None), row(2, 20, None, None), row(3, 30, Some("t3"), None)];
+        let known = History(vec![row(1, 10, Some("t1"), Some("b")), row(2, 21, Some("t2"), Some("c"))]);
+        let merged = merge_history(rows(), Some(&known), "a", 0);
+        assert_eq!(
+            merged.0,
+            [
+                row(1, 10, Some("t1"), Some("b")),
+                // Switched elsewhere: that was another branch.
+                row(2, 20, None, None),
+                row(3, 30, Some("t3"), Some("a")),
+            ]
+        );
+        assert_eq!(merge_history(rows(), Some(&merged), "z", 0), merged, "written once");
+        assert_eq!(merge_history(rows(), Some(&merged), "a", 1).0, [row(3, 30, Some("t3"), Some("a"))]);
+        let now = merge_history(vec![row(1, 10, None, None)], None, "a", 0);
+        let time = now.0[0].timestamp.clone().unwrap();
+        assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+        assert_eq!(merge_history(vec![], Some(&known), "a", 0), History::default());
+    }
+}

@@ -1,0 +1,191 @@
+//! What is kept right beside the decisions: settings and their overlay, slots, history, identity and
+//! configuration in the store, pending restarts, scheduled restarts, the checkpoint after a promotion.
+//!
+//! Each runs in the background, one of a kind at a time, and is simply tried again later.
+
+mod cluster_keys;
+mod restart;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use surus_config::RoleOverlay;
+use surus_core::cluster::{MemberRole, PendingRestart};
+use surus_core::facts::Facts;
+use surus_core::order::Order;
+use surus_core::postgres::DataDir;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::Agent;
+
+const WRITE: Duration = Duration::from_secs(2);
+/// Long for a checkpoint, and an end for one that hangs.
+const CHECKPOINT: Duration = Duration::from_secs(3600);
+
+pub struct Upkeep {
+    pub reload_wanted: bool,
+    /// Former primaries cannot be rewound against this one before its first checkpoint.
+    pub checkpoint_pending: bool,
+    pub slots: slots::Slots,
+    orders: Vec<Order>,
+    busy: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// A checkpoint was made: the control file says more than is known of it.
+    checkpointed: Arc<AtomicBool>,
+    pending: super::Channel<BTreeMap<String, PendingRestart>>,
+    checked_pending: Option<(String, u64, BTreeMap<String, PendingRestart>)>,
+    generation: u64,
+    /// Version of the stored document in the cache.
+    cached: Option<u64>,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Upkeep {
+            reload_wanted: false,
+            checkpoint_pending: false,
+            slots: slots::Slots::default(),
+            orders: vec![],
+            busy: Arc::default(),
+            checkpointed: Arc::default(),
+            pending: mpsc::channel(4),
+            checked_pending: None,
+            generation: 0,
+            cached: None,
+        }
+    }
+}
+
+impl Upkeep {
+    pub fn add(&mut self, order: Order) {
+        self.orders.push(order);
+    }
+
+    pub fn take_checkpointed(&self) -> bool {
+        self.checkpointed.swap(false, Ordering::AcqRel)
+    }
+
+    /// `false`: work of this kind is still under way, and this is not begun.
+    fn spawn(&self, kind: &'static str, work: impl Future<Output = Result<(), String>> + Send + 'static) -> bool {
+        let busy = self.busy.clone();
+        if !busy.lock().unwrap_or_else(PoisonError::into_inner).insert(kind) {
+            return false;
+        }
+        tokio::spawn(async move {
+            let _done = Done { busy, kind };
+            if let Err(e) = work.await {
+                warn!("{kind}: {e}");
+            }
+        });
+        true
+    }
+}
+
+/// Makes room for the next of its kind, also when the work panics.
+struct Done {
+    busy: Arc<Mutex<BTreeSet<&'static str>>>,
+    kind: &'static str,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(self.kind);
+    }
+}
+
+impl Agent {
+    pub(super) fn upkeep(&mut self, facts: &Facts) {
+        while let Ok(pending) = self.upkeep.pending.1.try_recv() {
+            if pending != self.pending_restart {
+                if pending.is_empty() {
+                    info!("no restart is pending any more");
+                } else {
+                    let names: Vec<_> =
+                        pending.iter().map(|(k, v)| format!("{k}: {} -> {}", v.old_value, v.new_value)).collect();
+                    info!("a restart is pending for {}", names.join(", "));
+                }
+                self.pending_restart = pending;
+            }
+        }
+        self.follow_role(facts);
+        self.reload_postgres(facts);
+        self.cache_settings(facts);
+        self.checkpoint_after_promote(facts);
+        self.keep_slots(facts);
+        self.check_pending(facts);
+        self.run_schedule(facts);
+        for order in std::mem::take(&mut self.upkeep.orders) {
+            self.write_for_cluster(order, facts);
+        }
+    }
+
+    fn follow_role(&mut self, facts: &Facts) {
+        // A task that changes the role has said which settings it needs.
+        if self.task.is_some() {
+            return;
+        }
+        self.set_overlay(match crate::member::role(facts) {
+            MemberRole::Primary | MemberRole::Promoted => RoleOverlay::Primary,
+            MemberRole::Replica | MemberRole::Demoted => RoleOverlay::Replica,
+            MemberRole::StandbyLeader => RoleOverlay::StandbyLeader,
+            _ => RoleOverlay::None,
+        });
+    }
+
+    pub(super) fn set_overlay(&mut self, overlay: RoleOverlay) {
+        if self.settings.set_overlay(overlay) {
+            self.apply_settings();
+        }
+    }
+
+    fn reload_postgres(&mut self, facts: &Facts) {
+        if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.task.is_some() {
+            return;
+        }
+        let instance = self.instance.clone();
+        let reload = async move { instance.reload().await.map_err(|e| e.to_string()) };
+        if self.upkeep.spawn("reloading PostgreSQL", reload) {
+            self.upkeep.reload_wanted = false;
+            self.upkeep.generation += 1;
+        }
+    }
+
+    fn cache_settings(&mut self, facts: &Facts) {
+        let version = self.settings.version;
+        let there = matches!(facts.postgres.data_dir, DataDir::Present { .. }) && self.task.is_none();
+        if version.is_none() || version == self.upkeep.cached || !there {
+            return;
+        }
+        let document = self.settings.dynamic.document.clone();
+        let write = crate::settings::write_cache(self.settings.data_dir(), document);
+        if self.upkeep.spawn("caching the dynamic configuration", write) {
+            self.upkeep.cached = version;
+        }
+    }
+
+    /// PostgreSQL makes this checkpoint too, but takes its time (`spec/ha.md §7.4`).
+    fn checkpoint_after_promote(&mut self, facts: &Facts) {
+        let timeline = facts.postgres.observed().filter(|o| !o.in_recovery).and_then(|o| o.timeline);
+        let checkpoint = match &facts.postgres.data_dir {
+            DataDir::Present { control, .. } => Some(control.checkpoint_timeline),
+            _ => None,
+        };
+        self.upkeep.checkpoint_pending = timeline.zip(checkpoint).is_some_and(|(now, then)| then < now);
+        if !self.upkeep.checkpoint_pending || self.task.is_some() {
+            return;
+        }
+        let (instance, done, wake) = (self.instance.clone(), self.upkeep.checkpointed.clone(), self.wake.clone());
+        self.upkeep.spawn("making the checkpoint after the promotion", async move {
+            let made = instance.checkpoint(CHECKPOINT).await.map_err(|e| e.to_string());
+            if made.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            done.store(true, Ordering::Release);
+            wake.notify_one();
+            made
+        });
+    }
+}
