@@ -52,6 +52,9 @@ pub fn role(facts: &Facts) -> MemberRole {
         let promoting = matches!(facts.task.as_ref().map(|t| &t.task), Some(Task::Promote));
         return if promoting { MemberRole::Promoted } else { MemberRole::Replica };
     }
+    if matches!(facts.task.as_ref().map(|t| &t.task), Some(Task::StartStandby { .. })) {
+        return MemberRole::Replica;
+    }
     match &pg.data_dir {
         DataDir::Present { standby_signal: true, .. } => MemberRole::Replica,
         DataDir::Present { .. } => MemberRole::Demoted,
@@ -146,7 +149,7 @@ mod tests {
             (during(Task::Restart, at(Some(primary()))), "primary, restarting"),
             (during(Task::Clone { from: from() }, empty()), "uninitialized, creating replica"),
             (during(Task::Bootstrap, empty()), "uninitialized, initializing new cluster"),
-            (during(Task::StartStandby { upstream: None }, at(None)), "demoted, starting"),
+            (during(Task::StartStandby { upstream: None }, at(None)), "replica, starting"),
             (during(Task::Rewind { from: from() }, at(None)), "demoted, stopped"),
         ] {
             assert_eq!(published(&facts, false, false), expected, "{:?}", facts.task);

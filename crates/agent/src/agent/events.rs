@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use surus_core::facts::FinishedTask;
+use surus_core::facts::{FinishedTask, TaskDone};
 use surus_store::clock::boot_now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -115,6 +115,7 @@ impl Agent {
             && let Some((_, reply)) = self.answering.take()
         {
             let _ = reply.send(match &outcome {
+                Ok(TaskDone::Undecided(so_far)) => Reply::Refused(so_far.clone()),
                 Ok(_) => Reply::Ok("restarted successfully".into()),
                 Err(why) => Reply::Refused(format!("restart failed: {why}")),
             });

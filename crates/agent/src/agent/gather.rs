@@ -110,7 +110,8 @@ impl Agent {
         }
         if running && self.data_dir_read.is_some() && matches!(self.data_dir, DataDir::Present { .. }) {
             let control = self.settings.data_dir().join("global/pg_control");
-            let there = tokio::time::timeout(Duration::from_millis(500), tokio::fs::try_exists(control)).await;
+            let limit = self.spare(Duration::from_millis(500));
+            let there = tokio::time::timeout(limit, tokio::fs::try_exists(control)).await;
             if !matches!(there, Ok(Ok(false))) {
                 self.data_dir_read = Some(boot_now());
                 return;

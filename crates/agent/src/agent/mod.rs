@@ -271,7 +271,7 @@ impl Agent {
         if other == own {
             return Ok(());
         }
-        match self.api.get(&other, "/liveness", Duration::from_secs(3)).await {
+        match self.api.get(&other, "/liveness", self.spare(Duration::from_secs(3))).await {
             Ok(_) => Err(format!(
                 "Can't start; there is already a node named '{}' running (it answers at {other}). Give this member another name, or stop that one",
                 self.me

@@ -33,7 +33,7 @@ pub async fn start(cx: &TaskContext, role: StartAs) -> Outcome {
             }
             Err(e) if e.is_timeout() => {
                 info!("PostgreSQL is running and not accepting connections yet");
-                Ok(TaskDone::Done)
+                Ok(TaskDone::Undecided("postgres is still starting".into()))
             }
             Err(e) => Err(e.to_string()),
         },
