@@ -53,7 +53,8 @@ impl Writer {
                     }
                 }
                 Err(e) => {
-                    if !retry {
+                    // The lease keeper says so and opens another session.
+                    if !retry && e != surus_store::StoreError::LeaseGone {
                         warn!("my keys in the store could not be written: {e}");
                     }
                     retry = true;
