@@ -11,7 +11,7 @@ const VERSIONED: &str = "/usr/lib/postgresql";
 
 const REQUIRED: [&str; 5] = ["postgres", "initdb", "pg_controldata", "pg_basebackup", "pg_ctl"];
 
-/// The directory of the PostgreSQL executables: `bin_dir` if set; `None` if `postgres` is in PATH; else Debian's
+/// The directory of the PostgreSQL executables: `bin_dir` if set; `None` if they are all in PATH; else Debian's
 /// `/usr/lib/postgresql/<major>/bin`, of the data directory's major version if there is one, else the newest.
 pub fn find_bin_dir(configured: Option<&Path>, data_dir: &Path, path_variable: Option<&str>) -> Option<PathBuf> {
     find_below(Path::new(VERSIONED), configured, data_dir, path_variable)
@@ -26,7 +26,8 @@ fn find_below(
     if let Some(dir) = configured.filter(|d| !d.as_os_str().is_empty()) {
         return Some(dir.to_owned());
     }
-    if in_path("postgres", path_variable).is_some() {
+    // A wrapper or two in PATH are not an installation: all of them, or the versioned directories.
+    if REQUIRED.iter().all(|tool| in_path(tool, path_variable).is_some()) {
         return None;
     }
     if let Some(major) = major_of(data_dir) {
@@ -148,7 +149,12 @@ mod tests {
         fs::write(data.join("PG_VERSION"), "12\n").unwrap();
         assert_eq!(find(None, None), Some(root.path().join("15/bin")));
         assert_eq!(find(Some(Path::new("/x")), None), Some(PathBuf::from("/x")));
-        assert_eq!(find(None, root.path().join("14/bin").to_str()), None, "PATH has it");
+        let path = root.path().join("14/bin");
+        assert_eq!(find(None, path.to_str()), Some(root.path().join("15/bin")), "PATH has only one of them");
+        for tool in REQUIRED {
+            fs::write(path.join(tool), "").unwrap();
+        }
+        assert_eq!(find(None, path.to_str()), None, "PATH has them all");
         assert_eq!(find_below(&data, None, &data, None), None);
     }
 }
