@@ -48,6 +48,13 @@ pub fn objection(
     if !answer.in_recovery {
         return Some("runs as a primary".into());
     }
+    // Only for a running primary: its timeline is the cluster's.
+    let current = facts.postgres.observed().filter(|o| !o.in_recovery).and_then(|o| o.timeline);
+    if let (Some(theirs), Some(ours)) = (answer.timeline, current)
+        && theirs != ours
+    {
+        return Some(format!("is on timeline {theirs} and the leader on {ours}"));
+    }
     let mine = facts.postgres.observed().map_or(view.status.optime, |o| o.position());
     let lag = answer.position.behind(mine);
     if lag > facts.settings.maximum_lag_on_failover {

@@ -241,11 +241,16 @@ fn healthiest(
             Some(sync) => sync.is_leader(name),
             None => memory.last_leader.as_ref() == Some(name),
         };
+        // A longer log on an older timeline is a fork, not a lead: what was written after the switch is missing there.
+        let ahead = match (answer.timeline, observed.timeline) {
+            (Some(theirs), Some(ours)) if theirs != ours => theirs > ours,
+            _ => answer.position > mine,
+        };
         let against = if !answer.in_recovery {
             Some(format!("Primary ({name}) is still alive"))
-        } else if answer.position > mine && (!ahead_counts || sync.is_some() && was_leader) {
+        } else if ahead && (!ahead_counts || sync.is_some() && was_leader) {
             None
-        } else if answer.position > mine {
+        } else if ahead {
             Some(format!("Wal position of {name} is ahead of my wal position"))
         } else if answer.position == mine
             && mine.is_valid()

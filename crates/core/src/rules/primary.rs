@@ -167,6 +167,21 @@ pub const RULES: &[Rule] = &[
         why: "The lead goes only to a member that is known to be able to take it.",
     },
     Rule {
+        id: 733,
+        section: Section::Primary,
+        name: "a request and a candidate that is still catching up",
+        when: |c| c.i_lead() && request(c).is_some() && !weighed(c).iter().any(|m| m.fit) && catching_up(c),
+        then: |w| {
+            let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
+            w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
+            let names = w.candidates.iter().map(|c| c.name.clone()).collect();
+            w.goal(format!("{}: asking the candidates again, one is still catching up", request.value.action()));
+            w.order(Order::Probe { members: names });
+            w.again_in(Duration::from_millis(250));
+        },
+        why: "Right after a change of leader a standby is behind for a moment, and fit in the next.",
+    },
+    Rule {
         id: 735,
         section: Section::Primary,
         name: "a request and no candidate is fit",
@@ -269,6 +284,19 @@ fn asked(c: &Ctx) -> bool {
         ask.retain(|n| n == candidate);
     }
     candidate::all_asked(&c.facts.peers, &ask, since)
+}
+
+/// How long a candidate that answers may take to become fit.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+fn catching_up(c: &Ctx) -> bool {
+    let young = c.memory.asked_for.is_some_and(|(_, since)| c.facts.now.since(since) < CATCH_UP);
+    let named = request(c).and_then(|r| r.value.candidate.as_ref());
+    young
+        && c.facts.peers.iter().any(|(name, peer)| {
+            named.is_none_or(|n| n == name)
+                && peer.answer.as_ref().is_ok_and(|a| a.in_recovery && !a.tags.nofailover() && !a.watchdog_failed)
+        })
 }
 
 fn weighed(c: &Ctx) -> Vec<crate::report::Candidate> {

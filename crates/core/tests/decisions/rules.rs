@@ -262,6 +262,12 @@ fn primary() -> Vec<Row> {
     let promotable =
         || Scenario::standby().with(|s| s.view.leader = Scenario::leader().view.leader).lead_until(after(9000));
     let due = |ms: i64| move |s: &mut Scenario| s.facts.failover_due = Some(Ok(UNIX_MS + ms));
+    let lagging = || {
+        Scenario::leader().with_standby("c", 1000).failover(Some("a"), None).with(|s| {
+            let peer = s.facts.peers.values_mut().next().unwrap();
+            peer.answer.as_mut().unwrap().timeline = Some(surus_core::Timeline(7));
+        })
+    };
     let wanted = || Scenario::leader().with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None);
     vec![
         (700, promotable().with(|s| s.memory.promotion_failed = Some("pre_promote".into())), &["release"]),
@@ -283,6 +289,8 @@ fn primary() -> Vec<Row> {
         (730, wanted(), &["ask b c"]),
         (730, Scenario::leader().with_unasked("b").with_unasked("c").failover(Some("a"), Some("c")), &["ask c"]),
         (735, Scenario::leader().asked().failover(Some("a"), Some("c")), &["clear request"]),
+        (733, lagging().asked(), &["ask c"]),
+        (735, lagging().with(|s| s.memory.asked_for = Some((9, before(2_100)))), &["clear request"]),
         (740, wanted().asked(), &["name c", "hand over to c"]),
         (740, wanted().asked().failover(Some("a"), Some("b")), &["hand over to b"]),
         (790, Scenario::leader(), &[]),
