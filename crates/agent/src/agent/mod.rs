@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use surus_core::cluster::{PendingRestart, ScheduledRestart};
+use surus_core::cluster::{Member, MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, FinishedTask, PeerFact, RunningTask};
 use surus_core::memory::Memory;
 use surus_core::order::Epoch;
@@ -44,6 +44,9 @@ pub use events::Signals;
 
 /// Both ends: background work sends, the loop receives.
 type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
+
+/// How long an ending leader waits for its successor.
+const SUCCESSOR: Duration = Duration::from_secs(5);
 
 struct ActiveTask {
     running: RunningTask,
@@ -254,6 +257,28 @@ impl Agent {
             d.status = None;
         });
         self.lease.close().await;
+        if orderly && self.memory.last_leader.as_ref() == Some(&self.me) {
+            self.see_successor().await;
+        }
+    }
+
+    /// After giving the lead away: waits until somebody else serves. With the embedded store this process may be
+    /// the Raft leader, and leaving at once would make those who elect a primary wait for an election first.
+    async fn see_successor(&mut self) {
+        let me = self.me.clone();
+        let alone = self.seen.view.as_deref().is_none_or(|v| v.others(&me).all(|m| m.api_url.is_none()));
+        if alone {
+            return;
+        }
+        let served = self.followed.wait_for(|followed| {
+            let Some(view) = followed.view.as_deref().filter(|_| followed.is_current()) else { return true };
+            let serves = |m: &Member| m.name != me && m.role == MemberRole::Primary && m.is_running();
+            // When all of them end, nobody is left to wait for.
+            view.others(&me).next().is_none() || view.leader_member().is_some_and(serves)
+        });
+        if tokio::time::timeout(SUCCESSOR, served).await.is_err() {
+            warn!("nobody has taken over within {} s, ending all the same", SUCCESSOR.as_secs());
+        }
     }
 
     /// Another process under my name would fight me for every key.
