@@ -264,8 +264,9 @@ fn primary() -> Vec<Row> {
     let due = |ms: i64| move |s: &mut Scenario| s.facts.failover_due = Some(Ok(UNIX_MS + ms));
     let lagging = || {
         Scenario::leader().with_standby("c", 1000).failover(Some("a"), None).with(|s| {
-            let peer = s.facts.peers.values_mut().next().unwrap();
-            peer.answer.as_mut().unwrap().timeline = Some(surus_core::Timeline(7));
+            for answer in s.facts.peers.values_mut().filter_map(|peer| peer.answer.as_mut().ok()) {
+                answer.timeline = Some(surus_core::Timeline(7));
+            }
         })
     };
     let wanted = || Scenario::leader().with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None);
