@@ -11,6 +11,8 @@ use tracing::{info, warn};
 
 use super::{Outcome, TaskContext, left, text};
 
+/// How long giving the lead up is tried. When all members end together, the embedded store is gone before the last one.
+const RELEASE: Duration = Duration::from_secs(2);
 /// How long a successor may take to receive the last records after the server here stopped.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// What killing needs when an immediate stop does not do.
@@ -178,14 +180,14 @@ async fn release_at(cx: &TaskContext, position: Option<Lsn>) -> Result<(), Strin
         let known = cx.view.as_ref().map(|v| v.status.clone()).unwrap_or_default();
         Status { optime, ..known }.to_text()
     });
-    let mut last = String::new();
-    for _ in 0..5 {
+    let end = boot_now() + RELEASE;
+    let last = loop {
         match cx.lease.release(status.clone()).await {
             Ok(()) => return Ok(()),
-            Err(e) => last = e.to_string(),
+            Err(e) if boot_now() >= end => break e,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    };
     // The lease ends by itself; nothing runs here any more that could use it.
     warn!("the leader lock could not be released ({last}); it ends with its ttl");
     Ok(())
