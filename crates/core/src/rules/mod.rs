@@ -1,6 +1,6 @@
 //! The rules, as one table. The first rule whose condition holds decides.
 //!
-//! Sections are tried in the order of [`TABLE`]; within a section, rules are tried from top to bottom.
+//! Sections are tried in the order of [`table`]; within a section, rules are tried from top to bottom.
 //! A number never changes its meaning: operators and recorded decisions refer to it.
 
 mod operator;
