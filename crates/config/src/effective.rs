@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use surus_core::postgres::RECOVERY_SETTINGS;
 use surus_core::settings::{ClusterSettings, SynchronousMode};
 
 use crate::address::{HostPort, Listen};
 use crate::dynamic::DynamicConfig;
 use crate::finding::{Place, Source};
 use crate::local::{Authentication, LocalConfig, PostgresqlSettings, ReplicaMethod, RoleSettings};
-use crate::parameters::{CONTROLLED, RECOVERY};
+use crate::parameters::CONTROLLED;
 use crate::value;
 
 /// Which of the role-dependent settings are laid over the common ones.
@@ -216,7 +217,7 @@ impl Merged {
         server_version: Option<u32>,
     ) -> BTreeMap<String, String> {
         let stray: BTreeMap<String, String> =
-            RECOVERY.iter().filter_map(|name| Some(((*name).to_owned(), self.drop(name)?))).collect();
+            RECOVERY_SETTINGS.iter().filter_map(|name| Some(((*name).to_owned(), self.drop(name)?))).collect();
         let mut recovery = if stray.is_empty() {
             either(&mine.recovery_conf, &stored.recovery_conf).unwrap_or_default()
         } else {

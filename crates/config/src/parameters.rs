@@ -82,28 +82,6 @@ impl Controlled {
     }
 }
 
-/// Settings that steer recovery: for a standby's configuration, not for the general one (`spec/config.md §8.3`).
-pub(crate) const RECOVERY: &[&str] = &[
-    "archive_cleanup_command",
-    "pause_at_recovery_target",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_end_command",
-    "recovery_min_apply_delay",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restore_command",
-    "standby_mode",
-    "trigger_file",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,29 @@ use crate::cluster::PendingRestart;
 use crate::ids::{Lsn, SystemId, Timeline};
 use crate::time::BootTime;
 
+/// Settings that steer recovery (`spec/config.md §8.3`): they have a block of their own in a standby's configuration,
+/// never come from the general parameters, and say nothing to a server that is out of recovery.
+pub const RECOVERY_SETTINGS: [&str; 18] = [
+    "archive_cleanup_command",
+    "pause_at_recovery_target",
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "recovery_end_command",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restore_command",
+    "standby_mode",
+    "trigger_file",
+];
+
 /// The state field of `pg_control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ControlState {

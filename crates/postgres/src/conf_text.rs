@@ -2,32 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use surus_core::postgres::RECOVERY_SETTINGS;
+
 use crate::config::{InstanceConfig, StartAs};
 use crate::conninfo;
 
-/// Settings of recovery; they have a block of their own and never come from `parameters`.
-pub(crate) const RECOVERY: [&str; 18] = [
-    "archive_cleanup_command",
-    "pause_at_recovery_target",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_end_command",
-    "recovery_min_apply_delay",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restore_command",
-    "standby_mode",
-    "trigger_file",
-];
-
-/// Those of [`RECOVERY`] that a running server of this version takes over only by a restart.
+/// Those of [`RECOVERY_SETTINGS`] that a running server of this version takes over only by a restart.
 pub(crate) fn needs_restart(name: &str, version: u32) -> bool {
     match name {
         "primary_conninfo" | "primary_slot_name" => version < 130_000,
@@ -45,7 +25,7 @@ pub(crate) fn recovery_settings(config: &InstanceConfig, role: &StartAs, version
     let mut out: BTreeMap<String, String> = config
         .recovery_conf
         .iter()
-        .filter(|(name, _)| RECOVERY.contains(&name.as_str()) && !name.starts_with("recovery_target"))
+        .filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()) && !name.starts_with("recovery_target"))
         .filter(|(name, _)| !matches!(name.as_str(), "standby_mode" | "trigger_file" | "pause_at_recovery_target"))
         .filter(|(name, _)| version < 160_000 || name.as_str() != "promote_trigger_file")
         .map(|(name, value)| (name.clone(), value.clone()))
@@ -78,7 +58,7 @@ pub(crate) fn postgresql_conf(
          # Change the settings of the cluster or of this member instead.\n",
     );
     out.push_str(&format!("include {}\n\n", quote(include)));
-    for (name, value) in parameters.iter().filter(|(name, _)| !RECOVERY.contains(&name.as_str())) {
+    for (name, value) in parameters.iter().filter(|(name, _)| !RECOVERY_SETTINGS.contains(&name.as_str())) {
         out.push_str(&line(name, value));
     }
     for (name, file) in [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")] {
@@ -116,12 +96,12 @@ pub(crate) fn listed(lines: &[String]) -> String {
 
 /// The recovery settings of a file we (or a predecessor of ours) wrote.
 pub(crate) fn read_recovery(text: &str) -> BTreeMap<String, String> {
-    text.lines().filter_map(assignment).filter(|(name, _)| RECOVERY.contains(&name.as_str())).collect()
+    text.lines().filter_map(assignment).filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str())).collect()
 }
 
 /// `postgresql.auto.conf` without recovery settings: they would win over ours. `None`: nothing to remove.
 pub(crate) fn without_recovery(text: &str) -> Option<String> {
-    let recovery = |l: &str| assignment(l).is_some_and(|(name, _)| RECOVERY.contains(&name.as_str()));
+    let recovery = |l: &str| assignment(l).is_some_and(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()));
     text.lines()
         .any(recovery)
         .then(|| text.lines().filter(|l| !recovery(l)).fold(String::new(), |out, l| out + l + "\n"))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use surus_core::cluster::{PendingRestart, ScheduledRestart};
 use surus_core::facts::Facts;
+use surus_core::postgres::RECOVERY_SETTINGS;
 use tracing::{info, warn};
 
 use crate::agent::Agent;
@@ -112,16 +113,7 @@ impl Agent {
 }
 
 fn is_recovery_setting(name: &str) -> bool {
-    name.starts_with("recovery_")
-        || matches!(
-            name,
-            "archive_cleanup_command"
-                | "hot_standby"
-                | "primary_conninfo"
-                | "primary_slot_name"
-                | "promote_trigger_file"
-                | "restore_command"
-        )
+    name == "hot_standby" || RECOVERY_SETTINGS.contains(&name)
 }
 
 fn same_value(running: &str, wanted: &str, setting: &surus_postgres::Setting) -> bool {
