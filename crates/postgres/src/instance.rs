@@ -95,7 +95,8 @@ impl Instance {
     }
 
     /// Base names the server program goes by.
-    pub(crate) fn postgres_names(&self) -> Vec<String> {
+    /// What the server's program may be called.
+    pub fn postgres_names(&self) -> Vec<String> {
         let configured = self.config().bin("postgres");
         let base = configured.file_name().map(|n| n.to_string_lossy().into_owned());
         let mut names = vec!["postgres".to_owned(), "postmaster".to_owned()];

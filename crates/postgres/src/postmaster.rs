@@ -4,14 +4,13 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::proc_fs::{Proc, descendants, same_dir};
+use crate::proc_fs::{Proc, same_dir};
 use crate::{ErrorKind, PgError, Result};
 
 /// A process named by pid and start time and held by a pidfd, so that a reused pid is never taken for it.
@@ -94,35 +93,6 @@ impl Postmaster {
     /// Takes hold of a process known by pid and start time, for example from another process; `None` if it has ended.
     pub fn open(pid: i32, start_ticks: u64) -> Option<Postmaster> {
         Postmaster::hold(&Proc::read(pid).filter(|p| p.start_ticks == start_ticks && !p.is_zombie())?)
-    }
-
-    /// Ends it and everything below it without asking; returns when the signals are sent and the processes below it
-    /// are gone, or `limit` has passed. Blocking, for the one whose job is to make sure.
-    ///
-    /// The postmaster is frozen first, so that it starts nobody any more; then everybody it started is killed; it goes
-    /// last. At no time is there a backend without a postmaster, or a postmaster that could let somebody in.
-    pub fn kill_tree(&self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        // One that waits for a disk freezes later; its backends do not wait for that.
-        let frozen_by = deadline.min(Instant::now() + Duration::from_millis(50));
-        self.signal(Signal::STOP)?;
-        while self.is_alive()
-            && Instant::now() < frozen_by
-            && Proc::read(self.pid).is_some_and(|p| !matches!(p.state, 'T' | 't'))
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        loop {
-            let below = descendants(&Proc::all(), self.pid);
-            let held: Vec<Postmaster> = below.iter().filter(|p| !p.is_zombie()).filter_map(Postmaster::hold).collect();
-            for process in &held {
-                process.signal(Signal::KILL)?;
-            }
-            if held.is_empty() || Instant::now() >= deadline {
-                return self.signal(Signal::KILL);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 

@@ -53,6 +53,11 @@ impl Proc {
     }
 }
 
+/// When a process started, in clock ticks since boot: together with its pid this names it for ever.
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    Proc::read(pid).map(|p| p.start_ticks)
+}
+
 /// Everything below `root`, itself excluded.
 pub(crate) fn descendants(all: &[Proc], root: i32) -> Vec<Proc> {
     let mut found: Vec<Proc> = Vec::new();

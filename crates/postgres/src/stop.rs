@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::control::{parse_controldata, quick_state, wal_segment_size};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, PROBE_LIMIT};
+use crate::kill::ServerProcesses;
 use crate::postmaster::PidFile;
 use crate::proc_fs::Proc;
 use crate::{ErrorKind, PgError, Result};
@@ -109,8 +110,11 @@ impl Instance {
     /// Ends the server whatever state it is in. Crash recovery follows at the next start.
     pub async fn kill_hard(&self) -> Result<()> {
         if let Some(process) = self.process().await {
-            let tree = process.clone();
-            blocking("killing the server", IO_LIMIT, move || tree.kill_tree(Duration::from_secs(5))).await?;
+            let (tree, dir, programs) = (process.clone(), self.config().data_dir.clone(), self.postgres_names());
+            blocking("killing the server", IO_LIMIT, move || {
+                ServerProcesses::of(&dir, programs).kill(Some(&tree), Duration::from_secs(5))
+            })
+            .await?;
             if tokio::time::timeout(Duration::from_secs(5), process.exited()).await.is_err() {
                 return Err(PgError::new(
                     ErrorKind::TimedOut,

@@ -71,8 +71,17 @@ pub enum Command {
     Dsn(Dsn),
     /// Run a voter of the embedded store, or manage its members
     Store(Store),
+    /// Show that the fence, which ends PostgreSQL when its agent cannot, works on this machine
+    Fence(Fence),
     /// Bring up a real cluster on this machine, to watch and to break
     Demo(crate::demo::DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Fence {
+    /// Try it on processes that stand for a server, and say how fast it was
+    #[arg(long)]
+    pub test: bool,
 }
 
 #[derive(Debug, Args)]

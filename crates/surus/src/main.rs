@@ -26,6 +26,9 @@ use failure::{Failure, Outcome};
 use terminal::{Terminal, say};
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::fence::early() {
+        return code;
+    }
     let outcome = if program_name() == "patroni" { daemon(Daemon::parse()) } else { dispatch(Cli::parse()) };
     match outcome {
         Ok(code) => code,

@@ -4,6 +4,7 @@ mod check;
 mod dsn;
 mod edit_config;
 mod explain;
+pub mod fence;
 mod flush;
 mod handover;
 mod history;
@@ -40,6 +41,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
     }
     let command = match command {
         Command::Store(args) => return store::store(args, global, terminal).await,
+        Command::Fence(args) => return fence::fence(args, terminal).await,
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
         other => other,
     };
@@ -61,9 +63,12 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Remove(args) => remove::remove(&context, terminal, &args).await,
         Command::Flush(args) => flush::flush(&context, terminal, &args).await,
         Command::Dsn(args) => dsn::dsn(&context, terminal, &args).await,
-        Command::Run(_) | Command::Check(_) | Command::Version(_) | Command::Store(_) | Command::Demo(_) => {
-            Err(Failure::Message("this command does not use a store".to_owned()))
-        }
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::Version(_)
+        | Command::Store(_)
+        | Command::Fence(_)
+        | Command::Demo(_) => Err(Failure::Message("this command does not use a store".to_owned())),
     }
 }
 
