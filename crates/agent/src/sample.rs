@@ -40,6 +40,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         store: StoreFact { view: Some(Arc::new(view)), broken: None, session: true },
         lead: None,
         inherited: None,
+        fence: Default::default(),
         postgres: PostgresFact {
             data_dir: data(standby),
             process: if observed.is_some() { ProcessState::Accepting } else { ProcessState::NotRunning },

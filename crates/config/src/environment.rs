@@ -148,7 +148,7 @@ fn known() -> BTreeMap<String, (Vec<String>, Kind)> {
             map.insert(format!("{prefix}{}", key.to_uppercase()), (path, kind));
         }
     };
-    add("", &[], "name namespace scope thread_pool_size thread_stack_size", Kind::Text);
+    add("", &[], "name namespace scope fence thread_pool_size thread_stack_size", Kind::Text);
     let keys = "listen connect_address certfile keyfile keyfile_password cafile ciphers verify_client server_tokens";
     add("RESTAPI_", &["restapi"], keys, Kind::Text);
     add("RESTAPI_", &["restapi"], "request_queue_size", Kind::Int);

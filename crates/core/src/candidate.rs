@@ -43,7 +43,7 @@ pub fn objection(
         return Some("not allowed to promote (tag nofailover)".into());
     }
     if answer.watchdog_failed {
-        return Some("its watchdog is required and does not work".into());
+        return Some("a fence or watchdog is required there and does not work".into());
     }
     if !answer.in_recovery {
         return Some("runs as a primary".into());

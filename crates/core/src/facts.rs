@@ -12,6 +12,29 @@ use crate::postgres::{DataDir, Observed, ProcessState};
 use crate::settings::ClusterSettings;
 use crate::time::BootTime;
 
+/// What ends this server should its lead end while nobody here can act.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Fence {
+    /// Not wanted.
+    #[default]
+    Off,
+    Working,
+    Broken {
+        required: bool,
+        why: String,
+    },
+}
+
+impl Fence {
+    /// Why this member must not lead.
+    pub fn forbids(&self) -> Option<&str> {
+        match self {
+            Fence::Broken { required: true, why } => Some(why),
+            _ => None,
+        }
+    }
+}
+
 /// My hold on the leader key, as the lease keeper knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lead {
@@ -116,6 +139,8 @@ pub struct Facts {
     pub lead: Option<Lead>,
     /// Until when the lease of an earlier run of this agent was good: its primary may go on that long.
     pub inherited: Option<BootTime>,
+    #[serde(default)]
+    pub fence: Fence,
     pub postgres: PostgresFact,
     pub task: Option<RunningTask>,
     /// The end of a task, shown to exactly one step.

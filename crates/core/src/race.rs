@@ -35,6 +35,9 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     let Some(observed) = facts.postgres.observed().filter(|_| facts.postgres.accepting()) else {
         return leave("my PostgreSQL does not answer".into());
     };
+    if let Some(why) = facts.fence.forbids() {
+        return leave(format!("my fence does not work: {why}"));
+    }
     if !observed.in_recovery {
         // A running primary keeps its role before anything else is weighed, but never on an old timeline.
         return match (observed.timeline, view.history_timeline()) {

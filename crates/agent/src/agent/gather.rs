@@ -49,6 +49,7 @@ impl Agent {
             },
             lead: lease.lead,
             inherited: self.inherited,
+            fence: Default::default(),
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
                 process: self.process.0,

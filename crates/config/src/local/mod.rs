@@ -19,7 +19,7 @@ pub use log::{Log, LogFormat, LogLevel, LogType};
 pub use postgresql::{Authentication, Credentials, Postgresql, PostgresqlSettings, ReplicaMethod, RoleSettings};
 pub use rest::{BasicAuth, Ctl, RestApi, RestTls, ServerTokens, VerifyClient};
 pub use store::{Etcd3Config, RaftConfig, RaftTls, StoreConfig};
-pub use watchdog::{Watchdog, WatchdogMode};
+pub use watchdog::{FenceMode, Watchdog, WatchdogMode};
 
 pub(crate) use postgresql::{Layer, read_settings};
 
@@ -42,6 +42,7 @@ pub struct LocalConfig {
     pub bootstrap: Option<Bootstrap>,
     pub postgresql: Postgresql,
     pub watchdog: Watchdog,
+    pub fence: FenceMode,
     pub tags: Tags,
     /// What was odd and did not keep the configuration from being used.
     pub warnings: Vec<Warning>,
@@ -97,6 +98,7 @@ impl LocalConfig {
         let bootstrap = bootstrap::read(&mut s, r);
         let postgresql = postgresql::read(&mut s, r, &home(env));
         let watchdog = watchdog::read(&mut s, r);
+        let fence = watchdog::fence(&mut s, r);
         let tags = tags::read(&mut s, r);
         if let Some(citus) = s.take("citus") {
             r.fault(&citus.place, "citus", "Citus clusters are not supported; remove the section to run without Citus");
@@ -120,6 +122,7 @@ impl LocalConfig {
             bootstrap,
             postgresql: postgresql?,
             watchdog,
+            fence,
             tags,
             warnings: Vec::new(),
             places,

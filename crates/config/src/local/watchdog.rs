@@ -1,4 +1,4 @@
-//! `watchdog` (`spec/config.md §4.9`).
+//! `watchdog` (`spec/config.md §4.9`) and `fence`, which does without hardware what a watchdog is for.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,25 @@ pub enum WatchdogMode {
     #[default]
     Automatic,
     Required,
+}
+
+/// Of the fence. Unlike a watchdog it works on every machine, so a member without one does not lead by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FenceMode {
+    Off,
+    Automatic,
+    #[default]
+    Required,
+}
+
+impl FenceMode {
+    pub fn word(self) -> &'static str {
+        match self {
+            FenceMode::Off => "off",
+            FenceMode::Automatic => "automatic",
+            FenceMode::Required => "required",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +63,24 @@ const MODES: &[(&str, WatchdogMode)] = &[
     ("false", WatchdogMode::Off),
     ("no", WatchdogMode::Off),
 ];
+
+/// A word, or a section with the word under `mode`, as for the watchdog.
+pub(super) fn fence(root: &mut Section<'_>, r: &mut Reader) -> FenceMode {
+    let section = root.node().and_then(|n| n.get("fence")).is_some_and(|n| n.entries().is_some());
+    let mode = if section {
+        let mut s = root.section(r, "fence");
+        let mode = s.choice(r, "mode", MODES);
+        s.finish(r);
+        mode
+    } else {
+        root.choice(r, "fence", MODES)
+    };
+    mode.map_or(FenceMode::default(), |mode| match mode {
+        WatchdogMode::Off => FenceMode::Off,
+        WatchdogMode::Automatic => FenceMode::Automatic,
+        WatchdogMode::Required => FenceMode::Required,
+    })
+}
 
 pub(super) fn read(root: &mut Section<'_>, r: &mut Reader) -> Watchdog {
     let mut s = root.section(r, "watchdog");

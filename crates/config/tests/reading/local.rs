@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use surus_config::{HostPort, LocalConfig, LogFormat, LogLevel, LogType, StoreConfig, VerifyClient, WatchdogMode};
+use surus_config::{
+    FenceMode, HostPort, LocalConfig, LogFormat, LogLevel, LogType, StoreConfig, VerifyClient, WatchdogMode,
+};
 
 use crate::support::{MINIMAL, env, load, minimal_and, warnings, with_store};
 
@@ -36,6 +38,20 @@ fn a_minimal_file_has_the_documented_defaults() {
         config.source_of("postgresql.data_dir").map(ToString::to_string).unwrap().rsplit('/').next(),
         Some("patroni.yml:9:13")
     );
+}
+
+#[test]
+fn the_fence_is_a_word_or_a_section() {
+    for (text, mode) in [
+        ("", FenceMode::Required),
+        ("fence: off\n", FenceMode::Off),
+        ("fence: automatic\n", FenceMode::Automatic),
+        ("fence: required\n", FenceMode::Required),
+        ("fence:\n  mode: off\n", FenceMode::Off),
+    ] {
+        assert_eq!(load(&minimal_and(text)).unwrap().fence, mode, "{text}");
+    }
+    assert!(load(&minimal_and("fence: perhaps\n")).unwrap_err().to_string().contains("fence: expected one of off"));
 }
 
 #[test]

@@ -26,6 +26,27 @@ pub const RULES: &[Rule] = &[
         why: "A store that can be read and not written to protects nobody: without a lease this server must not go on.",
     },
     Rule {
+        id: 598,
+        section: Section::Race,
+        name: "the leader key carries my name and no fence works here",
+        when: |c| c.leads == Leads::MeBefore && c.facts.fence.forbids().is_some(),
+        then: |w| {
+            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
+            if w.facts.postgres.is_primary() && !w.facts.settings.pause {
+                w.goal(format!("demoting self because the fence does not work: {why}"));
+                w.begin(Task::Demote(Demote::Deposed));
+            } else {
+                w.goal(format!("not leading because the fence does not work: {why}"));
+                if !w.facts.postgres.is_primary() {
+                    w.order(Order::ReleaseLead);
+                }
+                w.again_in(Duration::from_secs(1));
+            }
+            w.wait_for("the fence to work");
+        },
+        why: "Without a fence nothing ends this primary when its agent cannot (fence: required).",
+    },
+    Rule {
         id: 600,
         section: Section::Race,
         name: "the leader key carries my name from an earlier run",

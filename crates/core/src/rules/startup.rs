@@ -189,17 +189,23 @@ pub const RULES: &[Rule] = &[
         why: "A standby cluster begins as a copy of the remote one, never with initdb.",
     },
     Rule {
+        id: 439,
+        section: Section::Startup,
+        name: "no data, no cluster, and no fence works here",
+        when: |c| empty(c) && c.leads == Leads::Nobody && c.facts.fence.forbids().is_some() && may_create(c),
+        then: |w| {
+            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
+            w.goal(format!("not creating a cluster because the fence does not work: {why}"));
+            w.wait_for("the fence to work");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "Whoever creates the cluster leads it (fence: required).",
+    },
+    Rule {
         id: 440,
         section: Section::Startup,
         name: "no data, no cluster and nobody creating one",
-        when: |c| {
-            empty(c)
-                && c.leads == Leads::Nobody
-                && c.facts.may_bootstrap
-                && !c.facts.tags.nofailover()
-                && c.view.is_some_and(|v| v.initialize == Initialize::Absent)
-                && c.memory.last_leader.as_ref().is_none_or(|l| *l == c.facts.me)
-        },
+        when: |c| empty(c) && c.leads == Leads::Nobody && may_create(c),
         then: |w| {
             w.goal("trying to bootstrap a new cluster");
             w.begin(Task::Bootstrap);
@@ -267,4 +273,11 @@ pub(super) fn clone_source(view: &ClusterView, me: &MemberName) -> Option<Upstre
     view.others(me)
         .filter(|m| Some(&m.name) != view.leader_name() && m.tags.clonefrom() && m.is_running())
         .find_map(Member::upstream)
+}
+
+fn may_create(c: &Ctx) -> bool {
+    c.facts.may_bootstrap
+        && !c.facts.tags.nofailover()
+        && c.view.is_some_and(|v| v.initialize == Initialize::Absent)
+        && c.memory.last_leader.as_ref().is_none_or(|l| *l == c.facts.me)
 }

@@ -41,6 +41,19 @@ pub const RULES: &[Rule] = &[
               again, for an operator asked for that.",
     },
     Rule {
+        id: 507,
+        section: Section::Stopped,
+        name: "the leader key carries my name and no fence works here",
+        when: |c| down(c) && c.leads == Leads::MeBefore && c.facts.fence.forbids().is_some(),
+        then: |w| {
+            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
+            w.goal(format!("leaving the lead of an earlier run to others because the fence does not work: {why}"));
+            w.order(Order::ReleaseLead);
+            w.wait_for("the fence to work");
+        },
+        why: "Without a fence nothing ends a primary here when its agent cannot (fence: required).",
+    },
+    Rule {
         id: 508,
         section: Section::Stopped,
         name: "the leader key carries my name from an earlier run",
@@ -253,7 +266,7 @@ pub const RULES: &[Rule] = &[
                     w.order(Order::Probe { members: ask });
                 }
             }
-            if w.leads == Leads::MeBefore {
+            if w.leads == Leads::MeBefore && w.facts.fence.forbids().is_none() {
                 w.order(Order::TakeLead);
             }
             w.again_in(Duration::from_millis(500));

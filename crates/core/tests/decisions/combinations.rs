@@ -93,6 +93,9 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             must(hands_off, "paused means hands off");
         }
     }
+    if facts.fence.forbids().is_some() {
+        must(!orders(&Order::TakeLead) && !begun.contains(&&Task::Bootstrap), "without a fence no lead is taken");
+    }
     if orders(&Order::TakeLead) && facts.tags.nofailover() {
         must(primary || ctx.leads == Leads::MeBefore, "nofailover takes no lead");
     }
@@ -272,6 +275,7 @@ fn every_combination_is_decided_and_safe() {
                     *s = s.clone().forked(true);
                     s.facts.settings.remove_data_directory_on_rewind_failure = true;
                 });
+                look("no fence works", &|s| *s = s.clone().unfenced());
                 look("handed over while paused", &|s| s.memory.handed_over = true);
                 look("standby cluster", &|s| s.facts.settings.standby_cluster = true);
                 look("fail over at once", &|s| s.facts.settings.primary_start_timeout = Duration::ZERO);

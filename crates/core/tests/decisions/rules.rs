@@ -130,6 +130,7 @@ fn startup() -> Vec<Row> {
             &["clone c"],
         ),
         (438, Scenario::nothing().with(|s| s.facts.settings.standby_cluster = true), &[]),
+        (439, Scenario::nothing().unfenced(), &[]),
         (440, Scenario::nothing(), &["bootstrap"]),
         (445, Scenario::nothing().with(|s| s.view.initialize = Initialize::InProgress), &[]),
         (445, Scenario::nothing().tag("nofailover", true), &[]),
@@ -147,6 +148,7 @@ fn stopped_server() -> Vec<Row> {
         (500, Scenario::crashed_leader().with(|s| s.facts.postgres.orphans = true), &["kill orphans"]),
         (505, Scenario::crashed_leader().paused(), &["release"]),
         (505, deposed().paused(), &[]),
+        (507, Scenario::crashed_leader().with(|s| s.facts.lead = None).unfenced(), &["release"]),
         (508, Scenario::crashed_leader().with(|s| s.facts.lead = None), &["take"]),
         (
             510,
@@ -239,10 +241,21 @@ fn race() -> Vec<Row> {
             }),
             &[],
         ),
+        (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced(), &["demote, deposed"]),
+        (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced().paused(), &[]),
         (600, Scenario::leader().with(|s| s.facts.lead = None), &["take"]),
         (610, Scenario::leaderless().with_standby("b", 1000), &["take"]),
         (610, Scenario::leaderless().paused().failover(None, Some("a")), &["take"]),
         (620, Scenario::leaderless().with_unasked("b"), &["ask b"]),
+        (
+            630,
+            Scenario::leader().unfenced().with(|s| {
+                s.facts.lead = None;
+                s.view.leader = None;
+            }),
+            &["demote, deposed"],
+        ),
+        (640, Scenario::leaderless().unfenced().with_standby("b", 1000), &[]),
         (
             630,
             Scenario::leader().with(|s| {

@@ -7,7 +7,7 @@ use surus_core::cluster::{
     Versioned,
 };
 use surus_core::facts::{
-    Answer, Facts, FinishedTask, Lead, PeerAnswer, PeerFact, PostgresFact, RunningTask, StoreFact, TaskDone,
+    Answer, Facts, Fence, FinishedTask, Lead, PeerAnswer, PeerFact, PostgresFact, RunningTask, StoreFact, TaskDone,
 };
 use surus_core::memory::{Divergence, Memory};
 use surus_core::order::{Demote, Order, Request, Task};
@@ -142,6 +142,7 @@ impl Scenario {
             peers: Default::default(),
             request: None,
             inherited: None,
+            fence: Default::default(),
             shutdown: false,
             failover_due: None,
         };
@@ -226,6 +227,12 @@ impl Scenario {
 
     pub fn dir(mut self, dir: DataDir) -> Scenario {
         self.facts.postgres.data_dir = dir;
+        self
+    }
+
+    /// A fence is required and does not work.
+    pub fn unfenced(mut self) -> Scenario {
+        self.facts.fence = Fence::Broken { required: true, why: "it has ended".into() };
         self
     }
 

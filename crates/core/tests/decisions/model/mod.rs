@@ -356,6 +356,7 @@ impl World {
             peers: node.peers.clone(),
             request: None,
             inherited: None,
+            fence: Default::default(),
             shutdown: node.shutdown,
             failover_due: None,
         };

@@ -62,6 +62,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         peers,
         request: None,
         inherited: None,
+        fence: Default::default(),
         shutdown: false,
         failover_due: None,
     }
