@@ -2,6 +2,7 @@
 
 mod agent;
 pub mod handle;
+mod hands;
 mod inherited;
 mod keys;
 pub mod lease;
@@ -13,7 +14,6 @@ mod sample;
 mod settings;
 mod source;
 pub mod stores;
-mod tasks;
 mod timer;
 
 pub use run::run;

@@ -20,7 +20,9 @@ pub mod order;
 pub mod race;
 pub mod report;
 pub mod rules;
+pub mod server;
 pub mod slots;
 pub mod step;
+pub mod store;
 
 pub use step::{Step, step};

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use surus_core::postgres::RECOVERY_SETTINGS;
 
-use crate::config::{InstanceConfig, StartAs};
+use crate::config::InstanceConfig;
 use crate::conninfo;
+use surus_core::server::StartAs;
 
 /// Those of [`RECOVERY_SETTINGS`] that a running server of this version takes over only by a restart.
 pub(crate) fn needs_restart(name: &str, version: u32) -> bool {

@@ -8,11 +8,12 @@ use std::path::Path;
 use surus_core::cluster::Upstream;
 
 use crate::conf_text::{listed, postgresql_conf, read_recovery, recovery_settings, without_recovery};
-use crate::config::{InstanceConfig, StartAs};
+use crate::config::InstanceConfig;
 use crate::conninfo;
 use crate::disk::{file_mode, make_dirs, replace_file};
 use crate::os_user::OsUser;
 use crate::{PgError, Result};
+use surus_core::server::StartAs;
 
 const BASE: &str = "postgresql.base.conf";
 

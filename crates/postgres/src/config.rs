@@ -7,7 +7,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use surus_core::MemberName;
-use surus_core::cluster::Upstream;
 
 /// A database user and how its connections are secured.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -110,25 +109,4 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-/// In which role a server is started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StartAs {
-    Primary,
-    /// Without an upstream it only replays what it has (and what `restore_command` gives).
-    Standby {
-        upstream: Option<Upstream>,
-        slot: Option<String>,
-    },
-}
-
-impl StartAs {
-    pub fn standby_of(upstream: Upstream, slot: Option<String>) -> StartAs {
-        StartAs::Standby { upstream: Some(upstream), slot }
-    }
-
-    pub fn is_primary(&self) -> bool {
-        matches!(self, StartAs::Primary)
-    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use surus_core::cluster::Upstream;
 use surus_core::postgres::{ControlData, ControlState};
+use surus_core::server::Divergence;
 use surus_core::{Lsn, Timeline};
 use tokio::time::Instant;
 
@@ -13,24 +14,6 @@ use crate::instance::Instance;
 use crate::sql::{Endpoint, Profile, Session};
 use crate::walsender::Walsender;
 use crate::{ErrorKind, PgError, Result};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Divergence {
-    /// Can follow as it is.
-    None,
-    /// On a timeline the upstream does not have.
-    Ahead { local: Timeline, upstream: Timeline },
-    /// Has WAL of `timeline` that the upstream, having left it at `switchpoint`, does not have.
-    Forked { timeline: Timeline, switchpoint: Lsn, local: Lsn },
-    /// The upstream's history does not contain our timeline at all.
-    Unrelated { local: Timeline, upstream: Timeline },
-}
-
-impl Divergence {
-    pub fn can_follow(self) -> bool {
-        self == Divergence::None
-    }
-}
 
 /// How far the local WAL goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{InstanceConfig, StartAs};
+use crate::config::InstanceConfig;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::orphans::unlisted;
 use crate::os_user::{self, OsUser};
@@ -14,6 +14,7 @@ use crate::sql::Session;
 use crate::tool::Tool;
 use crate::version::{major_text, parse_version};
 use crate::{ErrorKind, PgError, Result};
+use surus_core::server::StartAs;
 
 /// For programs that only print something.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(10);

@@ -41,16 +41,14 @@ mod tool;
 mod version;
 mod walsender;
 
-pub use config::{Credentials, InstanceConfig, StartAs};
-pub use divergence::Divergence;
+pub use config::{Credentials, InstanceConfig};
 pub use error::{ErrorKind, PgError, Result};
 pub use instance::Instance;
 pub use kill::{Killed, ServerProcesses};
 pub use lock::DataDirLock;
 pub use postmaster::Postmaster;
 pub use proc_fs::start_ticks;
-pub use reload::FollowOutcome;
 pub use settings::Setting;
 pub use slots::SlotChanges;
 pub use start::Started;
-pub use stop::{ShutdownPosition, StopMode, Stopped};
+pub use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};

@@ -7,11 +7,11 @@ use surus_core::Timeline;
 use surus_core::postgres::ControlState;
 use tokio::time::{Instant, sleep};
 
-use crate::config::StartAs;
 use crate::control::quick_state;
 use crate::disk::{IO_LIMIT, blocking, file_mode, replace_file};
 use crate::instance::{Instance, lock};
 use crate::{ErrorKind, PgError, Result};
+use surus_core::server::StartAs;
 
 impl Instance {
     /// Orders it, as `pg_ctl promote --no-wait` does: a file and a signal.

@@ -2,21 +2,13 @@
 
 use rustix::process::Signal;
 use surus_core::cluster::Upstream;
+use surus_core::server::{FollowOutcome, StartAs};
 
 use crate::Result;
 use crate::conf_text::needs_restart;
 use crate::conf_write::{Writing, Written};
-use crate::config::StartAs;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, lock};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FollowOutcome {
-    Unchanged,
-    Reloaded,
-    /// The files are written; only a start or restart brings them into force.
-    RestartNeeded,
-}
 
 impl Instance {
     /// Writes the files for a role, markers included, without starting or telling anybody.

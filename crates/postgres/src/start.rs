@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::conf_write::Writing;
-use crate::config::{InstanceConfig, StartAs};
+use crate::config::InstanceConfig;
 use crate::conninfo::socket_path_fault;
 use crate::disk::{IO_LIMIT, blocking, file_tail, give_to, make_dirs};
 use crate::instance::{Instance, PROBE_LIMIT, lock};
@@ -22,6 +22,7 @@ use crate::postmaster::{PidFile, Postmaster};
 use crate::proc_fs::Proc;
 use crate::tool::Tool;
 use crate::{ErrorKind, PgError, Result};
+use surus_core::server::StartAs;
 
 /// How often `postmaster.pid` is read while the server starts; there is nothing to wait on.
 const CHECK: Duration = Duration::from_millis(5);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use surus_core::postgres::ControlState;
+use surus_core::server::{ShutdownPosition, StopMode, Stopped};
 use surus_core::{Lsn, Timeline};
 use tokio::time::{Instant, sleep};
 
@@ -14,35 +15,6 @@ use crate::kill::ServerProcesses;
 use crate::postmaster::PidFile;
 use crate::proc_fs::Proc;
 use crate::{ErrorKind, PgError, Result};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopMode {
-    /// Disconnects everybody, checkpoints, lets standbys receive everything.
-    Fast,
-    /// As a crash: the next start recovers.
-    Immediate,
-    /// Waits until everybody has left.
-    Smart,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    NotRunning,
-    Exited {
-        took: Duration,
-    },
-    /// Still running, told to stop; nothing more was done.
-    TimedOut,
-}
-
-/// Where a cleanly stopped primary ended (`spec/postgres.md §8.1`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShutdownPosition {
-    pub timeline: Timeline,
-    pub checkpoint: Lsn,
-    /// The position to publish: before the WAL switch that a shutdown with archiving writes.
-    pub publish: Lsn,
-}
 
 impl Instance {
     /// Waits without limit when `timeout` is absent.

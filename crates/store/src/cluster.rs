@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, KeyVersion};
+pub use surus_core::store::TakeLead;
 use tokio::time::Instant;
 
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
@@ -18,14 +19,6 @@ pub struct ClusterStore {
     layout: Layout,
     me: MemberName,
     lease: Mutex<Option<LeaseId>>,
-}
-
-/// How an attempt to take the lead ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakeLead {
-    Taken(KeyVersion),
-    /// Somebody else has it.
-    Lost,
 }
 
 impl ClusterStore {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use surus_core::BootTime;
 use surus_core::cluster::ClusterView;
+pub use surus_core::store::Followed;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -17,37 +18,6 @@ use crate::clock::boot_now;
 use crate::cluster::ClusterStore;
 use crate::kv::{KeyValue, Revision, Snapshot, Watch, WatchEvent};
 use crate::layout::Layout;
-
-/// What is known of the cluster, and how far it can be trusted.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Followed {
-    /// The newest complete view, kept while the stream is broken. `None` before the first snapshot.
-    pub view: Option<Arc<ClusterView>>,
-    /// When the stream last delivered anything; zero before the first snapshot. A stream on which
-    /// nothing happens is silent: see [`Followed::known_at`].
-    pub confirmed_at: BootTime,
-    /// Since when changes may be missing. `None` while the stream is whole.
-    pub broken_since: Option<BootTime>,
-    /// Why it is broken, in words for operators.
-    pub reason: Option<String>,
-}
-
-impl Followed {
-    /// A view from a stream that is whole, as far as the adapter can tell.
-    pub fn is_current(&self) -> bool {
-        self.view.is_some() && self.broken_since.is_none()
-    }
-
-    /// The point up to which the view is known to be right: `now` while the stream is whole, however
-    /// long nothing changed; the last sign of life once it is broken.
-    pub fn known_at(&self, now: BootTime) -> BootTime {
-        if self.is_current() { now } else { self.confirmed_at }
-    }
-
-    pub fn revision(&self) -> Revision {
-        self.view.as_ref().map_or(0, |view| view.revision)
-    }
-}
 
 /// Follows one cluster until dropped.
 #[derive(Debug)]

@@ -16,36 +16,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use surus_core::store::{LeaseId, Revision, StoreError, StoreResult, TxnOutcome};
 use tokio::sync::mpsc;
 
 pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-pub type StoreResult<T> = Result<T, StoreError>;
-pub type Revision = u64;
-pub type LeaseId = u64;
-
-/// What went wrong, by what the caller can do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The request certainly had no effect; the same request may succeed later.
-    #[error("the store could not be reached: {0}")]
-    Unavailable(String),
-    /// The request may or may not have been applied: read back before acting on either.
-    #[error("the store did not answer in time, the outcome is unknown: {0}")]
-    OutcomeUnknown(String),
-    /// The lease is gone, and every key bound to it.
-    #[error("the lease has ended in the store")]
-    LeaseGone,
-    /// Repeating will not help: wrong credentials, wrong server, refused by policy.
-    #[error("the store refused: {0}")]
-    Refused(String),
-}
-
-impl StoreError {
-    /// The store may be in trouble, as opposed to having given a definite answer.
-    pub fn is_inaccessible(&self) -> bool {
-        matches!(self, StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
@@ -84,14 +58,6 @@ pub enum Op {
 pub struct Txn {
     pub compare: Vec<Compare>,
     pub then: Vec<Op>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TxnOutcome {
-    /// Applied; every key written now has this version.
-    Applied(Revision),
-    /// At least one comparison did not hold.
-    Conflict,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,12 @@
 //! Carries out what a step ordered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use surus_api::PeerStatus;
+use surus_conduct::task::TaskContext;
 use surus_config::RoleOverlay;
 use surus_core::MemberName;
-use surus_core::facts::{Facts, PeerAnswer, PeerFact, RunningTask};
+use surus_core::facts::{Facts, PeerFact, RunningTask};
 use surus_core::order::{Epoch, Order, Task};
 use surus_store::clock::boot_now;
 use surus_store::{StoreError, TxnOutcome};
@@ -17,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{ActiveTask, Agent};
 use crate::handle::Reply;
-use crate::tasks::{self, TaskContext};
+use crate::hands::{self, RealHands};
 
 /// A peer that takes longer is not in a state to lead.
 const PROBE: Duration = Duration::from_secs(1);
@@ -119,22 +118,25 @@ impl Agent {
         let cancel = CancellationToken::new();
         let context = TaskContext {
             me: self.me.clone(),
+            patience: self.settings.pg_ctl_timeout(),
+            start_timeout,
+            use_slots: settings.use_slots,
+            founding_document: self.settings.founding_document().to_string(),
+            post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
+            data_dir: self.settings.data_dir().display().to_string(),
+            is_primary: facts.postgres.is_primary(),
+            view: facts.store.view.clone(),
+        };
+        let hands = RealHands {
             instance: self.instance.clone(),
             store: self.store.clone(),
             lease: self.lease.clone(),
             api: self.api.clone(),
             progress: self.progress.clone(),
             cancel: cancel.clone(),
-            patience: self.settings.pg_ctl_timeout(),
-            start_timeout,
-            use_slots: settings.use_slots,
-            founding_document: self.settings.founding_document(),
-            post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
-            is_primary: facts.postgres.is_primary(),
-            view: facts.store.view.clone(),
         };
         let running = RunningTask { task: task.clone(), epoch, since: boot_now() };
-        let end = tokio::spawn(tasks::perform(task, context));
+        let end = tokio::spawn(hands::perform(task, context, hands));
         self.task = Some(ActiveTask { running, cancel, end });
     }
 
@@ -192,7 +194,7 @@ impl Agent {
             let (api, tx) = (self.api.clone(), self.answers.0.clone());
             tokio::spawn(async move {
                 let answer = match url {
-                    Some(url) => ask(&api, &url).await,
+                    Some(url) => hands::ask(&api, &url, PROBE).await,
                     None => Err("publishes no api_url".into()),
                 };
                 let _ = tx.send((name, PeerFact { asked, answer })).await;
@@ -202,10 +204,4 @@ impl Agent {
             self.again_at = tokio::time::Instant::now();
         }
     }
-}
-
-async fn ask(api: &Arc<surus_api::Client>, url: &str) -> Result<PeerAnswer, String> {
-    let PeerStatus { in_recovery, position, timeline, tags, watchdog_failed, .. } =
-        api.probe(url, PROBE).await.map_err(|e| e.to_string())?;
-    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed })
 }

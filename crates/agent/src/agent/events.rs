@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use surus_conduct::task::Outcome;
 use surus_core::facts::{FinishedTask, TaskDone};
 use surus_store::clock::boot_now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -102,7 +103,7 @@ impl Agent {
         self.data_dir_read = None;
     }
 
-    fn task_ended(&mut self, outcome: Result<crate::tasks::Outcome, tokio::task::JoinError>) {
+    fn task_ended(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
         let Some(task) = self.task.take() else { return };
         let outcome = outcome.unwrap_or_else(|e| Err(format!("the task broke: {e}; please report it as a BUG")));
         let took = boot_now().since(task.running.since);
@@ -204,9 +205,7 @@ async fn reached(at: Option<surus_core::BootTime>) {
     }
 }
 
-async fn task_end(
-    task: Option<&mut tokio::task::JoinHandle<crate::tasks::Outcome>>,
-) -> Result<crate::tasks::Outcome, tokio::task::JoinError> {
+async fn task_end(task: Option<&mut tokio::task::JoinHandle<Outcome>>) -> Result<Outcome, tokio::task::JoinError> {
     match task {
         Some(end) => end.await,
         None => std::future::pending().await,

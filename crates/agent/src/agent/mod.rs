@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use surus_conduct::task::Outcome;
 use surus_core::cluster::{Member, MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, FinishedTask, PeerFact, RunningTask};
 use surus_core::memory::Memory;
@@ -38,7 +39,6 @@ use crate::lease::{LeaseKeeper, LeaseState};
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
-use crate::tasks::Outcome;
 
 pub use events::Signals;
 

@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use surus_conduct::lease::margin;
 use surus_store::layout::Layout;
 use surus_store::{Kv, MemoryStore};
 

@@ -1,0 +1,201 @@
+//! The hands of a task: this member's server, store, peers and clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use surus_conduct::task::{self, Hands, Launched, Made, Outcome, TaskContext};
+use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
+use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::order::Task;
+use surus_core::postgres::{DataDir, Progress};
+use surus_core::{BootTime, SystemId, Timeline};
+use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_store::clock::boot_now;
+use surus_store::cluster::ClusterStore;
+use surus_store::{StoreResult, TxnOutcome};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::lease::LeaseKeeper;
+
+pub struct RealHands {
+    pub instance: Instance,
+    pub store: Arc<ClusterStore>,
+    pub lease: LeaseKeeper,
+    pub api: Arc<surus_api::Client>,
+    pub progress: Arc<watch::Sender<Option<Progress>>>,
+    pub cancel: CancellationToken,
+}
+
+pub async fn perform(task: Task, context: TaskContext, hands: RealHands) -> Outcome {
+    let progress = hands.progress.clone();
+    let outcome = task::perform(task, context, hands).await;
+    progress.send_replace(None);
+    outcome
+}
+
+fn said<T>(result: surus_postgres::Result<T>) -> Made<T> {
+    result.map_err(|e: PgError| e.to_string())
+}
+
+/// Asks a peer how it is.
+pub async fn ask(api: &surus_api::Client, url: &str, limit: Duration) -> Made<PeerAnswer> {
+    let surus_api::PeerStatus { in_recovery, position, timeline, tags, watchdog_failed, .. } =
+        api.probe(url, limit).await.map_err(|e| e.to_string())?;
+    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed })
+}
+
+impl Hands for RealHands {
+    fn now(&self) -> BootTime {
+        boot_now()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    async fn sleep_until(&self, at: BootTime) {
+        crate::timer::sleep_until(at).await;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    fn tell(&self, what: String) {
+        self.progress.send_replace(Some(Progress { what, ..Progress::default() }));
+    }
+
+    fn lead(&self) -> Option<Lead> {
+        self.lease.lead()
+    }
+
+    async fn lead_changed(&self, known: Option<Lead>) {
+        if self.lease.subscribe().wait_for(|state| state.lead != known).await.is_err() {
+            // The keeper is gone: nothing renews the lead any more, and nothing will be heard of it.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn take_lead(&self) -> StoreResult<bool> {
+        self.lease.take().await
+    }
+
+    async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
+        self.lease.release(status).await
+    }
+
+    async fn claim_cluster(&self, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.store.claim_cluster(limit).await
+    }
+
+    async fn found_cluster(
+        &self,
+        claim: KeyVersion,
+        id: &SystemId,
+        document: &str,
+        limit: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        self.store.found_cluster(claim, id, document.to_owned(), limit).await
+    }
+
+    async fn abandon_claim(&self, claim: KeyVersion, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.store.abandon_claim(claim, limit).await
+    }
+
+    async fn read_store(&self, limit: Duration) -> StoreResult<ClusterView> {
+        self.store.read(limit).await
+    }
+
+    async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
+        ask(&self.api, api_url, limit).await
+    }
+
+    async fn reach(&self, upstream: &Upstream) -> Made {
+        let reached = tokio::net::TcpStream::connect((upstream.host.as_str(), upstream.port)).await;
+        reached.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    async fn data_dir(&self) -> DataDir {
+        self.instance.data_dir().await
+    }
+
+    async fn initdb(&self) -> Made {
+        said(self.instance.initdb(&self.cancel).await)
+    }
+
+    async fn create_roles(&self) -> Made {
+        said(self.instance.create_roles().await)
+    }
+
+    async fn post_bootstrap(&self, command: &str) -> Made {
+        said(self.instance.post_bootstrap(command, &self.cancel).await)
+    }
+
+    async fn start(&self, role: &StartAs, watched: Duration) -> Made<Launched> {
+        match self.instance.start(role, watched).await {
+            Ok(started) => {
+                tracing::debug!("the postmaster is process {}", started.postmaster.pid);
+                Ok(Launched::Up { took: started.took })
+            }
+            Err(e) if e.is_timeout() => Ok(Launched::Starting(e.to_string())),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    async fn stop(&self, mode: StopMode, limit: Duration) -> Made<Stopped> {
+        said(self.instance.stop(mode, Some(limit)).await)
+    }
+
+    async fn kill_hard(&self) -> Made {
+        said(self.instance.kill_hard().await)
+    }
+
+    async fn kill_orphans(&self) -> Made {
+        said(self.instance.kill_orphans().await.map(|_| ()))
+    }
+
+    async fn checkpoint(&self, limit: Duration) -> Made {
+        said(self.instance.checkpoint(limit).await)
+    }
+
+    async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
+        said(self.instance.shutdown_position().await)
+    }
+
+    async fn promote(&self) -> Made {
+        said(self.instance.promote().await)
+    }
+
+    async fn wait_promoted(&self, limit: Duration) -> Made<Timeline> {
+        said(self.instance.wait_promoted(limit).await)
+    }
+
+    async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
+        said(self.instance.follow(upstream, slot).await)
+    }
+
+    async fn divergence(&self, from: &Upstream, limit: Duration) -> Made<Divergence> {
+        said(self.instance.divergence(from, limit).await)
+    }
+
+    async fn basebackup(&self, from: &Upstream) -> Made {
+        said(self.instance.basebackup(from, &self.progress, &self.cancel).await)
+    }
+
+    async fn rewind(&self, from: &Upstream) -> Made {
+        said(self.instance.rewind(from, &self.progress, &self.cancel).await)
+    }
+
+    async fn remove_data_dir(&self) -> Made {
+        said(self.instance.remove_data_dir().await)
+    }
+
+    async fn move_data_dir_aside(&self) -> Made<String> {
+        said(self.instance.move_data_dir_aside().await.map(|path| path.display().to_string()))
+    }
+}

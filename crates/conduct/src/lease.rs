@@ -1,0 +1,496 @@
+//! The lease keeper: holds this member's session in the store, and with it the lead.
+//!
+//! A state machine with at most one request under way. Its driver asks [`Keeper::next`] what to do,
+//! makes the request it is given, brings the answer back by [`Keeper::answered`], and asks again after
+//! every input. The driver never waits for PostgreSQL, a disk or a decision.
+//!
+//! A deadline is counted from before a renewal was sent: the store starts the lease's time again at some
+//! later moment, so the lead always ends here before it ends there.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use surus_core::cluster::Leader;
+use surus_core::facts::Lead;
+use surus_core::settings::Timing;
+use surus_core::store::{LeaseId, Revision, StoreError, StoreResult, TakeLead};
+use surus_core::{BootTime, MemberName};
+use tracing::{info, warn};
+
+/// Pause between attempts while the store does not answer.
+const RETRY: Duration = Duration::from_millis(250);
+/// For ending the session when the process ends.
+const CLOSE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LeaseState {
+    pub session: bool,
+    /// Changes with every new session: keys bound to the old one must be written again.
+    pub session_number: u64,
+    pub lead: Option<Lead>,
+    /// Last confirmed renewal: when it was sent and how long the answer took.
+    pub renewed: Option<(BootTime, Duration)>,
+    pub failing: Option<(BootTime, String)>,
+    pub renewals: u64,
+    pub failures: u64,
+}
+
+/// What has to be known at each input.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub now: BootTime,
+    /// The lease that the store's client works with now. Whoever writes the other keys of the session may be told
+    /// first that it has ended, and then there is none.
+    pub session: Option<LeaseId>,
+}
+
+/// Chosen by whoever asks, to know the answer by.
+pub type Ticket = u64;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Take the lead, or confirm it: answered by [`Reply::Taken`].
+    Take,
+    /// Give the lead up, and write this text to the `status` key in the same transaction.
+    Release { status: Option<String> },
+    /// End the session: every key bound to it disappears at once. Nothing follows.
+    Close,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// `Ok(true)`: the lead is mine. `Ok(false)`: somebody else's.
+    Taken(StoreResult<bool>),
+    Released(StoreResult<()>),
+    Closed,
+}
+
+/// One request to the store, to be made at once and given up after its limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Grant a lease, and work with it from now on.
+    Open { ttl: Duration },
+    /// Start the time of the session's lease again.
+    Renew,
+    /// Make the leader key carry my name, bound to the session (`ClusterStore::take_lead`).
+    Take,
+    /// Read who leads.
+    Look,
+    /// Delete the leader key if it carries my name (`ClusterStore::release_lead`).
+    Release { status: Option<String> },
+    /// Revoke the session's lease, if there is one.
+    Close,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Opened(StoreResult<LeaseId>),
+    Renewed(StoreResult<()>),
+    Taken(StoreResult<TakeLead>),
+    Looked(StoreResult<Option<Leader>>),
+    /// Whether the key was mine makes no difference.
+    Released(StoreResult<()>),
+    Closed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Make this request now, then bring its answer.
+    Ask {
+        request: Request,
+        limit: Duration,
+    },
+    Reply {
+        ticket: Ticket,
+        reply: Reply,
+    },
+    /// Nothing to do before then, unless something else is put in.
+    Wait {
+        until: BootTime,
+    },
+    /// A request is under way: its answer is what comes next.
+    Busy,
+    /// The session is closed.
+    Ended,
+}
+
+/// What the lead is good for less than the ttl, for clocks that run at different speeds.
+pub fn margin(ttl: Duration) -> Duration {
+    (ttl / 10).clamp(Duration::from_millis(400), Duration::from_secs(3))
+}
+
+#[derive(Clone, Copy)]
+struct Session {
+    lease: LeaseId,
+    /// What the lease was granted with; settings may have changed since.
+    ttl: Duration,
+    /// When the last confirmed grant or renewal was sent.
+    sent: BootTime,
+}
+
+impl Session {
+    /// Until then the store certainly keeps what is bound to the lease.
+    fn until(&self) -> BootTime {
+        self.sent + self.ttl.saturating_sub(margin(self.ttl))
+    }
+}
+
+/// A request and what it is for. `then` is the take that a session was needed for.
+#[derive(Clone)]
+enum Doing {
+    Open {
+        ttl: Duration,
+        then: Option<Ticket>,
+    },
+    Renew {
+        then: Option<Ticket>,
+    },
+    /// A lease with another ttl is another lease: the leader key is moved to it before the old one ends.
+    Move {
+        then: Option<Ticket>,
+    },
+    Take {
+        ticket: Ticket,
+    },
+    /// The outcome of a take is not known: look before deciding either way.
+    Look {
+        ticket: Ticket,
+    },
+    Release {
+        ticket: Ticket,
+        status: Option<String>,
+    },
+    Close {
+        ticket: Ticket,
+    },
+}
+
+enum Phase {
+    Idle,
+    /// To be made as the next step of what was begun.
+    Follows(Doing),
+    UnderWay {
+        doing: Doing,
+        sent: BootTime,
+    },
+    Ended,
+}
+
+pub struct Keeper {
+    me: MemberName,
+    timing: Timing,
+    state: LeaseState,
+    session: Option<Session>,
+    /// The lease that the leader key hangs on: only its renewals prolong the lead.
+    bound: Option<LeaseId>,
+    /// When the session is renewed next.
+    due: BootTime,
+    commands: VecDeque<(Ticket, Command)>,
+    replies: VecDeque<(Ticket, Reply)>,
+    phase: Phase,
+}
+
+impl Keeper {
+    /// Its first request is for a session, at once.
+    pub fn new(me: MemberName, timing: Timing) -> Keeper {
+        Keeper {
+            me,
+            timing,
+            state: LeaseState::default(),
+            session: None,
+            bound: None,
+            due: BootTime::default(),
+            commands: VecDeque::new(),
+            replies: VecDeque::new(),
+            phase: Phase::Idle,
+        }
+    }
+
+    pub fn state(&self) -> &LeaseState {
+        &self.state
+    }
+
+    /// Done in the order of asking, one at a time.
+    pub fn command(&mut self, ticket: Ticket, command: Command) {
+        self.commands.push_back((ticket, command));
+    }
+
+    /// Nobody waits for this one any more. A take that has not begun is not made, since what it was decided on is
+    /// of yesterday; anything else is.
+    pub fn withdraw(&mut self, ticket: Ticket) {
+        self.commands.retain(|(t, command)| *t != ticket || *command != Command::Take);
+    }
+
+    /// The store says, as of this revision, that somebody else leads, or nobody. Heeded also while a request is under
+    /// way; said again for as long as the store shows it.
+    pub fn lost(&mut self, revision: Revision) {
+        if self.state.lead.is_some_and(|l| revision >= l.version) {
+            self.lead_gone("the store names another leader, or none");
+        }
+    }
+
+    /// Comes into force with a renewal, at once.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.due = BootTime::default();
+    }
+
+    /// What to do now. Asked again after every input, and after every [`Next::Reply`].
+    pub fn next(&mut self, at: Moment) -> Next {
+        if let Some((ticket, reply)) = self.replies.pop_front() {
+            return Next::Reply { ticket, reply };
+        }
+        let doing = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Ended => {
+                self.phase = Phase::Ended;
+                return Next::Ended;
+            }
+            busy @ Phase::UnderWay { .. } => {
+                self.phase = busy;
+                return Next::Busy;
+            }
+            Phase::Follows(doing) => doing,
+            // Nothing is worth more than the session.
+            Phase::Idle if self.due <= at.now => self.renewal(at, None),
+            Phase::Idle => match self.commands.pop_front() {
+                None => return Next::Wait { until: self.due },
+                Some((ticket, Command::Take)) => {
+                    if self.session.is_some_and(|s| at.session == Some(s.lease)) {
+                        Doing::Take { ticket }
+                    } else {
+                        self.renewal(at, Some(ticket))
+                    }
+                }
+                Some((ticket, Command::Release { status })) => Doing::Release { ticket, status },
+                Some((ticket, Command::Close)) => Doing::Close { ticket },
+            },
+        };
+        self.ask(doing, at.now)
+    }
+
+    /// The first request of a renewal.
+    fn renewal(&mut self, at: Moment, then: Option<Ticket>) -> Doing {
+        // A new session must not prolong a lead that went with the old one.
+        if self.session.is_some_and(|s| at.session != Some(s.lease)) {
+            self.session_gone("the store ended the session");
+        }
+        if self.session.is_none_or(|s| s.ttl != self.timing.ttl) {
+            Doing::Open { ttl: self.timing.ttl, then }
+        } else {
+            Doing::Renew { then }
+        }
+    }
+
+    fn ask(&mut self, doing: Doing, now: BootTime) -> Next {
+        let (request, limit) = match &doing {
+            Doing::Open { ttl, .. } => (Request::Open { ttl: *ttl }, self.limit()),
+            Doing::Renew { .. } => (Request::Renew, self.limit()),
+            Doing::Move { .. } | Doing::Take { .. } => (Request::Take, self.limit()),
+            Doing::Look { .. } => (Request::Look, self.limit()),
+            Doing::Release { status, .. } => {
+                // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store
+                // may give it to another member long before its answer is here.
+                self.bound = None;
+                self.state.lead = None;
+                (Request::Release { status: status.clone() }, self.limit())
+            }
+            Doing::Close { .. } => {
+                self.bound = None;
+                self.state.lead = None;
+                (Request::Close, CLOSE)
+            }
+        };
+        self.phase = Phase::UnderWay { doing, sent: now };
+        Next::Ask { request, limit }
+    }
+
+    /// Time limit of one request: short enough for another attempt before the lead is in danger.
+    fn limit(&self) -> Duration {
+        let ttl = self.session.map_or(self.timing.ttl, |s| s.ttl.min(self.timing.ttl));
+        (ttl / 5).clamp(Duration::from_millis(500), self.timing.retry_timeout.max(Duration::from_secs(1)))
+    }
+
+    /// The answer to the request under way; one that does not fit it is ignored.
+    pub fn answered(&mut self, at: Moment, answer: Answer) {
+        let (doing, sent) = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::UnderWay { doing, sent } => (doing, sent),
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
+        match (doing, answer) {
+            (Doing::Open { ttl, then }, Answer::Opened(opened)) => {
+                // With the ttl that was asked for: the setting may have changed meanwhile.
+                let opened = opened.map(|lease| Session { lease, ttl, sent });
+                self.opened(at, opened, then);
+            }
+            (Doing::Renew { then }, Answer::Renewed(renewed)) => self.renewed(at, renewed, sent, then),
+            (Doing::Move { then }, Answer::Taken(taken)) => {
+                self.moved(taken);
+                self.renewal_ends(self.pause(at.now), at.now, then);
+            }
+            (Doing::Take { ticket }, Answer::Taken(Err(StoreError::OutcomeUnknown(_)))) => {
+                self.phase = Phase::Follows(Doing::Look { ticket });
+            }
+            (Doing::Take { ticket }, Answer::Taken(taken)) => self.taken(ticket, taken),
+            (Doing::Look { ticket }, Answer::Looked(looked)) => match looked {
+                Ok(leader) => {
+                    let mine = leader.filter(|l| l.name == self.me && (l.lease.is_none() || l.lease == at.session));
+                    self.taken(ticket, Ok(mine.map_or(TakeLead::Lost, |l| TakeLead::Taken(l.version))));
+                }
+                Err(e) => self.replies.push_back((ticket, Reply::Taken(Err(e)))),
+            },
+            (Doing::Release { ticket, .. }, Answer::Released(released)) => {
+                self.replies.push_back((ticket, Reply::Released(released)));
+            }
+            (Doing::Close { ticket }, Answer::Closed) => {
+                self.session = None;
+                self.state.session = false;
+                self.replies.push_back((ticket, Reply::Closed));
+                self.phase = Phase::Ended;
+            }
+            (doing, _) => self.phase = Phase::UnderWay { doing, sent },
+        }
+    }
+
+    fn opened(&mut self, at: Moment, opened: StoreResult<Session>, then: Option<Ticket>) {
+        match opened {
+            Ok(session) => {
+                if self.session.is_some() {
+                    info!("the session in the store now has a ttl of {} s", session.ttl.as_secs_f64());
+                }
+                self.session = Some(session);
+                self.state.session_number += 1;
+                self.confirmed(at, then);
+            }
+            Err(e) if self.session.is_none() => {
+                self.failed(at.now, &e);
+                self.renewal_ends(RETRY, at.now, then);
+            }
+            Err(e) => {
+                warn!("a lease with the new ttl could not be opened, the old one stays in use: {e}");
+                self.phase = Phase::Follows(Doing::Renew { then });
+            }
+        }
+    }
+
+    fn renewed(&mut self, at: Moment, renewed: StoreResult<()>, sent: BootTime, then: Option<Ticket>) {
+        match renewed {
+            Ok(()) => {
+                self.session = self.session.map(|s| Session { sent, ..s });
+                self.confirmed(at, then);
+            }
+            Err(StoreError::LeaseGone) => {
+                self.session_gone("the store ended the session");
+                self.renewal_ends(Duration::ZERO, at.now, then);
+            }
+            Err(e) => {
+                self.failed(at.now, &e);
+                self.renewal_ends(RETRY, at.now, then);
+            }
+        }
+    }
+
+    /// The store has just granted or renewed the lease.
+    fn confirmed(&mut self, at: Moment, then: Option<Ticket>) {
+        let Some(session) = self.session else { return };
+        let mine = self.bound == Some(session.lease);
+        self.state.session = true;
+        self.state.renewals += 1;
+        self.state.renewed = Some((session.sent, at.now.since(session.sent)));
+        if let Some((since, _)) = self.state.failing.take() {
+            info!("the session in the store is renewed again after {:.1} s", at.now.since(since).as_secs_f64());
+        }
+        if let Some(lead) = self.state.lead.as_mut().filter(|_| mine) {
+            lead.until = session.until();
+        }
+        if self.state.lead.is_some() && !mine {
+            self.phase = Phase::Follows(Doing::Move { then });
+        } else {
+            self.renewal_ends(self.pause(at.now), at.now, then);
+        }
+    }
+
+    fn moved(&mut self, taken: StoreResult<TakeLead>) {
+        match taken {
+            Ok(TakeLead::Taken(version)) => self.hold(version),
+            Ok(TakeLead::Lost) => {
+                self.lead_gone("somebody else took it while it was moved to a lease with the new ttl");
+            }
+            Err(StoreError::LeaseGone) => self.session_gone("the store ended the session"),
+            Err(e) => {
+                // It hangs on the old lease or on the new one: what both are good for can be relied on.
+                warn!("the leader lock could not be moved to a lease with the new ttl yet: {e}");
+                let until = self.session.map(|s| s.until());
+                if let (Some(lead), Some(until)) = (self.state.lead.as_mut(), until) {
+                    lead.until = lead.until.min(until);
+                }
+            }
+        }
+    }
+
+    fn renewal_ends(&mut self, pause: Duration, now: BootTime, then: Option<Ticket>) {
+        self.due = now + pause;
+        if let Some(ticket) = then {
+            self.phase = Phase::Follows(Doing::Take { ticket });
+        }
+    }
+
+    fn pause(&self, now: BootTime) -> Duration {
+        let Some(session) = self.session else { return Duration::ZERO };
+        let settled =
+            session.ttl == self.timing.ttl && (self.state.lead.is_none() || self.bound == Some(session.lease));
+        let pause = if settled { self.timing.loop_wait } else { RETRY };
+        pause.saturating_sub(now.since(session.sent)).max(Duration::from_millis(20))
+    }
+
+    fn failed(&mut self, now: BootTime, e: &StoreError) {
+        self.state.failures += 1;
+        if self.state.failing.is_none() {
+            warn!("the session in the store could not be renewed: {e}");
+        }
+        let since = self.state.failing.as_ref().map_or(now, |f| f.0);
+        self.state.failing = Some((since, e.to_string()));
+    }
+
+    fn session_gone(&mut self, why: &str) {
+        self.session = None;
+        self.lead_gone(why);
+        self.state.session = false;
+    }
+
+    fn lead_gone(&mut self, why: &str) {
+        self.bound = None;
+        if self.state.lead.take().is_some() {
+            warn!("the leader lock is lost: {why}");
+        }
+    }
+
+    fn taken(&mut self, ticket: Ticket, taken: StoreResult<TakeLead>) {
+        let reply = match taken {
+            Ok(TakeLead::Taken(version)) => {
+                self.hold(version);
+                // The lead is good for as long as the last renewal says, which may be nearly over.
+                self.due = BootTime::default();
+                Ok(true)
+            }
+            Ok(TakeLead::Lost) => Ok(false),
+            Err(StoreError::LeaseGone) => {
+                self.session_gone("the store ended the session");
+                Err(StoreError::LeaseGone)
+            }
+            Err(e) => Err(e),
+        };
+        self.replies.push_back((ticket, Reply::Taken(reply)));
+    }
+
+    fn hold(&mut self, version: Revision) {
+        let Some(session) = self.session else { return };
+        self.bound = Some(session.lease);
+        self.state.lead = Some(Lead { until: session.until(), version });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! The order in which a member does things, without a clock, a runtime or I/O: what `surus-core` decides is
+//! carried out here against hands that are lent, the agent's real ones or a simulator's.
+//!
+//! - [`lease`]: the lease keeper, a state machine that says which request to make next.
+//! - [`task`]: the long operations, async procedures over [`task::Hands`].
+
+pub mod lease;
+mod race;
+pub mod task;

@@ -1,0 +1,187 @@
+//! Everything that ends a primary.
+
+use std::time::Duration;
+
+use futures_util::future::Either;
+use surus_core::cluster::{Status, Upstream};
+use surus_core::facts::TaskDone;
+use surus_core::server::{StartAs, StopMode, Stopped};
+use surus_core::{BootTime, Lsn, MemberName};
+use tracing::{info, warn};
+
+use super::{Hands, Outcome, TaskContext, lead_ends, lead_left, left, ms_since};
+use crate::race::{first, within};
+
+/// How long giving the lead up is tried. When all members end together, the embedded store is gone before the last one.
+const RELEASE: Duration = Duration::from_secs(2);
+/// How long a successor may take to receive the last records after the server here stopped.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// What killing needs when an immediate stop does not do.
+pub const KILL_RESERVE: Duration = Duration::from_millis(300);
+
+/// Planned: everything that may take long is done while still serving.
+pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, upstream: Option<&Upstream>) -> Outcome {
+    let begun = hands.now();
+    hands.tell("checkpoint before the switchover".into());
+    let checkpoint = hands.checkpoint(cx.patience.max(Duration::from_secs(60)) * 5);
+    let given_up = match first(first(hands.cancelled(), lead_ends(hands)), checkpoint).await {
+        Either::Left(Either::Left(())) => Some("cancelled before anything was stopped".to_owned()),
+        Either::Left(Either::Right(())) => Some("the leader lock was about to end".to_owned()),
+        Either::Right(Err(e)) => Some(format!("the checkpoint before the stop failed: {e}")),
+        Either::Right(Ok(())) => None,
+    };
+    if let Some(why) = given_up {
+        return Ok(TaskDone::GivenUp(why));
+    }
+    info!("checkpoint before the switchover took {} ms", ms_since(hands, begun));
+
+    hands.tell(format!("stopping PostgreSQL to hand over to {to}"));
+    let stopping = hands.now();
+    if !stop_within_lease(hands, cx.patience).await? {
+        return go_on(hands, &format!("PostgreSQL did not stop within {} s", cx.patience.as_secs())).await;
+    }
+    let Some(position) = hands.shutdown_position().await? else {
+        return go_on(hands, "PostgreSQL did not stop cleanly").await;
+    };
+    info!("PostgreSQL stopped in {} ms at {}", ms_since(hands, stopping), position.publish);
+
+    if !holds(cx, hands, to, position.checkpoint).await {
+        let end = upstream.map(|u| format!(" at {}:{}", u.host, u.port)).unwrap_or_default();
+        let why = format!("{to}{end} did not receive the last records up to {}", position.checkpoint);
+        return go_on(hands, &why).await;
+    }
+    release_at(cx, hands, Some(position.publish)).await;
+    info!("handed over to {to} {} ms after the stop began", ms_since(hands, stopping));
+    Ok(TaskDone::Released)
+}
+
+/// Better a short interruption than none to take over: the stopped primary is started again.
+async fn go_on(hands: &impl Hands, why: &str) -> Outcome {
+    warn!("switchover given up, starting the primary again: {why}");
+    // The rules see a server that is still starting in here as no danger, so the lease is watched here.
+    match first(lead_ends(hands), super::run::start(hands, StartAs::Primary)).await {
+        Either::Left(()) => {
+            stop_now(hands).await?;
+            Err(format!("{why}; the leader lock ended before the primary was up again"))
+        }
+        Either::Right(started) => {
+            started.map_err(|e| format!("{why}; and the primary did not start again: {e}"))?;
+            Ok(TaskDone::GivenUp(why.to_owned()))
+        }
+    }
+}
+
+/// The successor has everything up to this position. It streams, so it mostly does already: a fast stop
+/// waits for connected standbys.
+async fn holds(cx: &TaskContext, hands: &impl Hands, to: &MemberName, position: Lsn) -> bool {
+    let Some(api_url) = cx.view.as_ref().and_then(|v| v.members.get(to)).and_then(|m| m.api_url.clone()) else {
+        return false;
+    };
+    let end = hands.now() + CATCH_UP;
+    loop {
+        match hands.probe(&api_url, Duration::from_secs(1)).await {
+            Ok(peer) if peer.position >= position => return true,
+            Ok(peer) => info!("{to} is at {}, waiting for {position}", peer.position),
+            Err(e) => warn!("{to} cannot be asked for its position: {e}"),
+        }
+        if hands.now() >= end {
+            return false;
+        }
+        hands.sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Stops fast, within `patience` and before the lease ends. `false`: it had to be cut short.
+async fn stop_within_lease(hands: &impl Hands, patience: Duration) -> Result<bool, String> {
+    let end = hands.now() + patience;
+    loop {
+        // The lease is renewed meanwhile, so its end is looked up again and again.
+        let slice = left(hands, end, Duration::ZERO)
+            .min(lead_left(hands).saturating_sub(KILL_RESERVE * 3))
+            .min(Duration::from_secs(1));
+        if slice.is_zero() {
+            stop_now(hands).await?;
+            return Ok(false);
+        }
+        match stop(hands, StopMode::Fast, slice).await? {
+            Stopped::NotRunning | Stopped::Exited { .. } => return Ok(true),
+            Stopped::TimedOut => {}
+        }
+    }
+}
+
+/// The lease cannot be renewed: stop in order if there is time, at once if there is not.
+pub async fn before(hands: &impl Hands, stop_by: BootTime) -> Outcome {
+    let fast = left(hands, stop_by, KILL_RESERVE * 2);
+    if fast > Duration::from_millis(200)
+        && matches!(stop(hands, StopMode::Fast, fast).await, Ok(Stopped::Exited { .. } | Stopped::NotRunning))
+    {
+        info!("PostgreSQL stopped before its lease ended");
+        return Ok(TaskDone::Done);
+    }
+    stop_now(hands).await?;
+    warn!("PostgreSQL was stopped the hard way because its lease was ending");
+    Ok(TaskDone::Done)
+}
+
+pub async fn at_once(hands: &impl Hands) -> Outcome {
+    stop_now(hands).await?;
+    Ok(TaskDone::Done)
+}
+
+pub async fn release(cx: &TaskContext, hands: &impl Hands) -> Outcome {
+    stop_now(hands).await?;
+    release_at(cx, hands, None).await;
+    Ok(TaskDone::Released)
+}
+
+/// No backend may acknowledge anything after this returns.
+pub async fn stop_now(hands: &impl Hands) -> Result<(), String> {
+    match stop(hands, StopMode::Immediate, KILL_RESERVE).await {
+        Ok(Stopped::Exited { .. }) => {}
+        _ => hands.kill_hard().await?,
+    }
+    hands.kill_orphans().await
+}
+
+/// Ends in time also where asking the server to stop has to wait, for example for a connection that hangs.
+pub async fn stop(hands: &impl Hands, mode: StopMode, limit: Duration) -> Result<Stopped, String> {
+    within(hands, limit, hands.stop(mode, limit)).await.unwrap_or(Ok(Stopped::TimedOut))
+}
+
+pub async fn shutdown(cx: &TaskContext, hands: &impl Hands, to: Option<&MemberName>) -> Outcome {
+    hands.tell("stopping PostgreSQL".into());
+    let lead = cx.is_primary && !lead_left(hands).is_zero();
+    if lead && let Either::Right(Err(e)) = first(lead_ends(hands), hands.checkpoint(cx.patience)).await {
+        warn!("the checkpoint before the stop failed, going on without it: {e}");
+    }
+    super::run::stop_fast(hands, lead).await?;
+    if lead {
+        let position = hands.shutdown_position().await.ok().flatten();
+        if let (Some(to), Some(position)) = (to, position)
+            && !holds(cx, hands, to, position.checkpoint).await
+        {
+            warn!("{to} did not receive the last records up to {}; it may be passed over", position.checkpoint);
+        }
+        release_at(cx, hands, position.map(|p| p.publish)).await;
+    }
+    Ok(TaskDone::Released)
+}
+
+/// Gives the lead up, and says in the same transaction where the log ended.
+async fn release_at(cx: &TaskContext, hands: &impl Hands, position: Option<Lsn>) {
+    let status = position.map(|optime| {
+        let known = cx.view.as_ref().map(|v| v.status.clone()).unwrap_or_default();
+        Status { optime, ..known }.to_text()
+    });
+    let end = hands.now() + RELEASE;
+    let last = loop {
+        match hands.release_lead(status.clone()).await {
+            Ok(()) => return,
+            Err(e) if hands.now() >= end => break e,
+            Err(_) => hands.sleep(Duration::from_millis(100)).await,
+        }
+    };
+    // The lease ends by itself; nothing runs here any more that could use it.
+    warn!("the leader lock could not be released ({last}); it ends with its ttl");
+}

@@ -1,0 +1,151 @@
+//! Everything a task can do or learn while it runs.
+
+use std::time::Duration;
+
+use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
+use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::postgres::DataDir;
+use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::{BootTime, SystemId, Timeline};
+
+/// `Err` tells a person what happened, to what, and what to do. The work may have been done in part.
+pub type Made<T = ()> = Result<T, String>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launched {
+    /// Takes connections.
+    Up { took: Duration },
+    /// Runs and takes no connections yet; it goes on starting by itself. In words for operators.
+    Starting(String),
+}
+
+/// The hands of one task. The agent's are its server, its store and its clock; a simulator brings its own.
+///
+/// What every operation promises:
+///
+/// - A future that is dropped before it ends leaves what it began as it is then: a server that was being started or
+///   stopped goes on with that, a request may or may not reach the store.
+/// - One with a `limit` ends by then, but for a disk or a machine that hangs: a procedure that must not wait for
+///   those races it against a sleep.
+/// - Nothing is tried again behind the caller's back.
+pub trait Hands: Send + Sync {
+    fn now(&self) -> BootTime;
+
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Measured on the clock of [`Hands::now`]: ends at once after a suspend that lasted longer.
+    fn sleep_until(&self, at: BootTime) -> impl Future<Output = ()> + Send;
+
+    /// The task was told to end as soon as it can be left. Stays so once it is.
+    fn is_cancelled(&self) -> bool;
+
+    fn cancelled(&self) -> impl Future<Output = ()> + Send;
+
+    /// Says what the task is at.
+    fn tell(&self, what: String);
+
+    /// The lead as the lease keeper knows it at this moment. It may have ended: see its `until`.
+    fn lead(&self) -> Option<Lead>;
+
+    /// Resolves once [`Hands::lead`] is something other than `known`; at once if it is already.
+    fn lead_changed(&self, known: Option<Lead>) -> impl Future<Output = ()> + Send;
+
+    /// Takes the lead, or confirms it, by the lease keeper. `Ok(true)`: it is mine, and the keeper renews it. A lost
+    /// answer is looked up; an error leaves open who has it.
+    fn take_lead(&self) -> impl Future<Output = StoreResult<bool>> + Send;
+
+    /// Gives the lead up by the lease keeper, and in the same transaction writes the `status` key. From the moment it is
+    /// sent [`Hands::lead`] is `None`, whatever comes of it; an error leaves open whether the store still shows it. May
+    /// be repeated.
+    fn release_lead(&self, status: Option<String>) -> impl Future<Output = StoreResult<()>> + Send;
+
+    /// Wins the race for creating the cluster. The claim is bound to this member's session. After
+    /// [`surus_core::store::StoreError::OutcomeUnknown`] it may be mine, and ends with the session.
+    fn claim_cluster(&self, limit: Duration) -> impl Future<Output = StoreResult<TxnOutcome>> + Send;
+
+    /// The new cluster's identity, its configuration and its first leader (me) in one transaction. `Conflict`: the
+    /// claim was lost, or it was applied before.
+    fn found_cluster(
+        &self,
+        claim: KeyVersion,
+        id: &SystemId,
+        document: &str,
+        limit: Duration,
+    ) -> impl Future<Output = StoreResult<TxnOutcome>> + Send;
+
+    /// Gives the claim back, if it is still the one made under `claim`.
+    fn abandon_claim(&self, claim: KeyVersion, limit: Duration)
+    -> impl Future<Output = StoreResult<TxnOutcome>> + Send;
+
+    /// A linearisable reading: it sees every write acknowledged before it was called.
+    fn read_store(&self, limit: Duration) -> impl Future<Output = StoreResult<ClusterView>> + Send;
+
+    /// Asks another member's agent directly how it is, once.
+    fn probe(&self, api_url: &str, limit: Duration) -> impl Future<Output = Made<PeerAnswer>> + Send;
+
+    /// Whether a connection to that server's port can be made. Has no limit of its own.
+    fn reach(&self, upstream: &Upstream) -> impl Future<Output = Made> + Send;
+
+    /// What is in the data directory. Has no limit of its own.
+    fn data_dir(&self) -> impl Future<Output = DataDir> + Send;
+
+    /// Makes a data directory, whole or not at all. Ends early, as an error, when the task is cancelled.
+    fn initdb(&self) -> impl Future<Output = Made> + Send;
+
+    /// Superuser, replication and rewind users. Idempotent.
+    fn create_roles(&self) -> impl Future<Output = Made> + Send;
+
+    /// The user's command. Ends early, as an error, when the task is cancelled.
+    fn post_bootstrap(&self, command: &str) -> impl Future<Output = Made> + Send;
+
+    /// Starts the server in a role and watches it for at most `watched`. Dropped or not ready in that time, it goes on
+    /// starting. `Err`: it does not run.
+    fn start(&self, role: &StartAs, watched: Duration) -> impl Future<Output = Made<Launched>> + Send;
+
+    /// Tells the server to stop and waits for at most `limit`. [`Stopped::TimedOut`] or dropped: it was told, perhaps,
+    /// and goes on stopping. Told again, it is not told otherwise, except that a harder mode wins.
+    fn stop(&self, mode: StopMode, limit: Duration) -> impl Future<Output = Made<Stopped>> + Send;
+
+    /// Kills the server with everything below it. `Ok`: no postmaster runs. `Err`: it may still.
+    fn kill_hard(&self) -> impl Future<Output = Made> + Send;
+
+    /// Ends server processes that outlived their postmaster and may acknowledge a commit. `Ok`: there are none.
+    fn kill_orphans(&self) -> impl Future<Output = Made> + Send;
+
+    fn checkpoint(&self, limit: Duration) -> impl Future<Output = Made> + Send;
+
+    /// Where a primary that was shut down cleanly ended. `None`: it was not.
+    fn shutdown_position(&self) -> impl Future<Output = Made<Option<ShutdownPosition>>> + Send;
+
+    /// Orders the promotion of a running standby. Once ordered it comes to its end by itself, unless the server is
+    /// stopped; also after an error it may have been ordered.
+    fn promote(&self) -> impl Future<Output = Made> + Send;
+
+    /// Returns when the server accepts writes.
+    fn wait_promoted(&self, limit: Duration) -> impl Future<Output = Made<Timeline>> + Send;
+
+    /// Points a running standby at another upstream, by reload if that does.
+    fn follow(
+        &self,
+        upstream: Option<&Upstream>,
+        slot: Option<&str>,
+    ) -> impl Future<Output = Made<FollowOutcome>> + Send;
+
+    /// Compares local history with the upstream's. `Err`: cannot be told now.
+    fn divergence(&self, from: &Upstream, limit: Duration) -> impl Future<Output = Made<Divergence>> + Send;
+
+    /// Fills the empty data directory from another member, whole or not at all. Reports progress; ends early, as an
+    /// error, when the task is cancelled.
+    fn basebackup(&self, from: &Upstream) -> impl Future<Output = Made> + Send;
+
+    /// Makes the stopped server's data directory fit to follow. An error can leave one that is of no use. Reports
+    /// progress; ends early, as an error, when the task is cancelled.
+    fn rewind(&self, from: &Upstream) -> impl Future<Output = Made> + Send;
+
+    /// For good.
+    fn remove_data_dir(&self) -> impl Future<Output = Made> + Send;
+
+    /// Renames it; returns where to.
+    fn move_data_dir_aside(&self) -> impl Future<Output = Made<String>> + Send;
+}

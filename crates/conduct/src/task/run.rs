@@ -1,0 +1,141 @@
+//! Starting, promoting, re-pointing and restarting the server.
+
+use std::time::Duration;
+
+use futures_util::future::Either;
+use surus_core::cluster::Upstream;
+use surus_core::facts::TaskDone;
+use surus_core::server::{FollowOutcome, StartAs, StopMode, Stopped};
+use tracing::{info, warn};
+
+use super::{Hands, Launched, Outcome, TaskContext, demote, lead_left, ms_since};
+use crate::race::first;
+
+pub async fn start_primary(hands: &impl Hands) -> Outcome {
+    hands.tell("starting PostgreSQL as the primary".into());
+    start(hands, StartAs::Primary).await
+}
+
+pub async fn start_standby(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
+    hands.tell("starting PostgreSQL as a standby".into());
+    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    start(hands, StartAs::Standby { upstream, slot }).await
+}
+
+/// How long a start is watched as a task. A longer recovery goes on by itself, and the rules for a server
+/// that is starting up take over: who leads may change meanwhile.
+const WATCHED: Duration = Duration::from_secs(5);
+
+pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
+    match first(hands.cancelled(), hands.start(&role, WATCHED)).await {
+        Either::Left(()) => {
+            // It may be about to accept writes: being told to leave means that it must not.
+            if role.is_primary() {
+                demote::stop_now(hands).await?;
+            }
+            Err("given up on request".into())
+        }
+        Either::Right(started) => match started? {
+            Launched::Up { took } => {
+                info!("PostgreSQL is up after {} ms", took.as_millis());
+                Ok(TaskDone::Done)
+            }
+            Launched::Starting(_) => {
+                info!("PostgreSQL is running and not accepting connections yet");
+                Ok(TaskDone::Undecided("postgres is still starting".into()))
+            }
+        },
+    }
+}
+
+/// The lead is held; from here on the server leaves recovery, unless it is stopped.
+pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
+    hands.tell("promoting".into());
+    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err("the leader lock ended before the promotion began".into());
+    }
+    let begun = hands.now();
+    let promotion = async {
+        hands.promote().await?;
+        hands.wait_promoted(cx.start_timeout.max(Duration::from_secs(10))).await
+    };
+    let why = match first(hands.cancelled(), promotion).await {
+        Either::Left(()) => "the leader lock was lost during the promotion".to_owned(),
+        Either::Right(Ok(timeline)) => {
+            info!("promoted to timeline {timeline} in {} ms", ms_since(hands, begun));
+            return Ok(TaskDone::Done);
+        }
+        Either::Right(Err(why)) => why,
+    };
+    // The lead is given away after this, and a promotion that was ordered could still come to its end.
+    match demote::stop_now(hands).await {
+        Ok(()) => Err(format!("{why}; PostgreSQL was stopped")),
+        Err(e) => Err(format!("{why}; and PostgreSQL could not be stopped: {e}")),
+    }
+}
+
+pub async fn follow(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
+    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    match hands.follow(upstream.as_ref(), slot.as_deref()).await? {
+        FollowOutcome::Unchanged | FollowOutcome::Reloaded => Ok(TaskDone::Done),
+        FollowOutcome::RestartNeeded => {
+            hands.tell("restarting PostgreSQL to follow another member".into());
+            stop_fast(hands, false).await?;
+            start_standby(cx, hands, upstream).await
+        }
+    }
+}
+
+pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
+    hands.tell("restarting PostgreSQL".into());
+    let leased = cx.is_primary && !lead_left(hands).is_zero();
+    let role = if cx.is_primary {
+        // A checkpoint while still serving shortens the one at the stop.
+        match first(hands.cancelled(), hands.checkpoint(cx.start_timeout)).await {
+            Either::Left(()) => return Err("given up on request before anything was stopped".into()),
+            Either::Right(Ok(())) => {}
+            Either::Right(Err(e)) => warn!("the checkpoint before the restart failed, going on without it: {e}"),
+        }
+        StartAs::Primary
+    } else {
+        let upstream = cx.view.as_deref().and_then(|v| {
+            let tags = v.members.get(&cx.me).map(|m| m.tags.clone()).unwrap_or_default();
+            surus_core::follow::upstream(v, &cx.me, &tags)
+        });
+        StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
+    };
+    stop_fast(hands, leased).await?;
+    start(hands, role).await
+}
+
+/// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A `leased`
+/// server stops before the lease ends, in whatever way that takes.
+pub async fn stop_fast(hands: &impl Hands, leased: bool) -> Result<(), String> {
+    let begun = hands.now();
+    let mut told = 0;
+    loop {
+        let mut slice = Duration::from_secs(1);
+        if leased {
+            slice = slice.min(lead_left(hands).saturating_sub(demote::KILL_RESERVE * 3));
+            if slice.is_zero() {
+                warn!("the leader lock is about to end, PostgreSQL is stopped the hard way");
+                return demote::stop_now(hands).await;
+            }
+        }
+        match demote::stop(hands, StopMode::Fast, slice).await? {
+            Stopped::NotRunning | Stopped::Exited { .. } => return Ok(()),
+            Stopped::TimedOut => {
+                let waited = hands.now().since(begun).as_secs();
+                if waited >= told + 10 {
+                    told = waited;
+                    warn!(
+                        "PostgreSQL is still stopping after {waited} s (shutdown checkpoint, archiver, or a slow standby)"
+                    );
+                }
+                if hands.is_cancelled() {
+                    return demote::stop_now(hands).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+mod fake;
+
+use fake::{Event, FOREVER, Fake, context, leader, ms, system_id};
+use surus_core::Lsn;
+use surus_core::cluster::{Initialize, Leader, Upstream};
+use surus_core::store::{StoreError, TxnOutcome};
+
+use super::*;
+
+fn upstream() -> Upstream {
+    Upstream { name: "b".into(), host: "10.0.0.2".into(), port: 5432 }
+}
+
+fn handover() -> Task {
+    Task::Demote(Demote::Handover { to: "b".into(), upstream: Some(upstream()) })
+}
+
+const HARD: [&str; 2] = ["stop Immediate", "orphans"];
+
+fn given_up(outcome: &Outcome) -> &str {
+    match outcome {
+        Ok(TaskDone::GivenUp(why)) => why,
+        other => panic!("not given up: {other:?}"),
+    }
+}
+
+fn failed(outcome: &Outcome) -> &str {
+    outcome.as_ref().expect_err("should fail")
+}
+
+#[test]
+fn a_handover_gives_the_lead_up_last_and_with_the_position() {
+    let fake = leader();
+    assert_eq!(fake.run(handover(), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "position", "probe", "release"]);
+    assert!(!fake.state().running);
+    let status = fake.state().status.clone().unwrap();
+    assert!(status.contains("800"), "the position to publish, not the checkpoint's: {status}");
+}
+
+#[test]
+fn a_handover_waits_for_the_last_record() {
+    let fake = leader().with(|s| s.peer = [Err("busy".into()), Ok(Lsn(899)), Ok(Lsn(900))].into());
+    assert_eq!(fake.run(handover(), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done()[3..], ["probe", "probe", "probe", "release"]);
+}
+
+#[test]
+fn nothing_is_stopped_when_a_handover_is_given_up_during_its_checkpoint() {
+    let slow = || leader().takes("checkpoint", FOREVER);
+    for (what, fake) in [
+        ("cancelled", slow().at(ms(500), Event::Cancel)),
+        ("cancelled", slow().at(ms(0), Event::Cancel)),
+        ("lock was about to end", slow().at(ms(100), Event::Lead(Some(ms(3000))))),
+        ("lock was about to end", slow().at(ms(100), Event::Lead(None))),
+        ("checkpoint broke", leader().fails("checkpoint")),
+    ] {
+        let outcome = fake.run(handover(), context());
+        assert!(given_up(&outcome).contains(what), "{outcome:?}");
+        assert!(fake.state().running && !fake.done().iter().any(|d| d.starts_with("stop")), "{:?}", fake.done());
+        assert!(fake.passed() <= ms(3000 - 900), "before the lead ends: {:?}", fake.passed());
+    }
+}
+
+#[test]
+fn a_lead_that_is_renewed_during_the_checkpoint_carries_on() {
+    let fake = leader()
+        .takes("checkpoint", ms(4000))
+        .at(ms(0), Event::Lead(Some(ms(3000))))
+        .at(ms(1500), Event::Lead(Some(ms(20_000))));
+    assert_eq!(fake.run(handover(), context()), Ok(TaskDone::Released));
+}
+
+#[test]
+fn a_given_up_handover_starts_the_primary_again() {
+    for (what, fake) in [
+        ("did not receive", leader().with(|s| s.peer = [Ok(Lsn(899))].into())),
+        ("did not receive", leader().with(|s| s.peer = [Err("dead".into())].into())),
+        ("did not stop cleanly", leader().with(|s| s.position = None)),
+        ("did not stop within", leader().takes("stop", FOREVER)),
+    ] {
+        let outcome = fake.run(handover(), context());
+        assert!(given_up(&outcome).contains(what), "{outcome:?}");
+        assert_eq!(fake.done().last().unwrap(), "start primary");
+        assert!(!fake.done().contains(&"release".to_owned()) && fake.lead().is_some());
+        assert!(fake.passed() <= ms(10_000), "{:?}", fake.passed());
+    }
+}
+
+#[test]
+fn a_primary_does_not_come_back_after_its_lead() {
+    // The stop hangs and the lead cannot be renewed: killed before its end, and not started again.
+    let fake = leader().takes("stop", FOREVER).at(ms(0), Event::Lead(Some(ms(4000))));
+    assert!(failed(&fake.run(handover(), context())).contains("lock ended"));
+    assert!(fake.passed() < ms(4000) && !fake.state().running, "{:?}", fake.done());
+    assert!(!fake.done().contains(&"start primary".to_owned()), "{:?}", fake.done());
+    // The lead ends while it starts.
+    let fake = leader()
+        .with(|s| s.position = None)
+        .takes("start", ms(4000))
+        .at(ms(1000), Event::Lead(None));
+    assert!(failed(&fake.run(handover(), context())).contains("lock ended"));
+    assert_eq!(fake.done()[3..], ["start primary", HARD[0], HARD[1]]);
+    assert_eq!(fake.passed(), ms(1000));
+}
+
+#[test]
+fn a_primary_whose_lease_ends_stops_in_time_whatever_it_takes() {
+    for (left, stop, want, most) in [
+        (2000, ms(500), vec!["stop Fast"], 500),
+        (2000, FOREVER, vec!["stop Fast", "stop Immediate", "orphans"], 1400),
+        (700, ms(0), vec!["stop Immediate", "orphans"], 0),
+        (0, ms(0), vec!["stop Immediate", "orphans"], 0),
+    ] {
+        let fake = leader().takes("stop", stop);
+        let stop_by = fake.now() + ms(left);
+        assert_eq!(fake.run(Task::Demote(Demote::LeaseEnding { stop_by }), context()), Ok(TaskDone::Done));
+        assert_eq!(fake.done(), want, "{left}");
+        assert!(!fake.state().running && fake.passed() <= ms(most), "{left}: {:?}", fake.passed());
+    }
+}
+
+#[test]
+fn what_does_not_stop_is_killed() {
+    let hanging = || leader().takes("stop at once", FOREVER);
+    let fake = hanging();
+    assert_eq!(fake.run(Task::Demote(Demote::Deposed), context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["stop Immediate", "kill", "orphans"]);
+    assert!(fake.passed() <= demote::KILL_RESERVE);
+    let fake = hanging().fails("kill");
+    assert_eq!(failed(&fake.run(Task::Demote(Demote::Release), context())), "kill broke");
+    assert!(!fake.done().contains(&"release".to_owned()), "it may still acknowledge");
+}
+
+#[test]
+fn giving_the_lead_up_is_tried_for_a_while() {
+    let cut = || Err(StoreError::Unavailable("cut".into()));
+    let fake = leader().with(|s| s.released = [cut(), cut()].into());
+    assert_eq!(fake.run(Task::Demote(Demote::Release), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done(), ["stop Immediate", "orphans", "release", "release", "release"]);
+    let fake = leader().with(|s| s.released = std::iter::repeat_with(cut).take(100).collect());
+    assert_eq!(fake.run(Task::Demote(Demote::Release), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.passed(), ms(2000), "its lease ends by itself");
+}
+
+#[test]
+fn a_promotion_needs_the_lead_to_its_end() {
+    let fake = leader();
+    assert_eq!(fake.run(Task::Promote, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["promote", "promoted"]);
+
+    for short in [None, Some(ms(900))] {
+        let fake = leader().at(ms(0), Event::Lead(short));
+        assert!(failed(&fake.run(Task::Promote, context())).contains("before the promotion began"));
+        assert_eq!(fake.done(), [""; 0]);
+    }
+    // Cancelled because the lead was lost: the promotion may still come to its end, so the server must not live on.
+    let fake = leader().takes("promoted", FOREVER).at(ms(200), Event::Cancel);
+    assert!(failed(&fake.run(Task::Promote, context())).contains("lost during the promotion; PostgreSQL was stopped"));
+    assert_eq!(fake.done(), ["promote", "promoted", HARD[0], HARD[1]]);
+    assert!(!fake.state().running);
+    for (broken, order) in [("promote", vec!["promote"]), ("promoted", vec!["promote", "promoted"])] {
+        let fake = leader().fails(broken);
+        assert!(failed(&fake.run(Task::Promote, context())).contains("PostgreSQL was stopped"));
+        assert_eq!(fake.done(), [order, HARD.to_vec()].concat());
+    }
+    let fake = leader().fails("promote").fails("orphans");
+    assert!(failed(&fake.run(Task::Promote, context())).contains("could not be stopped"));
+}
+
+#[test]
+fn a_primary_that_is_told_to_leave_while_it_starts_does_not_live_on() {
+    let fake = leader().takes("start", ms(3000)).at(ms(100), Event::Cancel);
+    failed(&fake.run(Task::StartPrimary, context()));
+    assert_eq!(fake.done(), ["start primary", HARD[0], HARD[1]]);
+    let fake = leader().takes("start", ms(3000)).at(ms(100), Event::Cancel);
+    failed(&fake.run(Task::StartStandby { upstream: Some(upstream()) }, context()));
+    assert_eq!(fake.done(), ["start standby"], "it goes on by itself");
+    let fake = leader().takes("start", FOREVER);
+    let outcome = fake.run(Task::StartPrimary, context());
+    assert!(matches!(outcome, Ok(TaskDone::Undecided(_))), "{outcome:?}");
+}
+
+#[test]
+fn a_restart_checkpoints_first_and_respects_the_lease() {
+    let fake = leader();
+    assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "start primary"]);
+    let fake = leader().takes("checkpoint", FOREVER).at(ms(50), Event::Cancel);
+    failed(&fake.run(Task::Restart, context()));
+    assert_eq!(fake.done(), ["checkpoint"]);
+    let fake = leader().takes("stop", FOREVER).at(ms(0), Event::Lead(Some(ms(4000))));
+    let _ = fake.run(Task::Restart, context());
+    assert_eq!(fake.done()[fake.done().len() - 3], HARD[0], "{:?}", fake.done());
+    assert!(fake.passed() < ms(4000));
+    let fake = leader();
+    fake.run(Task::Restart, TaskContext { is_primary: false, ..context() }).unwrap();
+    assert_eq!(fake.done(), ["stop Fast", "start standby"]);
+}
+
+#[test]
+fn a_shutdown_hands_over_what_it_can() {
+    let to_b = || Task::Shutdown { to: Some("b".into()) };
+    let fake = leader();
+    assert_eq!(fake.run(to_b(), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "position", "probe", "release"]);
+    // Told again to end: no waiting for a stop that hangs.
+    let fake = leader().takes("stop", FOREVER).at(ms(2500), Event::Cancel);
+    assert_eq!(fake.run(to_b(), context()), Ok(TaskDone::Released));
+    assert!(fake.passed() < ms(6000) && !fake.state().running, "{:?}", fake.passed());
+    let fake = leader().at(ms(0), Event::Lead(None));
+    assert_eq!(fake.run(to_b(), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done(), ["stop Fast"], "nothing to give up");
+}
+
+#[test]
+fn the_local_copy_goes_only_when_another_can_be_had() {
+    let reinitialize = || Task::Reinitialize { from: upstream() };
+    let fake = leader();
+    assert_eq!(fake.run(reinitialize(), context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["reach", HARD[0], HARD[1], "remove", HARD[0], "kill", HARD[1], "copy"]);
+    for (fake, what) in
+        [(leader().fails("reach"), "cannot be reached"), (leader().takes("reach", FOREVER), "does not answer")]
+    {
+        assert!(failed(&fake.run(reinitialize(), context())).contains(what));
+        assert_eq!(fake.done(), ["reach"]);
+        assert!(fake.passed() <= ms(5000));
+    }
+}
+
+#[test]
+fn following_by_restart_where_reload_does_not_do() {
+    let fake = leader();
+    fake.run(Task::Follow { upstream: Some(upstream()) }, context()).unwrap();
+    assert_eq!(fake.done(), ["follow a", "stop Fast", "start standby"]);
+}
+
+const CREATED: [&str; 5] = ["claim", "initdb", "start primary", "roles", "found 7"];
+
+fn then(after: &[&str]) -> Vec<String> {
+    CREATED.iter().chain(after).map(|s| (*s).to_owned()).collect()
+}
+
+fn unknown() -> Result<TxnOutcome, StoreError> {
+    Err(StoreError::OutcomeUnknown("slow".into()))
+}
+
+/// What a reading after the lost answer may show.
+fn reading(initialize: Initialize, version: u64, leader: Option<&str>) -> ClusterView {
+    let leader = leader.map(|name| Leader { name: name.into(), version: 8, lease: None });
+    ClusterView { initialize, initialize_version: version, leader, ..ClusterView::default() }
+}
+
+#[test]
+fn a_new_cluster() {
+    let fake = leader();
+    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), then(&["take"]));
+    let fake = leader().fails("take");
+    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done), "the rules confirm it later");
+    let fake = leader();
+    let cx = TaskContext { post_bootstrap: Some("x.sh".into()), ..context() };
+    fake.run(Task::Bootstrap, cx).unwrap();
+    assert_eq!(fake.done()[4], "post x.sh");
+}
+
+#[test]
+fn a_lost_answer_does_not_cost_a_cluster() {
+    let mine = || Initialize::Done(system_id());
+    let other = Initialize::Done(surus_core::SystemId::parse("7000000000000000001").unwrap());
+    let gone = [HARD[0], HARD[1], "aside"];
+    for (view, end, after) in [
+        (reading(mine(), 8, Some("a")), TaskDone::Done, vec!["read", "take"]),
+        (reading(mine(), 8, Some("b")), TaskDone::Done, vec!["read"]),
+        (reading(Initialize::InProgress, 7, None), TaskDone::Done, vec!["read", "found 7", "take"]),
+        (reading(other, 8, Some("b")), TaskDone::LostRace, [&["read"][..], &gone].concat()),
+        (reading(Initialize::InProgress, 9, None), TaskDone::LostRace, [&["read"][..], &gone].concat()),
+        (reading(Initialize::Absent, 0, None), TaskDone::LostRace, [&["read"][..], &gone].concat()),
+    ] {
+        let text = format!("{view:?}");
+        let fake = leader().with(|s| {
+            s.founded = [unknown()].into();
+            s.views = [Ok(view)].into();
+        });
+        assert_eq!(fake.run(Task::Bootstrap, context()), Ok(end), "{text}");
+        assert_eq!(fake.done(), then(&after), "{text}");
+    }
+    // Not readable at first, and the second try gets lost as well.
+    let fake = leader().with(|s| {
+        s.founded = [unknown(), unknown()].into();
+        s.views = [
+            Err(StoreError::Unavailable("cut".into())),
+            Ok(reading(Initialize::InProgress, 7, None)),
+            Ok(reading(mine(), 8, Some("a"))),
+        ]
+        .into();
+    });
+    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), then(&["read", "read", "found 7", "read", "take"]));
+}
+
+#[test]
+fn data_of_a_cluster_that_may_exist_is_kept() {
+    let cut = || Err(StoreError::Unavailable("cut".into()));
+    let fake = leader()
+        .with(|s| {
+            s.founded = [unknown()].into();
+            s.views = std::iter::repeat_with(cut).take(100).collect();
+        })
+        .at(ms(1000), Event::Cancel);
+    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done));
+    assert!(fake.state().running && !fake.done().contains(&"aside".to_owned()));
+}
+
+#[test]
+fn nothing_of_an_unfinished_cluster_stays() {
+    let broken = |fake: Fake, done: &[&str]| {
+        failed(&fake.run(Task::Bootstrap, context()));
+        let all = [done, &["abandon 7", HARD[0], HARD[1], "aside"]].concat();
+        let all: Vec<_> = all.into_iter().filter(|d| fake.done().contains(&"kill".to_owned()) || *d != "kill").collect();
+        let got: Vec<_> = fake.done().into_iter().filter(|d| d != "kill").collect();
+        assert_eq!(got, all);
+    };
+    broken(leader().fails("initdb"), &CREATED[..2]);
+    broken(leader().fails("start"), &CREATED[..3]);
+    broken(leader().takes("start", FOREVER), &CREATED[..3]);
+    broken(leader().fails("roles"), &CREATED[..4]);
+    broken(leader().with(|s| s.founded = [Err(StoreError::Refused("no".into()))].into()), &CREATED);
+    let fake = leader().with(|s| s.founded = [Ok(TxnOutcome::Conflict)].into());
+    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::LostRace));
+    assert_eq!(fake.done(), then(&[HARD[0], HARD[1], "aside"]));
+    // A server that cannot be stopped keeps its files.
+    let fake = leader().fails("roles").fails("orphans");
+    failed(&fake.run(Task::Bootstrap, context()));
+    assert!(!fake.done().contains(&"aside".to_owned()));
+}

@@ -1,0 +1,376 @@
+//! Scripted hands on virtual time: every operation is written down, takes as long and ends as the test says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use surus_core::Lsn;
+use surus_core::cluster::{KeyVersion, Member, Status, Tags};
+use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::postgres::{ControlData, ControlState, DataDir};
+use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::store::{StoreError, StoreResult, TxnOutcome};
+use surus_core::{SystemId, Timeline};
+
+use super::super::*;
+
+pub const NOW: BootTime = BootTime::from_millis(100_000);
+pub const FOREVER: Duration = Duration::from_secs(100_000);
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[derive(Clone, Copy)]
+pub enum Event {
+    Cancel,
+    /// The lead is good until then, counted from [`NOW`]; `None`: it is lost.
+    Lead(Option<Duration>),
+}
+
+#[derive(Default)]
+pub struct State {
+    now: BootTime,
+    wakes: BTreeSet<BootTime>,
+    events: Vec<(BootTime, Event)>,
+    pub done: Vec<String>,
+    cancelled: bool,
+    lead: Option<Lead>,
+    takes: BTreeMap<&'static str, Duration>,
+    fails: BTreeMap<&'static str, String>,
+    /// When the stop that was asked for is complete.
+    stops_at: Option<BootTime>,
+    pub running: bool,
+    /// What peers answer, the last one for ever.
+    pub peer: VecDeque<Result<Lsn, String>>,
+    pub position: Option<ShutdownPosition>,
+    pub founded: VecDeque<StoreResult<TxnOutcome>>,
+    pub views: VecDeque<StoreResult<ClusterView>>,
+    pub released: VecDeque<StoreResult<()>>,
+    pub status: Option<String>,
+}
+
+#[derive(Clone, Default)]
+pub struct Fake(Arc<Mutex<State>>);
+
+/// A primary that leads, good for a minute, and whose stop ends at once.
+pub fn leader() -> Fake {
+    let fake = Fake::default();
+    let position = ShutdownPosition { timeline: Timeline(1), checkpoint: Lsn(900), publish: Lsn(800) };
+    *fake.state() = State {
+        now: NOW,
+        lead: Some(Lead { until: NOW + Duration::from_secs(60), version: 5 }),
+        running: true,
+        peer: VecDeque::from([Ok(Lsn(900))]),
+        position: Some(position),
+        ..State::default()
+    };
+    fake
+}
+
+pub fn context() -> TaskContext {
+    let mut view = ClusterView { status: Status { optime: Lsn(1), ..Status::default() }, ..ClusterView::default() };
+    let b = Member { api_url: Some("http://b/patroni".into()), ..Member::unknown("b".into()) };
+    view.members.insert("b".into(), b);
+    TaskContext {
+        me: "a".into(),
+        patience: Duration::from_secs(10),
+        start_timeout: Duration::from_secs(30),
+        use_slots: true,
+        founding_document: "{}".into(),
+        post_bootstrap: None,
+        data_dir: "/data".into(),
+        is_primary: true,
+        view: Some(Arc::new(view)),
+    }
+}
+
+pub fn system_id() -> SystemId {
+    SystemId::parse("7710904247095016795").unwrap()
+}
+
+impl Fake {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn takes(self, what: &'static str, time: Duration) -> Fake {
+        self.state().takes.insert(what, time);
+        self
+    }
+
+    pub fn fails(self, what: &'static str) -> Fake {
+        self.state().fails.insert(what, format!("{what} broke"));
+        self
+    }
+
+    /// At this time after the beginning.
+    pub fn at(self, after: Duration, event: Event) -> Fake {
+        let mut state = self.state();
+        state.events.push((NOW + after, event));
+        state.wakes.insert(NOW + after);
+        drop(state);
+        self.apply();
+        self
+    }
+
+    pub fn with(self, change: impl FnOnce(&mut State)) -> Fake {
+        change(&mut self.state());
+        self
+    }
+
+    pub fn passed(&self) -> Duration {
+        self.state().now.since(NOW)
+    }
+
+    pub fn done(&self) -> Vec<String> {
+        self.state().done.clone()
+    }
+
+    /// Runs a task to its end; time passes whenever everything waits.
+    pub fn run(&self, task: Task, cx: TaskContext) -> Outcome {
+        let mut work = pin!(perform(task, cx, self.clone()));
+        for _ in 0..100_000 {
+            if let Poll::Ready(outcome) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return outcome;
+            }
+            let mut state = self.state();
+            let now = state.now;
+            state.wakes.retain(|at| *at > now);
+            state.now = *state.wakes.first().expect("waits for something that never comes");
+            drop(state);
+            self.apply();
+        }
+        panic!("it does not end: {:?}", self.done());
+    }
+
+    fn apply(&self) {
+        let mut state = self.state();
+        let now = state.now;
+        let (due, later) = std::mem::take(&mut state.events).into_iter().partition(|(at, _)| *at <= now);
+        state.events = later;
+        for (_, event) in due {
+            match event {
+                Event::Cancel => state.cancelled = true,
+                Event::Lead(good) => state.lead = good.map(|good| Lead { until: NOW + good, version: 5 }),
+            }
+        }
+        if state.stops_at.is_some_and(|at| at <= now) {
+            state.stops_at = None;
+            state.running = false;
+        }
+    }
+
+    async fn until(&self, reached: impl Fn(&State) -> bool) {
+        poll_fn(|_| if reached(&self.state()) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    async fn op(&self, what: &'static str, said: impl Into<String>) -> Made {
+        let said = said.into();
+        self.state().done.push(if said.is_empty() { what.to_owned() } else { format!("{what} {said}") });
+        let takes = self.state().takes.get(what).copied();
+        if let Some(takes) = takes {
+            self.sleep(takes).await;
+        }
+        match self.state().fails.get(what) {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unavailable(_: String) -> StoreError {
+    StoreError::Unavailable("cut".into())
+}
+
+impl Hands for Fake {
+    fn now(&self) -> BootTime {
+        self.state().now
+    }
+
+    async fn sleep(&self, time: Duration) {
+        self.sleep_until(self.now() + time).await;
+    }
+
+    async fn sleep_until(&self, at: BootTime) {
+        self.state().wakes.insert(at);
+        self.until(|s| s.now >= at).await;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.state().cancelled
+    }
+
+    async fn cancelled(&self) {
+        self.until(|s| s.cancelled).await;
+    }
+
+    fn tell(&self, _: String) {}
+
+    fn lead(&self) -> Option<Lead> {
+        self.state().lead
+    }
+
+    async fn lead_changed(&self, known: Option<Lead>) {
+        self.until(|s| s.lead != known).await;
+    }
+
+    async fn take_lead(&self) -> StoreResult<bool> {
+        self.op("take", "").await.map(|()| true).map_err(unavailable)
+    }
+
+    async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
+        let _ = self.op("release", "").await;
+        let mut state = self.state();
+        state.lead = None;
+        state.status = status;
+        state.released.pop_front().unwrap_or(Ok(()))
+    }
+
+    async fn claim_cluster(&self, _: Duration) -> StoreResult<TxnOutcome> {
+        self.op("claim", "").await.map(|()| TxnOutcome::Applied(7)).map_err(unavailable)
+    }
+
+    async fn found_cluster(&self, claim: KeyVersion, _: &SystemId, _: &str, _: Duration) -> StoreResult<TxnOutcome> {
+        let _ = self.op("found", format!("{claim}")).await;
+        self.state().founded.pop_front().unwrap_or(Ok(TxnOutcome::Applied(8)))
+    }
+
+    async fn abandon_claim(&self, claim: KeyVersion, _: Duration) -> StoreResult<TxnOutcome> {
+        self.op("abandon", format!("{claim}")).await.map(|()| TxnOutcome::Applied(9)).map_err(unavailable)
+    }
+
+    async fn read_store(&self, _: Duration) -> StoreResult<ClusterView> {
+        let _ = self.op("read", "").await;
+        self.state().views.pop_front().expect("no more readings")
+    }
+
+    async fn probe(&self, _: &str, _: Duration) -> Made<PeerAnswer> {
+        self.op("probe", "").await?;
+        let mut state = self.state();
+        let next = if state.peer.len() > 1 { state.peer.pop_front() } else { state.peer.front().cloned() };
+        next.expect("an answer").map(|position| PeerAnswer {
+            in_recovery: true,
+            position,
+            timeline: None,
+            tags: Tags::default(),
+            watchdog_failed: false,
+        })
+    }
+
+    async fn reach(&self, _: &Upstream) -> Made {
+        self.op("reach", "").await
+    }
+
+    async fn data_dir(&self) -> DataDir {
+        let control = ControlData {
+            system_id: system_id(),
+            state: ControlState::InProduction,
+            checkpoint_timeline: Timeline(1),
+            checkpoint_lsn: Lsn(1),
+            min_recovery_timeline: None,
+            min_recovery_lsn: Lsn(0),
+            data_checksums: true,
+            wal_log_hints: false,
+            limits: BTreeMap::new(),
+        };
+        DataDir::Present { major_version: 150_000, standby_signal: false, control }
+    }
+
+    async fn initdb(&self) -> Made {
+        self.op("initdb", "").await
+    }
+
+    async fn create_roles(&self) -> Made {
+        self.op("roles", "").await
+    }
+
+    async fn post_bootstrap(&self, command: &str) -> Made {
+        self.op("post", command).await
+    }
+
+    async fn start(&self, role: &StartAs, watched: Duration) -> Made<Launched> {
+        let takes = self.state().takes.get("start").copied().unwrap_or_default();
+        self.state().running = true;
+        let said = if role.is_primary() { "primary" } else { "standby" };
+        if takes > watched {
+            self.state().done.push(format!("start {said}"));
+            self.sleep(watched).await;
+            return Ok(Launched::Starting("not yet".into()));
+        }
+        self.op("start", said).await.map(|()| Launched::Up { took: takes })
+    }
+
+    async fn stop(&self, mode: StopMode, limit: Duration) -> Made<Stopped> {
+        self.state().done.push(format!("stop {mode:?}"));
+        if !self.state().running {
+            return Ok(Stopped::NotRunning);
+        }
+        let what = if mode == StopMode::Fast { "stop" } else { "stop at once" };
+        let (begun, takes) = (self.now(), self.state().takes.get(what).copied().unwrap_or_default());
+        let ends = {
+            let mut state = self.state();
+            let ends = state.stops_at.map_or(begun + takes, |at| at.min(begun + takes));
+            state.stops_at = Some(ends);
+            state.wakes.insert(ends);
+            ends
+        };
+        self.sleep_until(ends.min(begun + limit)).await;
+        self.apply();
+        let running = self.state().running;
+        Ok(if running { Stopped::TimedOut } else { Stopped::Exited { took: self.now().since(begun) } })
+    }
+
+    async fn kill_hard(&self) -> Made {
+        self.op("kill", "").await?;
+        self.state().running = false;
+        Ok(())
+    }
+
+    async fn kill_orphans(&self) -> Made {
+        self.op("orphans", "").await
+    }
+
+    async fn checkpoint(&self, _: Duration) -> Made {
+        self.op("checkpoint", "").await
+    }
+
+    async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
+        self.op("position", "").await?;
+        Ok(self.state().position)
+    }
+
+    async fn promote(&self) -> Made {
+        self.op("promote", "").await
+    }
+
+    async fn wait_promoted(&self, _: Duration) -> Made<Timeline> {
+        self.op("promoted", "").await.map(|()| Timeline(2))
+    }
+
+    async fn follow(&self, _: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
+        self.op("follow", slot.unwrap_or_default()).await.map(|()| FollowOutcome::RestartNeeded)
+    }
+
+    async fn divergence(&self, _: &Upstream, _: Duration) -> Made<Divergence> {
+        self.op("compare", "").await.map(|()| Divergence::None)
+    }
+
+    async fn basebackup(&self, _: &Upstream) -> Made {
+        self.op("copy", "").await
+    }
+
+    async fn rewind(&self, _: &Upstream) -> Made {
+        self.op("rewind", "").await
+    }
+
+    async fn remove_data_dir(&self) -> Made {
+        self.op("remove", "").await
+    }
+
+    async fn move_data_dir_aside(&self) -> Made<String> {
+        self.op("aside", "").await.map(|()| "/data.failed".into())
+    }
+}

@@ -1,0 +1,84 @@
+//! What is asked of one PostgreSQL server, and the ways in which that ends. `surus-postgres` does it.
+
+use std::time::Duration;
+
+use crate::cluster::Upstream;
+use crate::ids::{Lsn, Timeline};
+
+/// In which role a server is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartAs {
+    Primary,
+    /// Without an upstream it only replays what it has (and what `restore_command` gives).
+    Standby {
+        upstream: Option<Upstream>,
+        slot: Option<String>,
+    },
+}
+
+impl StartAs {
+    pub fn standby_of(upstream: Upstream, slot: Option<String>) -> StartAs {
+        StartAs::Standby { upstream: Some(upstream), slot }
+    }
+
+    pub fn is_primary(&self) -> bool {
+        matches!(self, StartAs::Primary)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Disconnects everybody, checkpoints, lets standbys receive everything.
+    Fast,
+    /// As a crash: the next start recovers.
+    Immediate,
+    /// Waits until everybody has left.
+    Smart,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    NotRunning,
+    Exited {
+        took: Duration,
+    },
+    /// Still running, told to stop; nothing more was done.
+    TimedOut,
+}
+
+/// Where a cleanly stopped primary ended (`spec/postgres.md §8.1`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownPosition {
+    pub timeline: Timeline,
+    pub checkpoint: Lsn,
+    /// The position to publish: before the WAL switch that a shutdown with archiving writes.
+    pub publish: Lsn,
+}
+
+/// What became of a running standby that was given another upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowOutcome {
+    Unchanged,
+    Reloaded,
+    /// The files are written; only a start or restart brings them into force.
+    RestartNeeded,
+}
+
+/// How a local history compares with an upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divergence {
+    /// Can follow as it is.
+    None,
+    /// On a timeline the upstream does not have.
+    Ahead { local: Timeline, upstream: Timeline },
+    /// Has WAL of `timeline` that the upstream, having left it at `switchpoint`, does not have.
+    Forked { timeline: Timeline, switchpoint: Lsn, local: Lsn },
+    /// The upstream's history does not contain our timeline at all.
+    Unrelated { local: Timeline, upstream: Timeline },
+}
+
+impl Divergence {
+    pub fn can_follow(self) -> bool {
+        self == Divergence::None
+    }
+}

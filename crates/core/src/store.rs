@@ -1,0 +1,82 @@
+//! What a store can answer, and what is followed of it: the values decisions and procedures turn on.
+//! The contract itself is in `surus-store`.
+
+use std::sync::Arc;
+
+use crate::cluster::{ClusterView, KeyVersion};
+use crate::time::BootTime;
+
+pub type StoreResult<T> = Result<T, StoreError>;
+pub type Revision = u64;
+pub type LeaseId = u64;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The request certainly had no effect; the same request may succeed later.
+    #[error("the store could not be reached: {0}")]
+    Unavailable(String),
+    /// The request may or may not have been applied: read back before acting on either.
+    #[error("the store did not answer in time, the outcome is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The lease is gone, and every key bound to it.
+    #[error("the lease has ended in the store")]
+    LeaseGone,
+    /// Repeating will not help: wrong credentials, wrong server, refused by policy.
+    #[error("the store refused: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// The store may be in trouble, as opposed to having given a definite answer.
+    pub fn is_inaccessible(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxnOutcome {
+    /// Applied; every key written now has this version.
+    Applied(Revision),
+    /// At least one comparison did not hold.
+    Conflict,
+}
+
+/// How an attempt to take the lead ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeLead {
+    Taken(KeyVersion),
+    /// Somebody else has it.
+    Lost,
+}
+
+/// What is known of the cluster, and how far it can be trusted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Followed {
+    /// The newest complete view, kept while the stream is broken. `None` before the first snapshot.
+    pub view: Option<Arc<ClusterView>>,
+    /// When the stream last delivered anything; zero before the first snapshot. A stream on which
+    /// nothing happens is silent: see [`Followed::known_at`].
+    pub confirmed_at: BootTime,
+    /// Since when changes may be missing. `None` while the stream is whole.
+    pub broken_since: Option<BootTime>,
+    /// Why it is broken, in words for operators.
+    pub reason: Option<String>,
+}
+
+impl Followed {
+    /// A view from a stream that is whole, as far as the adapter can tell.
+    pub fn is_current(&self) -> bool {
+        self.view.is_some() && self.broken_since.is_none()
+    }
+
+    /// The point up to which the view is known to be right: `now` while the stream is whole, however
+    /// long nothing changed; the last sign of life once it is broken.
+    pub fn known_at(&self, now: BootTime) -> BootTime {
+        if self.is_current() { now } else { self.confirmed_at }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.view.as_ref().map_or(0, |view| view.revision)
+    }
+}
