@@ -1,1 +1,383 @@
+use super::*;
 
+const TTL: Duration = Duration::from_secs(20);
+const LOOP: Duration = Duration::from_secs(10);
+const NOW: BootTime = BootTime::from_millis(1_000_000);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn timing(ttl: Duration) -> Timing {
+    Timing { ttl, loop_wait: LOOP, retry_timeout: Duration::from_secs(3) }
+}
+
+/// A keeper, its clock, and the lease the store's client works with.
+struct Rig {
+    keeper: Keeper,
+    at: Moment,
+    leases: LeaseId,
+}
+
+/// What a store may answer.
+#[derive(Clone, Copy)]
+enum Say {
+    Good,
+    Cut,
+    Unknown,
+    Gone,
+    /// A take: somebody else has it.
+    Lost,
+    /// A reading: the leader key carries my name and hangs on my lease, or on another, or on none that is told.
+    Mine,
+    MineOld,
+    MineUntold,
+    Nobody,
+}
+
+fn error(say: Say) -> StoreError {
+    match say {
+        Say::Unknown => StoreError::OutcomeUnknown("slow".into()),
+        Say::Gone => StoreError::LeaseGone,
+        _ => StoreError::Unavailable("cut".into()),
+    }
+}
+
+fn new() -> Rig {
+    Rig { keeper: Keeper::new("a".into(), timing(TTL)), at: Moment { now: NOW, session: None }, leases: 0 }
+}
+
+/// With a session that was opened at [`NOW`].
+fn open() -> Rig {
+    let mut rig = new();
+    rig.serve("open", Say::Good);
+    assert!(rig.keeper.state().session);
+    rig
+}
+
+/// Leads as of version 5, and has renewed after that.
+fn leading() -> Rig {
+    let mut rig = open();
+    rig.take("take", Say::Good);
+    assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+    rig.serve("renew", Say::Good);
+    rig
+}
+
+impl Rig {
+    fn next(&mut self) -> Next {
+        self.keeper.next(self.at)
+    }
+
+    fn wait(&mut self) -> BootTime {
+        match self.next() {
+            Next::Wait { until } => until,
+            other => panic!("not waiting: {other:?}"),
+        }
+    }
+
+    fn reply(&mut self) -> Reply {
+        match self.next() {
+            Next::Reply { reply, .. } => reply,
+            other => panic!("no reply: {other:?}"),
+        }
+    }
+
+    /// The next request, which must be this one.
+    fn asked(&mut self, want: &str) -> (Request, Duration) {
+        let Next::Ask { request, limit } = self.next() else { panic!("no request, expected {want}") };
+        let name = match &request {
+            Request::Open { .. } => "open",
+            Request::Renew => "renew",
+            Request::Take => "take",
+            Request::Look => "look",
+            Request::Release { .. } => "release",
+            Request::Close => "close",
+        };
+        assert_eq!(name, want);
+        assert_eq!(self.next(), Next::Busy, "one at a time");
+        (request, limit)
+    }
+
+    fn answer(&mut self, request: &Request, say: Say) {
+        let good = matches!(say, Say::Good);
+        let done = || if good { Ok(()) } else { Err(error(say)) };
+        if matches!(say, Say::Gone) {
+            self.at.session = None;
+        }
+        let leader = |lease| Some(Leader { name: "a".into(), version: 6, lease });
+        let answer = match request {
+            Request::Open { .. } => Answer::Opened(done().map(|()| {
+                self.leases += 1;
+                self.at.session = Some(self.leases);
+                self.leases
+            })),
+            Request::Renew => Answer::Renewed(done()),
+            Request::Take => Answer::Taken(match say {
+                Say::Good => Ok(TakeLead::Taken(5)),
+                Say::Lost => Ok(TakeLead::Lost),
+                _ => Err(error(say)),
+            }),
+            Request::Look => Answer::Looked(match say {
+                Say::Mine => Ok(leader(self.at.session)),
+                Say::MineOld => Ok(leader(Some(77))),
+                Say::MineUntold => Ok(leader(None)),
+                Say::Nobody => Ok(None),
+                Say::Lost => Ok(Some(Leader { name: "b".into(), version: 6, lease: None })),
+                _ => Err(error(say)),
+            }),
+            Request::Release { .. } => Answer::Released(done()),
+            Request::Close => Answer::Closed,
+        };
+        self.keeper.answered(self.at, answer);
+    }
+
+    fn serve(&mut self, want: &str, say: Say) {
+        let (request, _) = self.asked(want);
+        self.answer(&request, say);
+    }
+
+    fn take(&mut self, want: &str, say: Say) {
+        self.keeper.command(1, Command::Take);
+        self.serve(want, say);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.at.now = self.at.now + time;
+    }
+
+    fn until(&self) -> Option<BootTime> {
+        self.keeper.state().lead.map(|l| l.until)
+    }
+}
+
+#[test]
+fn the_lead_is_counted_from_before_the_request() {
+    let mut rig = new();
+    let (request, _) = rig.asked("open");
+    rig.pass(ms(700));
+    rig.answer(&request, Say::Good);
+    rig.take("take", Say::Good);
+    assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+    assert_eq!(rig.until(), Some(NOW + (TTL - margin(TTL))), "as good as the last renewal, not longer");
+    let (request, _) = rig.asked("renew");
+    let sent = rig.at.now;
+    rig.pass(ms(300));
+    rig.answer(&request, Say::Good);
+    assert_eq!(rig.until(), Some(sent + (TTL - margin(TTL))));
+    assert_eq!(rig.keeper.state().renewed, Some((sent, ms(300))));
+    assert_eq!(rig.wait(), sent + LOOP);
+}
+
+#[test]
+fn a_renewal_that_fails_prolongs_nothing_and_comes_again() {
+    let mut rig = leading();
+    let until = rig.until();
+    rig.pass(LOOP);
+    for n in 1..4 {
+        rig.serve("renew", if n == 2 { Say::Unknown } else { Say::Cut });
+        assert_eq!((rig.until(), rig.keeper.state().failures), (until, n));
+        assert_eq!(rig.wait(), rig.at.now + RETRY);
+        rig.pass(RETRY);
+    }
+    assert_eq!(rig.keeper.state().failing.as_ref().unwrap().0, NOW + LOOP, "since the first");
+    rig.serve("renew", Say::Good);
+    assert!(rig.until() > until && rig.keeper.state().failing.is_none());
+}
+
+#[test]
+fn a_session_that_ends_takes_the_lead_along_and_is_opened_again() {
+    let mut rig = leading();
+    rig.pass(LOOP);
+    rig.serve("renew", Say::Gone);
+    assert_eq!((rig.until(), rig.keeper.state().session), (None, false));
+    rig.serve("open", Say::Good);
+    assert_eq!((rig.until(), rig.keeper.state().session_number), (None, 2));
+    // Found dead by whoever writes the other keys.
+    let mut rig = leading();
+    rig.at.session = None;
+    rig.pass(LOOP);
+    let (request, _) = rig.asked("open");
+    assert_eq!(rig.until(), None);
+    rig.answer(&request, Say::Good);
+    assert_eq!(rig.until(), None, "the new one prolongs nothing");
+}
+
+#[test]
+fn how_a_take_can_end() {
+    let cut = || Err(StoreError::Unavailable("cut".into()));
+    for (answers, reply, leads) in [
+        (vec![("take", Say::Good)], Ok(true), Some(5)),
+        (vec![("take", Say::Lost)], Ok(false), None),
+        (vec![("take", Say::Cut)], cut(), None),
+        (vec![("take", Say::Gone)], Err(StoreError::LeaseGone), None),
+        (vec![("take", Say::Unknown), ("look", Say::Mine)], Ok(true), Some(6)),
+        (vec![("take", Say::Unknown), ("look", Say::MineUntold)], Ok(true), Some(6)),
+        // It would vanish with the lease it still hangs on.
+        (vec![("take", Say::Unknown), ("look", Say::MineOld)], Ok(false), None),
+        (vec![("take", Say::Unknown), ("look", Say::Lost)], Ok(false), None),
+        (vec![("take", Say::Unknown), ("look", Say::Nobody)], Ok(false), None),
+        (vec![("take", Say::Unknown), ("look", Say::Cut)], cut(), None),
+    ] {
+        let mut rig = open();
+        rig.keeper.command(9, Command::Take);
+        for (want, say) in &answers {
+            rig.serve(want, *say);
+        }
+        assert_eq!(rig.next(), Next::Reply { ticket: 9, reply: Reply::Taken(reply.clone()) });
+        assert_eq!(rig.keeper.state().lead.map(|l| l.version), leads, "{reply:?}");
+        match reply {
+            // What the last renewal says may be nearly over.
+            Ok(true) => rig.serve("renew", Say::Good),
+            Err(StoreError::LeaseGone) => assert!(!rig.keeper.state().session),
+            _ => assert_eq!(rig.wait(), NOW + LOOP),
+        }
+    }
+}
+
+#[test]
+fn a_take_without_a_session_opens_one_first() {
+    for (opened, taken, reply) in [(Say::Good, Say::Good, Ok(true)), (Say::Cut, Say::Gone, Err(StoreError::LeaseGone))]
+    {
+        let mut rig = open();
+        rig.at.session = None;
+        rig.keeper.command(1, Command::Take);
+        rig.serve("open", opened);
+        rig.serve("take", taken);
+        assert_eq!(rig.reply(), Reply::Taken(reply));
+    }
+}
+
+#[test]
+fn nobody_acts_on_a_lead_from_the_moment_its_release_is_sent() {
+    for say in [Say::Good, Say::Cut, Say::Unknown] {
+        let mut rig = leading();
+        rig.keeper.command(2, Command::Release { status: Some("s".into()) });
+        let (request, _) = rig.asked("release");
+        assert_eq!(request, Request::Release { status: Some("s".into()) });
+        assert_eq!(rig.until(), None, "the store may give it to somebody else before it answers");
+        rig.answer(&request, say);
+        assert!(matches!(rig.reply(), Reply::Released(r) if r.is_ok() == matches!(say, Say::Good)));
+        rig.pass(LOOP);
+        rig.serve("renew", Say::Good);
+        assert_eq!(rig.until(), None, "a renewal does not bring it back");
+    }
+}
+
+#[test]
+fn the_store_is_the_judge_of_who_leads() {
+    let mut rig = leading();
+    rig.keeper.lost(4);
+    assert!(rig.until().is_some(), "a reading older than the taking says nothing");
+    rig.keeper.lost(5);
+    assert_eq!(rig.until(), None);
+    // Also while a renewal is under way, which then prolongs nothing.
+    let mut rig = leading();
+    rig.pass(LOOP);
+    let (request, _) = rig.asked("renew");
+    rig.keeper.lost(8);
+    assert_eq!(rig.until(), None);
+    rig.answer(&request, Say::Good);
+    assert_eq!((rig.until(), rig.keeper.state().session), (None, true));
+    assert_eq!(rig.wait(), rig.at.now + LOOP, "there is nothing to move");
+}
+
+#[test]
+fn a_new_ttl_moves_the_lead_to_a_new_lease() {
+    for (ttl, say) in [(TTL * 3, Say::Good), (TTL / 2, Say::Good), (TTL * 3, Say::Cut), (TTL / 2, Say::Unknown)] {
+        let mut rig = leading();
+        let before = rig.until().unwrap();
+        rig.keeper.set_timing(timing(ttl));
+        rig.pass(ms(1000));
+        let sent = rig.at.now;
+        rig.serve("open", Say::Good);
+        assert_eq!(rig.until(), Some(before), "it still hangs on the old lease");
+        rig.serve("take", say);
+        let new = sent + (ttl - margin(ttl));
+        if matches!(say, Say::Good) {
+            assert_eq!(rig.until(), Some(new));
+            assert!(rig.wait() > sent + RETRY);
+        } else {
+            assert_eq!(rig.until(), Some(before.min(new)), "on the one or on the other");
+            assert_eq!(rig.wait(), sent + RETRY);
+            rig.pass(RETRY);
+            let sent = rig.at.now;
+            rig.serve("renew", Say::Good);
+            assert_eq!(rig.until(), Some(before.min(new)), "renewing the new lease prolongs nothing yet");
+            rig.serve("take", Say::Good);
+            assert_eq!(rig.until(), Some(sent + (ttl - margin(ttl))));
+        }
+    }
+    for (say, session) in [(Say::Lost, true), (Say::Gone, false)] {
+        let mut rig = leading();
+        rig.keeper.set_timing(timing(TTL * 3));
+        rig.serve("open", Say::Good);
+        rig.serve("take", say);
+        assert_eq!((rig.until(), rig.keeper.state().session), (None, session));
+    }
+}
+
+#[test]
+fn the_old_lease_serves_on_while_no_new_one_can_be_had() {
+    let mut rig = leading();
+    rig.keeper.set_timing(timing(TTL * 3));
+    rig.pass(ms(1000));
+    rig.serve("open", Say::Cut);
+    rig.serve("renew", Say::Good);
+    assert_eq!(rig.until(), Some(rig.at.now + (TTL - margin(TTL))), "by its own ttl");
+    assert_eq!(rig.wait(), rig.at.now + RETRY);
+}
+
+#[test]
+fn a_lease_is_as_long_as_was_asked_for() {
+    // The setting changes while the lease is being granted.
+    let mut rig = new();
+    let (request, _) = rig.asked("open");
+    rig.keeper.set_timing(timing(TTL * 3));
+    rig.answer(&request, Say::Good);
+    rig.take("take", Say::Good);
+    assert_eq!(rig.until(), Some(NOW + (TTL - margin(TTL))));
+}
+
+#[test]
+fn a_take_nobody_waits_for_is_not_made_and_a_release_is() {
+    let mut rig = leading();
+    rig.pass(LOOP);
+    let (request, _) = rig.asked("renew");
+    rig.keeper.command(1, Command::Take);
+    rig.keeper.command(2, Command::Release { status: None });
+    rig.keeper.withdraw(1);
+    rig.keeper.withdraw(2);
+    rig.answer(&request, Say::Good);
+    rig.serve("release", Say::Good);
+    assert_eq!(rig.reply(), Reply::Released(Ok(())));
+    // One that has begun goes on.
+    rig.keeper.command(3, Command::Take);
+    let (request, _) = rig.asked("take");
+    rig.keeper.withdraw(3);
+    rig.answer(&request, Say::Good);
+    assert!(rig.until().is_some());
+}
+
+#[test]
+fn requests_leave_time_for_another() {
+    for (ttl, limit) in [(5, 1000), (8, 1600), (30, 3000)] {
+        let mut rig = new();
+        rig.keeper.set_timing(timing(Duration::from_secs(ttl)));
+        assert_eq!(rig.asked("open").1, ms(limit), "{ttl} s");
+    }
+}
+
+#[test]
+fn closing_is_the_last_thing() {
+    let mut rig = leading();
+    rig.keeper.command(1, Command::Close);
+    rig.keeper.command(2, Command::Take);
+    let (request, limit) = rig.asked("close");
+    assert_eq!((rig.until(), limit), (None, CLOSE));
+    rig.answer(&request, Say::Good);
+    assert_eq!(rig.next(), Next::Reply { ticket: 1, reply: Reply::Closed });
+    rig.pass(LOOP);
+    assert_eq!(rig.next(), Next::Ended);
+    assert!(!rig.keeper.state().session);
+}

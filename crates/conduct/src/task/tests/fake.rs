@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use surus_core::Lsn;
-use surus_core::cluster::{KeyVersion, Member, Status, Tags};
+use surus_core::cluster::{KeyVersion, Member, Status, Tags, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::postgres::{ControlData, ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
