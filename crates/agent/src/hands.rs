@@ -1,5 +1,6 @@
 //! The hands of a task: this member's server, store, peers and clock.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +35,13 @@ pub async fn perform(task: Task, context: TaskContext, hands: RealHands) -> Outc
     outcome
 }
 
-fn said<T>(result: surus_postgres::Result<T>) -> Made<T> {
-    result.map_err(|e: PgError| e.to_string())
+/// Boxed, because they are big: a procedure holds several of them, one within another, and would be too big for a
+/// thread's stack.
+fn said<'a, T>(work: impl Future<Output = surus_postgres::Result<T>> + Send + 'a) -> Boxed<'a, Made<T>> {
+    Box::pin(async move { work.await.map_err(|e: PgError| e.to_string()) })
 }
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Asks a peer how it is.
 pub async fn ask(api: &surus_api::Client, url: &str, limit: Duration) -> Made<PeerAnswer> {
@@ -112,7 +117,7 @@ impl Hands for RealHands {
     }
 
     async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
-        ask(&self.api, api_url, limit).await
+        Box::pin(ask(&self.api, api_url, limit)).await
     }
 
     async fn reach(&self, upstream: &Upstream) -> Made {
@@ -121,23 +126,23 @@ impl Hands for RealHands {
     }
 
     async fn data_dir(&self) -> DataDir {
-        self.instance.data_dir().await
+        Box::pin(self.instance.data_dir()).await
     }
 
     async fn initdb(&self) -> Made {
-        said(self.instance.initdb(&self.cancel).await)
+        said(self.instance.initdb(&self.cancel)).await
     }
 
     async fn create_roles(&self) -> Made {
-        said(self.instance.create_roles().await)
+        said(self.instance.create_roles()).await
     }
 
     async fn post_bootstrap(&self, command: &str) -> Made {
-        said(self.instance.post_bootstrap(command, &self.cancel).await)
+        said(self.instance.post_bootstrap(command, &self.cancel)).await
     }
 
     async fn start(&self, role: &StartAs, watched: Duration) -> Made<Launched> {
-        match self.instance.start(role, watched).await {
+        match Box::pin(self.instance.start(role, watched)).await {
             Ok(started) => {
                 tracing::debug!("the postmaster is process {}", started.postmaster.pid);
                 Ok(Launched::Up { took: started.took })
@@ -148,54 +153,89 @@ impl Hands for RealHands {
     }
 
     async fn stop(&self, mode: StopMode, limit: Duration) -> Made<Stopped> {
-        said(self.instance.stop(mode, Some(limit)).await)
+        said(self.instance.stop(mode, Some(limit))).await
     }
 
     async fn kill_hard(&self) -> Made {
-        said(self.instance.kill_hard().await)
+        said(self.instance.kill_hard()).await
     }
 
     async fn kill_orphans(&self) -> Made {
-        said(self.instance.kill_orphans().await.map(|_| ()))
+        said(self.instance.kill_orphans()).await.map(|_| ())
     }
 
     async fn checkpoint(&self, limit: Duration) -> Made {
-        said(self.instance.checkpoint(limit).await)
+        said(self.instance.checkpoint(limit)).await
     }
 
     async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
-        said(self.instance.shutdown_position().await)
+        said(self.instance.shutdown_position()).await
     }
 
     async fn promote(&self) -> Made {
-        said(self.instance.promote().await)
+        said(self.instance.promote()).await
     }
 
     async fn wait_promoted(&self, limit: Duration) -> Made<Timeline> {
-        said(self.instance.wait_promoted(limit).await)
+        said(self.instance.wait_promoted(limit)).await
     }
 
     async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
-        said(self.instance.follow(upstream, slot).await)
+        said(self.instance.follow(upstream, slot)).await
     }
 
     async fn divergence(&self, from: &Upstream, limit: Duration) -> Made<Divergence> {
-        said(self.instance.divergence(from, limit).await)
+        said(self.instance.divergence(from, limit)).await
     }
 
     async fn basebackup(&self, from: &Upstream) -> Made {
-        said(self.instance.basebackup(from, &self.progress, &self.cancel).await)
+        said(self.instance.basebackup(from, &self.progress, &self.cancel)).await
     }
 
     async fn rewind(&self, from: &Upstream) -> Made {
-        said(self.instance.rewind(from, &self.progress, &self.cancel).await)
+        said(self.instance.rewind(from, &self.progress, &self.cancel)).await
     }
 
     async fn remove_data_dir(&self) -> Made {
-        said(self.instance.remove_data_dir().await)
+        said(self.instance.remove_data_dir()).await
     }
 
     async fn move_data_dir_aside(&self) -> Made<String> {
-        said(self.instance.move_data_dir_aside().await.map(|path| path.display().to_string()))
+        said(self.instance.move_data_dir_aside()).await.map(|path| path.display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use surus_core::settings::Timing;
+    use surus_store::{Layout, MemoryStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_fits_on_a_small_stack() {
+        let layout = Layout::new("service", "demo", None);
+        let store = Arc::new(ClusterStore::new(Arc::new(MemoryStore::auto()), layout, "a".into()));
+        let hands = RealHands {
+            instance: Instance::new(surus_postgres::InstanceConfig::default()),
+            lease: LeaseKeeper::start(store.clone(), Timing::NEW_CLUSTER),
+            store,
+            api: Arc::new(surus_api::Client::new(&surus_api::ClientOptions::default()).unwrap()),
+            progress: Arc::default(),
+            cancel: CancellationToken::new(),
+        };
+        let context = TaskContext {
+            me: "a".into(),
+            patience: Duration::ZERO,
+            start_timeout: Duration::ZERO,
+            use_slots: true,
+            founding_document: String::new(),
+            post_bootstrap: None,
+            data_dir: String::new(),
+            is_primary: false,
+            view: None,
+        };
+        let size = std::mem::size_of_val(&perform(Task::Promote, context, hands));
+        assert!(size < 16 * 1024, "{size} bytes, and a debug build copies that around a few times");
     }
 }
