@@ -10,9 +10,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::etcd::Etcd;
 use crate::machine::Machine;
-use crate::network::Network;
+use crate::network::{Endpoint, Network};
 use crate::node::Node;
 use crate::observe::wait_for;
 use crate::ports::Port;
@@ -29,6 +31,10 @@ pub struct Builder {
     binary: PathBuf,
     nodes: usize,
     store: StoreKind,
+    etcd_servers: usize,
+    links: bool,
+    disks: Option<u64>,
+    clocks: bool,
     overrides: Vec<Value>,
     per_node: Vec<(usize, Value)>,
 }
@@ -52,7 +58,17 @@ impl Cluster {
     /// `binary` is the surus to run, `env!("CARGO_BIN_EXE_surus")` in tests; `SURUS_BIN` wins over it.
     pub fn builder(binary: impl AsRef<Path>) -> Builder {
         let binary = std::env::var_os("SURUS_BIN").map_or_else(|| binary.as_ref().to_owned(), PathBuf::from);
-        Builder { binary, nodes: 3, store: StoreKind::Embedded, overrides: Vec::new(), per_node: Vec::new() }
+        Builder {
+            binary,
+            nodes: 3,
+            store: StoreKind::Embedded,
+            etcd_servers: 1,
+            links: false,
+            disks: None,
+            clocks: false,
+            overrides: Vec::new(),
+            per_node: Vec::new(),
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -134,6 +150,8 @@ impl Drop for Cluster {
             let lines = std::env::var("SURUS_LOG_LINES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
             eprintln!("{}", self.logs(lines));
         }
+        // A process that waits for a disk does not die.
+        self.nodes.iter().filter_map(|node| node.disk.as_ref()).for_each(Disk::free);
         for node in &mut self.nodes {
             if let Some(mut agent) = node.agent.take() {
                 let _ = agent.kill();
@@ -162,6 +180,30 @@ impl Builder {
         self
     }
 
+    /// As many servers, when the store is etcd.
+    pub fn etcd_servers(mut self, servers: usize) -> Builder {
+        self.etcd_servers = servers;
+        self
+    }
+
+    /// Members reach each other's agent and PostgreSQL through the network as well, so that those links can be cut.
+    pub fn links(mut self) -> Builder {
+        self.links = true;
+        self
+    }
+
+    /// Each data directory on a file system of its own of that size, in a file.
+    pub fn disks(mut self, mebibytes: u64) -> Builder {
+        self.disks = Some(mebibytes);
+        self
+    }
+
+    /// The wall clock of each member can be moved.
+    pub fn clocks(mut self) -> Builder {
+        self.clocks = true;
+        self
+    }
+
     /// Merged over the configuration of every member.
     pub fn settings(mut self, over: Value) -> Builder {
         self.overrides.push(over);
@@ -185,7 +227,12 @@ impl Builder {
         let dir = tempfile::Builder::new().prefix("surus-").tempdir().context("cannot create a temporary directory")?;
         // PostgreSQL, as another user, has to pass through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
-        let network = Network::new(self.nodes)?;
+        let homes = (0..self.nodes).map(|n| (Endpoint::Member(n), dir.path().join(format!("node{}", n + 1))));
+        let servers = if self.store == StoreKind::Etcd { self.etcd_servers } else { 0 };
+        let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("etcd{}", n + 1))).collect();
+        let network = Network::new(
+            homes.chain(stores.iter().cloned().enumerate().map(|(n, home)| (Endpoint::Store(n), home))).collect(),
+        )?;
         let mut ports = Vec::new();
         let mut port = || -> Result<u16> {
             let port = Port::free()?;
@@ -195,18 +242,22 @@ impl Builder {
         };
         let (etcd, stores) = match self.store {
             StoreKind::Etcd => {
-                let etcd = Etcd::start(&dir.path().join("etcd")).await?;
-                let public = port()?;
-                network.route(public, etcd.port(), None);
+                let etcd = Etcd::group(stores, Some(&network)).await?;
+                let mut hosts = Vec::new();
+                for (server, to) in etcd.ports().into_iter().enumerate() {
+                    let public = port()?;
+                    network.route(public, to, Endpoint::Store(server));
+                    hosts.push(format!("127.0.0.1:{public}"));
+                }
                 // Without use_proxies a client may go on to the addresses that etcd advertises, past the network.
-                let section = json!({"hosts": [format!("127.0.0.1:{public}")], "use_proxies": true});
+                let section = json!({"hosts": hosts, "use_proxies": true});
                 (Some(etcd), vec![("etcd3", section); self.nodes])
             }
             StoreKind::Embedded => {
                 let mut pairs = Vec::new();
                 for node in 0..self.nodes {
                     let (public, bound) = (port()?, port()?);
-                    network.route(public, bound, Some(node));
+                    network.route(public, bound, Endpoint::Store(node));
                     pairs.push((format!("127.0.0.1:{public}"), format!("127.0.0.1:{bound}")));
                 }
                 let sections = (0..self.nodes).map(|node| {
@@ -231,18 +282,31 @@ impl Builder {
             let dir = dir.path().join(&name);
             machine.directory(&dir)?;
             let (rest, postgres) = (Port::free()?, Port::free()?);
+            let disk = self.disks.map(|size| Disk::mount(&dir, size, &machine)).transpose()?;
+            let data = disk.as_ref().map_or(&dir, |disk| &disk.path).join("data");
+            let mut seen = [rest.number, postgres.number];
+            if self.links {
+                for to in &mut seen {
+                    let public = port()?;
+                    network.route(public, *to, Endpoint::Member(i));
+                    *to = public;
+                }
+            }
             let member = Member {
                 scope: &scope,
                 name: &name,
                 dir: &dir,
                 rest: &rest.address(),
                 postgres: &postgres.address(),
+                seen: seen.map(|port| format!("127.0.0.1:{port}")),
+                data: &data,
                 store,
             };
             let mut config = member.config(&machine);
             self.overrides.iter().for_each(|over| merge(&mut config, over));
             self.per_node.iter().filter(|(node, _)| *node == i).for_each(|(_, over)| merge(&mut config, over));
-            let node = Node { name, dir, rest, postgres, config, agent: None };
+            let clock = if self.clocks { Some(Clock::of(&dir)?) } else { None };
+            let node = Node { name, dir, data, rest, postgres, config, disk, clock, agent: None };
             node.write_config()?;
             nodes.push(node);
         }

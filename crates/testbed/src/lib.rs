@@ -4,8 +4,12 @@
 //! also when the test panics; its directory is removed unless `SURUS_KEEP` is set. Works as root, where PostgreSQL
 //! runs as `postgres`, and as any other user.
 
+mod clock;
 mod cluster;
+mod disk;
+
 mod etcd;
+pub mod history;
 pub mod http;
 mod machine;
 mod network;
@@ -13,16 +17,21 @@ mod node;
 mod observe;
 mod ports;
 pub mod procs;
+mod stage;
 mod template;
 mod verbs;
 mod writer;
 
+pub use clock::Clock;
 pub use cluster::{Builder, Cluster, StoreKind};
+pub use disk::Disk;
 pub use etcd::Etcd;
 pub use machine::Machine;
-pub use network::Link;
+pub use network::{Endpoint, Link};
 pub use node::Node;
 pub use observe::{Connection, wait_for};
 pub use ports::Port;
+pub use stage::{Needs, Stage};
 pub use template::{PASSWORD, SUPERUSER};
+pub use verbs::Job;
 pub use writer::{Writer, Written};

@@ -1,12 +1,15 @@
-//! The network between agents and their store, with links that can be cut and frozen.
+//! The network between members, and between members and their store, with links that can be cut, frozen and slowed down.
 //!
-//! One proxy stands before each store endpoint. Which member a connection comes from is read from `/proc`: all members
-//! live on one loopback address and know each endpoint by one name, as a store's membership demands.
+//! One proxy stands before each endpoint. Which member or store server a connection comes from is read from `/proc`: all
+//! of them live on one loopback address and know each endpoint by one name, as a store's membership demands. This takes
+//! no privileges, unlike network namespaces. What a proxy cannot do is lose a handshake: over a link that is cut one way
+//! a connection still opens, and then carries nothing in that direction.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,64 +18,79 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-/// How a member is connected to the store, in both directions.
+use crate::procs;
+
+/// What happens to everything that one end sends to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
     #[default]
     Open,
+    /// Arrives that much later.
+    Slow(Duration),
     /// Connections are accepted and kept, nothing is forwarded.
     Frozen,
     /// Connections are dropped and refused.
     Cut,
 }
 
+/// One end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// The agent and PostgreSQL of a member.
+    Member(usize),
+    /// A server of the store; of the embedded one, the part that lives in that member's agent.
+    Store(usize),
+}
+
 struct Route {
     listen: u16,
     to: u16,
-    /// The member behind it, when the endpoint is a member itself.
-    target: Option<usize>,
+    target: Endpoint,
 }
+
+/// Links that are not open, by direction.
+type Links = BTreeMap<(Endpoint, Endpoint), Link>;
 
 /// Runs on a thread of its own, so that a busy test never slows the cluster's traffic.
 pub struct Network {
-    links: watch::Sender<Vec<Link>>,
-    agents: Arc<Mutex<Vec<Option<i32>>>>,
+    links: watch::Sender<Links>,
     routes: Option<mpsc::UnboundedSender<Route>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Network {
-    pub fn new(members: usize) -> Result<Network> {
-        let (links, watching) = watch::channel(vec![Link::Open; members]);
-        let agents = Arc::new(Mutex::new(vec![None; members]));
+    /// Whoever works under one of the directories speaks for that end.
+    pub fn new(homes: Vec<(Endpoint, PathBuf)>) -> Result<Network> {
+        let (links, watching) = watch::channel(Links::new());
         let (routes, mut incoming) = mpsc::unbounded_channel::<Route>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("proxy runtime")?;
-        let known = Arc::clone(&agents);
+        let homes = Arc::new(homes);
         let thread = std::thread::Builder::new().name("testbed-network".into()).spawn(move || {
             runtime.block_on(async move {
                 // Ends when the sender is dropped; with the runtime every connection ends too.
                 while let Some(route) = incoming.recv().await {
-                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&known)));
+                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&homes)));
                 }
             });
         })?;
-        Ok(Network { links, agents, routes: Some(routes), thread: Some(thread) })
+        Ok(Network { links, routes: Some(routes), thread: Some(thread) })
     }
 
-    pub fn route(&self, listen: u16, to: u16, target: Option<usize>) {
+    pub fn route(&self, listen: u16, to: u16, target: Endpoint) {
         if let Some(routes) = &self.routes {
             let _ = routes.send(Route { listen, to, target });
         }
     }
 
-    pub fn agent_is(&self, member: usize, pid: Option<i32>) {
-        if let Ok(mut agents) = self.agents.lock() {
-            agents[member] = pid;
-        }
+    pub fn set(&self, from: Endpoint, to: Endpoint, link: Link) {
+        self.links.send_modify(|links| {
+            links.insert((from, to), link);
+        });
     }
 
-    pub fn set(&self, member: usize, link: Link) {
-        self.links.send_modify(|links| links[member] = link);
+    /// Every link that fits is whole again.
+    pub fn heal(&self, fits: impl Fn(Endpoint, Endpoint) -> bool) {
+        self.links.send_modify(|links| links.retain(|(from, to), _| !fits(*from, *to)));
     }
 }
 
@@ -85,53 +103,55 @@ impl Drop for Network {
     }
 }
 
-async fn serve(route: Route, links: watch::Receiver<Vec<Link>>, agents: Arc<Mutex<Vec<Option<i32>>>>) {
+async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Vec<(Endpoint, PathBuf)>>) {
     let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, route.listen)).await else { return };
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let source = agents.lock().ok().and_then(|agents| source_of(peer, &agents));
-        let mut ends: Vec<usize> = source.into_iter().chain(route.target).collect();
-        if source.is_some() && source == route.target {
-            // A member reaches its own store part whatever happens to the network.
-            ends.clear();
-        }
-        tokio::spawn(relay(stream, route.to, Gate { links: links.clone(), ends }));
+        let source = source_of(peer, &homes);
+        let gate = |from: Option<Endpoint>, to: Option<Endpoint>| Gate { links: links.clone(), link: from.zip(to) };
+        let target = Some(route.target);
+        tokio::spawn(relay(stream, route.to, gate(source, target), gate(target, source)));
     }
 }
 
-/// The state of one connection: the worst of its ends' links.
+/// One direction of one connection.
 #[derive(Clone)]
 struct Gate {
-    links: watch::Receiver<Vec<Link>>,
-    ends: Vec<usize>,
+    links: watch::Receiver<Links>,
+    link: Option<(Endpoint, Endpoint)>,
 }
 
 impl Gate {
+    fn state(&self) -> Link {
+        self.link.and_then(|link| self.links.borrow().get(&link).copied()).unwrap_or_default()
+    }
+
     async fn until(&mut self, wanted: impl Fn(Link) -> bool) {
-        let ends = self.ends.clone();
-        let worst = move |links: &Vec<Link>| ends.iter().map(|&end| links[end]).max().unwrap_or_default();
-        if self.links.wait_for(|links| wanted(worst(links))).await.is_err() {
+        let link = self.link;
+        let state = move |links: &Links| link.and_then(|link| links.get(&link).copied()).unwrap_or_default();
+        if self.links.wait_for(|links| wanted(state(links))).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-async fn relay(near: TcpStream, to: u16, gate: Gate) {
-    let mut cut = gate.clone();
+async fn relay(near: TcpStream, to: u16, there: Gate, back: Gate) {
+    let (mut cut_there, mut cut_back) = (there.clone(), back.clone());
     let traffic = async {
         let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
         let _ = near.set_nodelay(true);
         let _ = far.set_nodelay(true);
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
-        tokio::join!(pump(near_read, far_write, gate.clone()), pump(far_read, near_write, gate));
+        tokio::join!(pump(near_read, far_write, there), pump(far_read, near_write, back));
     };
     tokio::select! {
         biased;
-        () = cut.until(|link| link == Link::Cut) => {}
+        () = cut_there.until(|link| link == Link::Cut) => {}
+        () = cut_back.until(|link| link == Link::Cut) => {}
         () = traffic => {}
     }
 }
@@ -141,6 +161,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
     loop {
         let Ok(n) = from.read(&mut buffer).await else { return };
         gate.until(|link| link != Link::Frozen).await;
+        if let Link::Slow(by) = gate.state() {
+            tokio::time::sleep(by).await;
+        }
         if n == 0 {
             let _ = to.shutdown().await;
             return;
@@ -151,8 +174,8 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
     }
 }
 
-/// The member whose agent holds the other end of a loopback connection.
-fn source_of(peer: SocketAddr, agents: &[Option<i32>]) -> Option<usize> {
+/// The end whose process holds the other end of a loopback connection.
+fn source_of(peer: SocketAddr, homes: &[(Endpoint, PathBuf)]) -> Option<Endpoint> {
     let SocketAddr::V4(peer) = peer else { return None };
     let local = format!("{:08X}:{:04X}", u32::from_le_bytes(peer.ip().octets()), peer.port());
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
@@ -162,14 +185,18 @@ fn source_of(peer: SocketAddr, agents: &[Option<i32>]) -> Option<usize> {
         .filter(|fields| fields.get(1).is_some_and(|address| *address == local))
         .filter_map(|fields| fields.get(9).map(|inode| format!("socket:[{inode}]")))
         .collect();
-    agents.iter().position(|pid| {
-        let Some(pid) = pid else { return false };
+    let holds = |pid: i32| {
         fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
             .flatten()
             .flatten()
             .filter_map(|fd| fs::read_link(fd.path()).ok())
             .any(|target| inodes.contains(&*target.to_string_lossy()))
+    };
+    // One pass: the proxy's thread carries all traffic.
+    procs::all().find_map(|pid| {
+        let (end, _) = homes.iter().find(|(_, home)| procs::works_in(pid, home))?;
+        holds(pid).then_some(*end)
     })
 }
 
@@ -177,6 +204,8 @@ fn source_of(peer: SocketAddr, agents: &[Option<i32>]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::ports::Port;
+
+    const STORE: Endpoint = Endpoint::Store(0);
 
     async fn echo(port: u16) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
@@ -200,9 +229,10 @@ mod tests {
     async fn forwards_freezes_and_cuts_by_source() {
         let (near, far) = (Port::free().unwrap(), Port::free().unwrap());
         echo(far.number).await;
-        let network = Network::new(2).unwrap();
-        network.agent_is(0, Some(i32::try_from(std::process::id()).unwrap()));
-        network.route(near.number, far.number, None);
+        // This process stands for the first member: it works in its own directory.
+        let home = std::env::current_dir().unwrap();
+        let network = Network::new(vec![(Endpoint::Member(0), home)]).unwrap();
+        network.route(near.number, far.number, STORE);
         let connect = async || loop {
             if let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, near.number)).await {
                 return stream;
@@ -211,14 +241,25 @@ mod tests {
         };
         let mut stream = connect().await;
         let long = Duration::from_secs(5);
+        let short = Duration::from_millis(100);
+        let set = |link| network.set(Endpoint::Member(0), STORE, link);
         assert_eq!(says(&mut stream, long).await, Some(1));
-        network.set(1, Link::Cut);
+        network.set(Endpoint::Member(1), STORE, Link::Cut);
         assert_eq!(says(&mut stream, long).await, Some(1), "another member's link is cut, not this one's");
-        network.set(0, Link::Frozen);
-        assert_eq!(says(&mut stream, Duration::from_millis(100)).await, None);
-        network.set(0, Link::Open);
+        set(Link::Frozen);
+        assert_eq!(says(&mut stream, short).await, None);
+        set(Link::Open);
         assert_eq!(says(&mut stream, long).await, Some(1), "what was held back arrives");
-        network.set(0, Link::Cut);
+        network.set(STORE, Endpoint::Member(0), Link::Frozen);
+        assert_eq!(says(&mut stream, short).await, None, "one way: heard, and not answered");
+        network.heal(|from, _| from == STORE);
+        assert_eq!(says(&mut stream, long).await, Some(1));
+        set(Link::Slow(short));
+        let begin = std::time::Instant::now();
+        // Two answers may be on their way; the last one waits for its question.
+        while says(&mut stream, long).await.is_some() && begin.elapsed() < short {}
+        assert!(begin.elapsed() >= short);
+        set(Link::Cut);
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(long, stream.read_to_end(&mut rest)).await.expect("the connection is dropped");
         let mut again = connect().await;

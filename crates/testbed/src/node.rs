@@ -7,14 +7,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::ports::Port;
 
 pub struct Node {
     pub name: String,
     pub dir: PathBuf,
+    pub(crate) data: PathBuf,
     pub rest: Port,
     pub postgres: Port,
     pub config: Value,
+    pub(crate) disk: Option<Disk>,
+    pub(crate) clock: Option<Clock>,
     pub(crate) agent: Option<Child>,
 }
 
@@ -24,7 +29,7 @@ impl Node {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.data.clone()
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -62,6 +67,9 @@ impl Node {
             if ["PG", "PATRONI_", "SURUS_"].iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(&key);
             }
+        }
+        if let Some(clock) = &self.clock {
+            clock.given_to(&mut command);
         }
         Ok(command)
     }

@@ -7,22 +7,24 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Every process of the machine.
+pub fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+}
+
+/// Whether it works in the directory or names a file of it on its command line.
+pub fn works_in(pid: i32, dir: &Path) -> bool {
+    let cwd = fs::read_link(format!("/proc/{pid}/cwd"));
+    cwd.is_ok_and(|cwd| cwd.starts_with(dir))
+        || fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&format!("{}/", dir.display())))
+}
+
 /// Live processes that work in the directory or name a file of it on their command line.
 pub fn under(dir: &Path) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mark = format!("{}/", dir.display());
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| pid != own && alive(pid))
-        .filter(|pid| {
-            let cwd = fs::read_link(format!("/proc/{pid}/cwd"));
-            cwd.is_ok_and(|cwd| cwd.starts_with(dir))
-                || fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&mark))
-        })
-        .collect()
+    all().filter(|&pid| pid != own && alive(pid) && works_in(pid, dir)).collect()
 }
 
 pub fn alive(pid: i32) -> bool {
@@ -35,6 +37,12 @@ pub fn alive(pid: i32) -> bool {
 pub fn named(dir: &Path, word: &str) -> Vec<i32> {
     let line = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     under(dir).into_iter().filter(|pid| String::from_utf8_lossy(&line(*pid)).contains(word)).collect()
+}
+
+/// One word of its command line; empty when there is none.
+pub fn argument(pid: i32, index: usize) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(index).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default()
 }
 
 pub fn signal(pid: i32, signal: Signal) -> bool {

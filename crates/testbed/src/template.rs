@@ -20,6 +20,9 @@ pub struct Member<'a> {
     pub dir: &'a Path,
     pub rest: &'a str,
     pub postgres: &'a str,
+    /// REST and PostgreSQL as the other members reach them.
+    pub seen: [String; 2],
+    pub data: &'a Path,
     /// Name and content of the store's section.
     pub store: (&'static str, Value),
 }
@@ -30,15 +33,15 @@ impl Member<'_> {
         let mut config = json!({
             "scope": self.scope,
             "name": self.name,
-            "restapi": {"listen": self.rest, "connect_address": self.rest},
+            "restapi": {"listen": self.rest, "connect_address": self.seen[0]},
             "bootstrap": {
                 "dcs": {"postgresql": {"use_pg_rewind": true, "parameters": {"max_connections": 100}}},
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
             },
             "postgresql": {
                 "listen": self.postgres,
-                "connect_address": self.postgres,
-                "data_dir": self.dir.join("data"),
+                "connect_address": self.seen[1],
+                "data_dir": self.data,
                 "bin_dir": machine.bin_dir,
                 "pgpass": self.dir.join("pgpass"),
                 "authentication": {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::cluster::Cluster;
-use crate::network::Link;
+use crate::cluster::{Cluster, StoreKind};
+use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
 use crate::procs;
+use crate::template::WRITER;
 
 impl Cluster {
     /// Starts the agent of a member that has none.
@@ -19,7 +20,6 @@ impl Cluster {
         let child = self.nodes[node].command(&self.binary)?.spawn();
         let child = child.with_context(|| format!("cannot start {}", self.binary.display()))?;
         self.nodes[node].agent = Some(child);
-        self.network.agent_is(node, self.nodes[node].agent_pid());
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl Cluster {
             agent.exited()?.context("it still runs")
         })
         .await?;
-        self.forget_agent(node);
+        self.nodes[node].agent = None;
         Ok(status)
     }
 
@@ -60,7 +60,7 @@ impl Cluster {
         let agent = self.nodes[node].agent.as_mut().context("no agent to kill")?;
         agent.kill()?;
         agent.wait()?;
-        self.forget_agent(node);
+        self.nodes[node].agent = None;
         Ok(())
     }
 
@@ -76,7 +76,6 @@ impl Cluster {
         }
         let left = procs::sweep(&dir, Duration::from_secs(10));
         ensure!(left.is_empty(), "processes of {} that survived SIGKILL: {left:?}", self.nodes[node].name);
-        self.network.agent_is(node, None);
         Ok(())
     }
 
@@ -139,21 +138,80 @@ impl Cluster {
 
     /// Cuts a member off from the store in both directions; agents and PostgreSQL still reach each other.
     pub fn cut(&self, node: usize) {
-        self.network.set(node, Link::Cut);
+        self.store_link(node, Link::Cut, false);
     }
 
     /// As [`Cluster::cut`], but connections stay and nothing comes through.
     pub fn stall(&self, node: usize) {
-        self.network.set(node, Link::Frozen);
+        self.store_link(node, Link::Frozen, false);
     }
 
-    /// Ends [`Cluster::cut`] and [`Cluster::stall`].
+    /// Ends what was done to the member's links.
     pub fn heal(&self, node: usize) {
-        self.network.set(node, Link::Open);
+        let own = [Endpoint::Member(node), Endpoint::Store(node)];
+        let own = if self.store == StoreKind::Embedded { &own[..] } else { &own[..1] };
+        self.network.heal(|from, to| own.contains(&from) || own.contains(&to));
     }
 
-    fn forget_agent(&mut self, node: usize) {
-        self.nodes[node].agent = None;
-        self.network.agent_is(node, None);
+    pub fn heal_all(&self) {
+        self.network.heal(|_, _| true);
     }
+
+    /// What a member sends to the store, and unless it is one way what comes back.
+    pub fn store_link(&self, node: usize, link: Link, one_way: bool) {
+        let servers = self.etcd.as_ref().map_or(self.nodes.len(), |etcd| etcd.servers());
+        for server in 0..servers {
+            if self.store == StoreKind::Etcd {
+                self.link(Endpoint::Member(node), Endpoint::Store(server), link, one_way);
+            } else if server != node {
+                self.link(Endpoint::Member(node), Endpoint::Store(server), link, one_way);
+                // Its own part of the store, which the others' agents speak to.
+                self.link(Endpoint::Store(node), Endpoint::Member(server), link, one_way);
+            }
+        }
+    }
+
+    /// What one end sends to the other, and unless it is one way what comes back. Between members only in a cluster
+    /// that was built with [`crate::Builder::links`].
+    pub fn link(&self, from: Endpoint, to: Endpoint, link: Link, one_way: bool) {
+        // A connection that is dropped is dropped for both ends.
+        let link = if one_way && link == Link::Cut { Link::Frozen } else { link };
+        self.network.set(from, to, link);
+        if !one_way {
+            self.network.set(to, from, link);
+        }
+    }
+
+    /// SIGKILL, SIGSTOP or SIGCONT to the processes of a member that do one job; an error when there is none.
+    pub fn signal(&self, node: usize, job: Job, signal: Signal) -> Result<()> {
+        let pids = self.processes(node, job);
+        let reached = pids.iter().filter(|pid| procs::signal(**pid, signal)).count();
+        ensure!(reached > 0, "{} has no {job:?}", self.nodes[node].name);
+        Ok(())
+    }
+
+    pub fn processes(&self, node: usize, job: Job) -> Vec<i32> {
+        let node = &self.nodes[node];
+        match job {
+            Job::Agent => node.agent_pid().into_iter().collect(),
+            Job::Fence => {
+                procs::under(&node.dir).into_iter().filter(|pid| procs::argument(*pid, 1) == "fence").collect()
+            }
+            Job::Postmaster => node.postmaster_pid().into_iter().filter(|pid| procs::alive(*pid)).collect(),
+            // Whoever serves the account-keeping clients: `postgres: testbed: writer postgres 127.0.0.1(5000) INSERT`.
+            Job::Backend => procs::named(&node.dir, &format!(" {WRITER} postgres ")).into_iter().take(1).collect(),
+            Job::Walsenders => procs::named(&node.dir, "walsender"),
+        }
+    }
+}
+
+/// What a process of a member is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    Agent,
+    Fence,
+    Postmaster,
+    /// One server process that works for a client.
+    Backend,
+    Walsenders,
 }
