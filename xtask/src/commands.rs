@@ -63,6 +63,15 @@ pub fn bench(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+pub fn chaos(args: &[String]) -> Result<()> {
+    machine::install(EVERYTHING)?;
+    run::step("build", &mut run::cargo(&["build", "--package", "surus"]))?;
+    let mut chaos = run::cargo(&["run", "--quiet", "--package", "surus-testbed", "--bin", "chaos", "--"]);
+    chaos.args(args).env("SURUS_BIN", run::root().join("target/debug/surus"));
+    run::step("chaos", &mut chaos)?;
+    Ok(())
+}
+
 /// Becomes the demo: signals and the exit status are its own.
 pub fn demo(args: &[String]) -> Result<()> {
     let etcd = args.windows(2).any(|w| w[0] == "--store" && w[1] == "etcd") || args.iter().any(|a| a == "--store=etcd");

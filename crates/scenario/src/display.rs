@@ -125,6 +125,7 @@ impl<N: Display> Display for Statement<N> {
             Statement::Remember { who, name } => write!(f, "remember {who} as {name}"),
             Statement::Mark => f.write_str("mark"),
             Statement::Expect(expectation) => write!(f, "expect {expectation}"),
+            Statement::Try(statement) => write!(f, "try {statement}"),
         }
     }
 }

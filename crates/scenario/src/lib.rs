@@ -15,7 +15,7 @@ mod words;
 mod world;
 
 pub use parse::parse;
-pub use run::{End, now_or_never, run};
+pub use run::{End, now_or_never, play, run};
 pub use statement::{
     Condition, Expectation, Hold, LinkState, Operation, Part, Place, Role, Scenario, Setup, Statement, Step, Store,
     Target, Who,

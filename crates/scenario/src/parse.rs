@@ -4,7 +4,7 @@ use crate::statement::{LinkState, Operation, Part, Place, Role, Scenario, Setup,
 use crate::words::{Parsed, SyntaxError, Words};
 
 const STATEMENT: &str = "a statement: at, after, start, stop, kill, freeze, thaw, cut, stall, slow, heal, fill, hang, \
-     free, step, switch, fail, pause, resume, restart, reinit, set, request, write, remember, mark or expect";
+     free, step, switch, fail, pause, resume, restart, reinit, set, request, try, write, remember, mark or expect";
 const PART: &str = "what: agent, fence, postmaster, backend, walsenders, store, or a member";
 
 /// Reads a whole file. The first error ends it.
@@ -121,6 +121,9 @@ impl Names {
     }
 
     fn statement(&self, words: &mut Words) -> Parsed<Statement<Who>> {
+        if words.take("try") {
+            return Ok(Statement::Try(Box::new(self.statement(words)?)));
+        }
         let waits = !words.take("request");
         if let Some(operation) = self.operation(words)? {
             return Ok(Statement::Operate { operation, wait: waits });
@@ -160,7 +163,9 @@ impl Names {
             "remember" => {
                 let who = self.who(words)?;
                 words.must("as")?;
-                let taken = words.peek().is_some_and(|name| self.named(name) || RESERVED.contains(&name));
+                // A remembered name may be given again.
+                let given = |name| numbered(name, "node").or(numbered(name, "store")).is_some();
+                let taken = words.peek().is_some_and(|name| given(name) || RESERVED.contains(&name));
                 if taken {
                     return Err(words.error("a name that is not taken"));
                 }

@@ -91,6 +91,8 @@ pub enum Statement<N> {
     /// [`Condition::NoFailover`] counts from here.
     Mark,
     Expect(Expectation<N>),
+    /// It does not matter whether it succeeds.
+    Try(Box<Statement<N>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

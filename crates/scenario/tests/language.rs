@@ -44,6 +44,8 @@ restart primary
 reinit a replica
 set ttl to 10
 request switch over to node3
+try kill backend of primary
+try request switch over
 write
 stop writing
 remember primary as old

@@ -119,7 +119,7 @@ impl World for Paper {
     }
 }
 
-fn play(text: &str) -> (Vec<String>, Option<String>) {
+fn played(text: &str) -> (Vec<String>, Option<String>) {
     let mut world = Paper::default();
     let scenario = parse(&format!("cluster 3 members\n{text}")).unwrap();
     let end = now_or_never(run(&scenario, &mut world)).expect("paper never waits");
@@ -128,7 +128,7 @@ fn play(text: &str) -> (Vec<String>, Option<String>) {
 
 #[test]
 fn roles_are_looked_up_where_they_stand_and_names_stay() {
-    let (told, end) = play(
+    let (told, end) = played(
         "start\nremember primary as old\nat 5s kill primary\nexpect primary is not old within 3s\n\
          kill agent and fence of old\nkill primary\ncut a replica from another replica one way\ncut all from node1",
     );
@@ -150,7 +150,7 @@ fn roles_are_looked_up_where_they_stand_and_names_stay() {
 
 #[test]
 fn time_counts_from_the_start() {
-    let (told, end) = play("start\nat 2s pause\nafter 3s resume\nat 1s request switch over\nat 10s heal");
+    let (told, end) = played("start\nat 2s pause\nafter 3s resume\nat 1s request switch over\nat 10s heal");
     assert_eq!(end, None);
     assert_eq!(told[2..], ["102s pause true", "105s resume true", "105s switch over false", "110s heal"]);
 }
@@ -171,11 +171,12 @@ fn ends_at_the_first_line_that_does_not_hold() {
             Some("line 3: expect no failover for 5s: not so all the time: the lead moved"),
         ),
         ("kill primary\nexpect primary running within 2s\n", None),
+        ("kill primary\ntry kill primary\ntry fill disk of node1\n", None),
         ("kill primary\nkill primary\n", Some("line 3: kill primary: nobody leads")),
         ("fill disk of node1\n", Some("line 2: fill disk of node1: not available here: paper never fills")),
         ("kill store leader\n", Some("line 2: kill store leader: not available here: paper has no store")),
         ("fill disk of all\n", Some("line 2: fill disk of all: all are several: node1, node2, node3")),
     ] {
-        assert_eq!(play(text).1.as_deref(), end, "{text}");
+        assert_eq!(played(text).1.as_deref(), end, "{text}");
     }
 }

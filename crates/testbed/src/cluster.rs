@@ -125,6 +125,11 @@ impl Cluster {
         self.passed = true;
     }
 
+    /// The directory stays after the drop.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
+    }
+
     /// The last lines of every log, for a failure report.
     pub fn logs(&self, lines: usize) -> String {
         let mut text = String::new();

@@ -17,6 +17,7 @@ mod node;
 mod observe;
 mod ports;
 pub mod procs;
+pub mod soak;
 mod stage;
 mod template;
 mod verbs;

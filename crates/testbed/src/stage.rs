@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::history::{Allowed, Clients, Verdict, check};
 use crate::http;
 use crate::network::{Endpoint, Link};
+use crate::observe::wait_for;
 use crate::procs;
 use crate::verbs::Job;
 
@@ -34,6 +35,7 @@ pub struct Stage {
     /// Where the lead was, on which timeline.
     mark: Option<(usize, String)>,
     tell: Box<dyn FnMut(String)>,
+    unavailable: std::cell::RefCell<Vec<String>>,
 }
 
 /// What a cluster has to be built with for the statements to work.
@@ -73,6 +75,7 @@ impl Stage {
             begun: Instant::now(),
             mark: None,
             tell: Box::new(tell),
+            unavailable: Default::default(),
         }
     }
 
@@ -88,8 +91,28 @@ impl Stage {
         }
     }
 
-    pub fn allowed(&self) -> &Allowed {
-        &self.allowed
+    /// The end of a run that did not go well: its directory stays, and where it is.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        let cluster = self.cluster.as_mut()?;
+        cluster.keep();
+        Some(cluster.dir().to_owned())
+    }
+
+    /// What was asked for and cannot be done on this machine.
+    pub fn unavailable(&self) -> Vec<String> {
+        self.unavailable.borrow().clone()
+    }
+
+    pub fn stop_clients(&mut self) {
+        self.clients.iter_mut().for_each(Clients::stop);
+    }
+
+    fn not_available(&self, why: String) -> Trouble {
+        let mut all = self.unavailable.borrow_mut();
+        if !all.contains(&why) {
+            all.push(why.clone());
+        }
+        Trouble::NotAvailable(why)
     }
 
     /// What clients saw so far, against the content of the primary when there is one.
@@ -101,10 +124,6 @@ impl Stage {
             Ok(primary) => clients.verdict(cluster, primary, &self.allowed).await,
             Err(_) => Ok(check(&clients.history(), None, &self.allowed)),
         }
-    }
-
-    pub fn clients(&self) -> Option<&Clients> {
-        self.clients.as_ref()
     }
 
     /// The member that leads and accepts writes.
@@ -281,7 +300,7 @@ impl Stage {
         let node = self.node(of)?;
         self.running()?.nodes[node].disk.as_ref().ok_or_else(|| {
             let why = Disk::available().err().unwrap_or_else(|| "the cluster was built without disks".into());
-            Trouble::NotAvailable(why)
+            self.not_available(why)
         })
     }
 }
@@ -362,11 +381,12 @@ impl World for Stage {
             Ok(all().enumerate().filter(|(n, _)| *n != leader).map(|(_, name)| name).collect())
         };
         let store_leader = async || -> Result<String, Trouble> {
-            let leader = match &cluster.etcd {
-                Some(etcd) => etcd.leader().await.map(|server| format!("store{}", server + 1)),
+            // It may be electing.
+            let leader = wait_for("a leader of the store", Duration::from_secs(10), async || match &cluster.etcd {
+                Some(etcd) => Ok(format!("store{}", etcd.leader().await? + 1)),
                 None => embedded_leader(cluster).await,
-            };
-            leader.map_err(Trouble::failed)
+            });
+            leader.await.map_err(Trouble::failed)
         };
         match role {
             Role::Primary => {
@@ -394,7 +414,15 @@ impl World for Stage {
             return Err(Trouble::Failed(format!("the {part} is started by the agent, not by hand")));
         }
         let node = self.node(of)?;
-        self.cluster.as_mut().map_or(Ok(()), |cluster| cluster.start(node)).map_err(Trouble::failed)
+        let Some(cluster) = &mut self.cluster else { return Ok(()) };
+        if cluster.nodes[node].exited().is_ok_and(|status| status.is_some()) {
+            // It ended by itself.
+            cluster.nodes[node].agent = None;
+        }
+        if cluster.nodes[node].agent.is_some() {
+            return Ok(());
+        }
+        cluster.start(node).map_err(Trouble::failed)
     }
 
     async fn stop(&mut self, of: &str) -> Result<(), Trouble> {
@@ -492,7 +520,7 @@ impl World for Stage {
         let node = self.node(of)?;
         let Some(clock) = &self.running()?.nodes[node].clock else {
             let why = Clock::available().err().unwrap_or_else(|| "the cluster was built without clocks".into());
-            return Err(Trouble::NotAvailable(why));
+            return Err(self.not_available(why));
         };
         clock.step(by, back).map_err(Trouble::failed)
     }
@@ -508,7 +536,7 @@ impl World for Stage {
 
     async fn stop_writing(&mut self) -> Result<(), Trouble> {
         // Kept: what they saw is still to be judged.
-        self.clients.iter_mut().for_each(Clients::stop);
+        self.stop_clients();
         Ok(())
     }
 
@@ -523,10 +551,10 @@ impl World for Stage {
     }
 }
 
-/// The member whose part of the embedded store leads: `surus store status` of any member.
+/// The member whose part of the embedded store leads: `surus store members` of any member.
 async fn embedded_leader(cluster: &Cluster) -> Result<String> {
     for node in (0..cluster.nodes.len()).filter(|node| cluster.nodes[*node].agent.is_some()) {
-        let output = cluster.surus(node, &["store", "status"]).await?;
+        let output = cluster.surus(node, &["store", "members"]).await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = text.lines().find(|line| line.contains("leader"));
         let found = line.and_then(|line| cluster.nodes.iter().find(|node| names_store_of(line, node)));
@@ -534,7 +562,7 @@ async fn embedded_leader(cluster: &Cluster) -> Result<String> {
             return Ok(found.name.clone());
         }
     }
-    bail!("no member's `surus store status` names a leader")
+    bail!("no member's `surus store members` names a leader")
 }
 
 /// Whether a line of the status is about the member's part of the store.
