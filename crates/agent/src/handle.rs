@@ -68,6 +68,15 @@ pub enum Reply {
     Refused(String),
 }
 
+impl From<Result<String, String>> for Reply {
+    fn from(said: Result<String, String>) -> Reply {
+        match said {
+            Ok(text) => Reply::Ok(text),
+            Err(why) => Reply::Refused(why),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RestartFilters {
     pub role: Option<String>,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use surus_conduct::member::positionless;
 use surus_core::BootTime;
 use surus_core::cluster::Member;
 use surus_store::clock::boot_now;
@@ -112,28 +113,10 @@ impl Writer {
     }
 }
 
-fn positionless(member: &Member) -> Member {
-    Member { xlog_location: None, receive_lsn: None, replay_lsn: None, ..member.clone() }
-}
-
-/// Whether two views differ in anything that a decision could turn on. Positions and the status key
-/// change all the time, and are looked at when a decision is due anyway.
-pub fn differ(a: &surus_core::cluster::ClusterView, b: &surus_core::cluster::ClusterView) -> bool {
-    a.initialize != b.initialize
-        || a.leader != b.leader
-        || a.config != b.config
-        || a.failover != b.failover
-        || a.sync != b.sync
-        || a.history != b.history
-        || a.garbage != b.garbage
-        || a.members.len() != b.members.len()
-        || a.members.values().zip(b.members.values()).any(|(x, y)| positionless(x) != positionless(y))
-}
-
 #[cfg(test)]
 mod tests {
     use surus_core::Lsn;
-    use surus_core::cluster::{ClusterView, Leader, MemberRole};
+    use surus_core::cluster::MemberRole;
     use surus_store::layout::Layout;
     use surus_store::{Kv, MemoryStore};
 
@@ -144,27 +127,6 @@ mod tests {
     fn at(position: u64) -> Member {
         let api_url = Some("http://a/patroni".into());
         Member { xlog_location: Some(Lsn(position)), api_url, ..Member::unknown("a".into()) }
-    }
-
-    #[test]
-    fn views_differ_in_what_decisions_turn_on() {
-        let mut a = ClusterView { revision: 7, ..ClusterView::default() };
-        a.members.insert("a".into(), at(5));
-        let changed = |change: fn(&mut ClusterView)| {
-            let mut b = a.clone();
-            change(&mut b);
-            differ(&a, &b)
-        };
-        assert!(!changed(|v| v.revision = 8));
-        assert!(!changed(|v| v.status.optime = Lsn(9)));
-        assert!(!changed(|v| _ = v.members.insert("a".into(), at(6))));
-        assert!(changed(|v| v.leader = Some(Leader { name: "a".into(), version: 1, lease: None })));
-        assert!(changed(|v| v.members.values_mut().for_each(|m| m.role = MemberRole::Primary)));
-        assert!(changed(|v| _ = v.members.insert("b".into(), Member::unknown("b".into()))));
-        assert!(changed(|v| {
-            v.members.clear();
-            v.members.insert("b".into(), Member { name: "b".into(), ..at(5) });
-        }));
     }
 
     struct Rig {

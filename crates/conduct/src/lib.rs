@@ -2,8 +2,10 @@
 //! carried out here against hands that are lent, the agent's real ones or a simulator's.
 //!
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
+//! - [`member`]: what a step is shown, and its orders one deed after the other.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
 
 pub mod lease;
+pub mod member;
 mod race;
 pub mod task;

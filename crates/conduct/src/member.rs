@@ -1,9 +1,9 @@
-//! What a member does between its facts and its deeds: which of its orders come when, what a step is shown, what
-//! ends a lead, and what it may wait for.
+//! What a member does between its facts and its deeds: what a step is shown, which order comes when, what ends a
+//! lead, and how long anything may be waited for.
 //!
-//! The driver waits for something to happen and tells it, gathers facts, calls [`Member::decide`], and does what
-//! [`Member::next`] hands out, one after the other, until there is nothing left. What fails on the way is told
-//! before the next is asked for.
+//! The driver waits for something to happen and tells it here, gathers facts, calls [`Member::decide`], and does what
+//! [`Member::next`] hands out, one deed after the other, until there is none left. What became of a deed is told
+//! before the next one is asked for.
 
 mod deeds;
 mod wait;
@@ -12,25 +12,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_core::facts::{Facts, FinishedTask, Lead, PeerFact, RunningTask, TaskDone};
+use surus_core::cluster::KeyVersion;
+use surus_core::facts::{Facts, FinishedTask, Lead, PeerFact, RunningTask};
 use surus_core::memory::Memory;
-use surus_core::order::{Epoch, Order, Request, Task};
+use surus_core::order::{Epoch, Order, Request};
+use surus_core::report::Report;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
-use surus_core::step::Step;
 use surus_core::store::{Followed, Revision};
 use surus_core::{BootTime, MemberName};
-use tracing::{error, info};
 
 pub use deeds::{Deed, PROBE, WRITE};
-pub use wait::{differ, positionless};
-
-use crate::task::Outcome;
+pub use wait::{Ended, differ, positionless};
 
 /// `Ok`: done, or accepted for later. `Err`: not done, and why.
 pub type Said = Result<String, String>;
 
-/// The task that runs now.
 struct Running {
     task: RunningTask,
     cancelled: bool,
@@ -44,15 +41,7 @@ struct Asked<T> {
     whom: T,
 }
 
-/// How a task ended.
-pub struct Ended<T> {
-    pub task: Task,
-    pub done: bool,
-    /// To whoever waits for it.
-    pub answer: Option<(T, Said)>,
-}
-
-/// `T` is how the driver answers a request.
+/// `T` is whom the driver answers a request to.
 pub struct Member<T> {
     me: MemberName,
     memory: Memory,
@@ -64,18 +53,153 @@ pub struct Member<T> {
     peers: BTreeMap<MemberName, PeerFact>,
     asking: BTreeMap<MemberName, BootTime>,
     asked: Option<Asked<T>>,
+    /// Who is answered when the task of this epoch ends.
     answering: Option<(Epoch, T)>,
     shutdown: bool,
 
+    /// Of the latest decision, and not carried out yet.
     orders: VecDeque<Order>,
     reply: Option<Said>,
     begun: Option<Epoch>,
-    end: Option<Said2>,
+    /// A failover request that was met by taking the lead.
+    met: Option<KeyVersion>,
+    end: Option<Result<(), String>>,
     /// When the latest step looked at everything.
     stepped: BootTime,
-    /// The next step comes then at the latest.
     again_at: BootTime,
 }
 
-/// What the process ends with.
-pub type Said2 = Result<(), String>;
+impl<T> Member<T> {
+    /// `inherited`: until when the lead of an earlier process was good.
+    pub fn new(me: MemberName, seen: Arc<Followed>, inherited: Option<BootTime>, now: BootTime) -> Member<T> {
+        Member {
+            me,
+            memory: Memory::default(),
+            seen,
+            inherited,
+            running: None,
+            finished: None,
+            peers: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            asked: None,
+            answering: None,
+            shutdown: false,
+            orders: VecDeque::new(),
+            reply: None,
+            begun: None,
+            met: None,
+            end: None,
+            stepped: now,
+            again_at: now,
+        }
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub fn seen(&self) -> &Arc<Followed> {
+        &self.seen
+    }
+
+    pub fn inherited(&self) -> Option<BootTime> {
+        self.inherited
+    }
+
+    pub fn task(&self) -> Option<&RunningTask> {
+        self.running.as_ref().map(|r| &r.task)
+    }
+
+    /// For the next step, and no other.
+    pub fn finished(&self) -> Option<&FinishedTask> {
+        self.finished.as_ref()
+    }
+
+    pub fn peers(&self) -> &BTreeMap<MemberName, PeerFact> {
+        &self.peers
+    }
+
+    /// Shown again until a step has answered it.
+    pub fn request(&self) -> Option<Request> {
+        self.asked.as_ref().map(|a| a.request)
+    }
+
+    pub fn shutdown(&self) -> bool {
+        self.shutdown
+    }
+
+    /// The next step comes then at the latest.
+    pub fn again_at(&self) -> BootTime {
+        self.again_at
+    }
+
+    pub fn sooner(&mut self, at: BootTime) {
+        self.again_at = self.again_at.min(at);
+    }
+
+    /// The view a step begins with. Returns the revision as of which the lease keeper has lost its lead: the store is
+    /// the judge, and a newer view that names somebody else, or nobody, ends my lead.
+    pub fn take_in_view(&mut self, seen: Arc<Followed>, lead: Option<Lead>) -> Option<Revision> {
+        self.seen = seen;
+        let view = self.seen.view.as_deref().filter(|_| self.seen.is_current())?;
+        if view.leader_name() == Some(&self.me) {
+            return None;
+        }
+        self.inherited = None;
+        lead.filter(|lead| view.revision >= lead.version).map(|_| view.revision)
+    }
+
+    /// When a primary begins to stop for its lease's sake.
+    pub fn stop_at(&self, now: BootTime, lead: Option<Lead>, timing: &Timing) -> Option<BootTime> {
+        let held = lead.map(|l| l.until);
+        // A deadline that was inherited and has passed says nothing any more.
+        let until = held.or_else(|| self.inherited.filter(|until| now < *until));
+        until.map(|until| until - stop_reserve(timing))
+    }
+
+    /// When the driver wakes for that. One step at that moment is enough, so it counts only until there was one.
+    pub fn wake_at(&self, now: BootTime, lead: Option<Lead>, timing: &Timing) -> Option<BootTime> {
+        self.stop_at(now, lead, timing).filter(|at| *at > self.stepped)
+    }
+
+    /// How long the driver may wait for one answer, `most` at the most: it must be back in time to stop a primary.
+    pub fn spare(&self, now: BootTime, lead: Option<Lead>, timing: &Timing, most: Duration) -> Duration {
+        let least = Duration::from_millis(100);
+        self.stop_at(now, lead, timing).map_or(most, |at| at.since(now)).clamp(least, most.max(least))
+    }
+
+    /// Decides on the facts, and takes down what follows for [`Member::next`].
+    pub fn decide(&mut self, facts: &Facts, now: BootTime) -> Report {
+        let step = surus_core::step(&self.memory, facts);
+        self.finished = None;
+        self.memory = step.memory;
+        self.stepped = facts.now;
+        self.again_at = now + step.again_in;
+        self.orders = step.orders.into();
+        self.reply = step.reply;
+        self.begun = None;
+        step.report
+    }
+
+    /// After all deeds of a decision: whether to decide once more, on `facts` as changed here. The lead was free a
+    /// moment ago and is mine now: what follows from that needs no new facts, and every writer is waiting for it.
+    pub fn decide_again(&self, facts: &mut Facts, lead: Option<Lead>, now: BootTime) -> bool {
+        if self.end.is_some() || facts.lead.is_some() || lead.is_none() {
+            return false;
+        }
+        facts.lead = lead;
+        facts.now = now;
+        facts.finished = None;
+        facts.task = self.task().cloned();
+        facts.request = self.request();
+        true
+    }
+
+    /// The process is to end, with this.
+    pub fn take_end(&mut self) -> Option<Result<(), String>> {
+        self.end.take()
+    }
+}
+
+#[cfg(test)]
+mod tests;

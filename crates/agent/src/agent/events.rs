@@ -1,16 +1,16 @@
 //! What wakes the loop.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use surus_conduct::task::Outcome;
-use surus_core::facts::{FinishedTask, TaskDone};
+use surus_core::order::{Request as Ask, Task};
 use surus_store::clock::boot_now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Agent;
 use crate::handle::{Reply, Request};
-use crate::keys;
 
 pub struct Signals {
     terminate: Signal,
@@ -33,8 +33,9 @@ impl Agent {
     pub(super) async fn wait(&mut self, signals: &mut Signals) {
         loop {
             let (postmaster, wake) = (self.postmaster.clone(), self.wake.clone());
-            // One step at that moment is enough, so it counts only until there was one.
-            let stop_at = self.stop_at().filter(|at| *at > self.stepped);
+            let timing = &self.settings.effective.settings.timing;
+            let stop_at = self.member.wake_at(boot_now(), self.lease.lead(), timing);
+            let again = self.member.again_at().since(boot_now());
             let exited = async {
                 match &postmaster {
                     Some(p) => p.exited().await,
@@ -66,9 +67,7 @@ impl Agent {
                     self.publish_view();
                 }
                 Some((name, fact)) = self.answers.1.recv() => {
-                    self.asking.remove(&name);
-                    self.peers.insert(name, fact);
-                    if self.asking.is_empty() {
+                    if self.member.answered(name, fact) {
                         return;
                     }
                 }
@@ -82,21 +81,20 @@ impl Agent {
                     return;
                 }
                 () = wake.notified() => return,
-                () = tokio::time::sleep_until(self.again_at) => return,
+                () = tokio::time::sleep(again) => return,
             }
         }
     }
 
     fn end(&mut self, signal: &str) {
-        if !self.shutdown {
+        if self.member.shut_down() {
             info!("ending ({signal})");
         }
-        self.shutdown = true;
     }
 
     fn postmaster_ended(&mut self) {
         self.postmaster = None;
-        if self.task.is_none() {
+        if self.member.task().is_none() {
             tracing::warn!("Postgresql is not running: the postmaster ended");
             self.crashed = true;
         }
@@ -104,65 +102,41 @@ impl Agent {
     }
 
     fn task_ended(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
-        let Some(task) = self.task.take() else { return };
+        self.task = None;
         let outcome = outcome.unwrap_or_else(|e| Err(format!("the task broke: {e}; please report it as a BUG")));
-        let took = boot_now().since(task.running.since);
-        let name = task.running.task.name();
-        match &outcome {
-            Ok(_) => info!("{name} finished in {} ms", took.as_millis()),
-            Err(why) => tracing::error!("{name} failed after {} ms: {why}", took.as_millis()),
+        let Some(ended) = self.member.ended(outcome, boot_now()) else { return };
+        if let Some((whom, said)) = ended.answer {
+            let _ = whom.send(said.into());
         }
-        if self.answering.as_ref().is_some_and(|(epoch, _)| *epoch == task.running.epoch)
-            && let Some((_, reply)) = self.answering.take()
-        {
-            let _ = reply.send(match &outcome {
-                Ok(TaskDone::Undecided(so_far)) => Reply::Refused(so_far.clone()),
-                Ok(_) => Reply::Ok("restarted successfully".into()),
-                Err(why) => Reply::Refused(format!("restart failed: {why}")),
-            });
-        }
-        use surus_core::order::Task;
-        match (&task.running.task, outcome.is_ok()) {
+        match (&ended.task, ended.done) {
             (Task::Promote, true) => self.counters.promotions += 1,
             (Task::Demote(_), true) => self.counters.demotions += 1,
             _ => {}
         }
-        self.finished =
-            Some(FinishedTask { task: task.running.task, epoch: task.running.epoch, at: boot_now(), outcome });
         self.data_dir_read = None;
         self.crashed = false;
     }
 
-    /// Renewals alone are no reason for a step.
     fn lease_matters(&mut self) -> bool {
         let now = self.lease_state.borrow_and_update().clone();
-        let published = self.published.load();
-        let lead = now.lead.is_some() != published.lease_until.is_some();
-        let session = now.session_number != self.keys.borrow().session_number;
-        if !lead && !session {
+        let led = self.published.load().lease_until.is_some();
+        let matters = now.matters(led, self.keys.borrow().session_number);
+        if !matters {
             self.publish_lease(&now);
         }
-        lead || session
+        matters
     }
 
     fn view_matters(&mut self) -> bool {
         let now = self.followed.borrow_and_update().clone();
-        let before = std::mem::replace(&mut self.seen, now.clone());
-        let known = before.view.as_ref().map_or(&[][..], |view| &view.garbage);
+        let known = self.member.seen().view.as_ref().map_or(&[][..], |view| &view.garbage);
         for spoilt in now.view.iter().flat_map(|view| &view.garbage).filter(|garbage| !known.contains(garbage)) {
             warn!("ignoring {} in the store: {}", self.store.layout().key(&spoilt.key), spoilt.problem);
         }
-        if now.broken_since.is_some() != before.broken_since.is_some() {
-            return true;
-        }
-        match (&before.view, &now.view) {
-            (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && keys::differ(a, b),
-            (a, b) => a.is_some() != b.is_some(),
-        }
+        self.member.view_changed(now)
     }
 
-    fn take_request(&mut self, request: Request, reply: tokio::sync::oneshot::Sender<Reply>) {
-        use surus_core::order::Request as Ask;
+    fn take_request(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
         let answer = match request {
             Request::Wake => Reply::Ok(String::new()),
             Request::Reload => {
@@ -173,11 +147,8 @@ impl Agent {
                 if let Some(why) = self.restart_filtered(&filters) {
                     info!("not proceeding with the restart: {why}");
                     Reply::Refused("restart conditions are not satisfied".into())
-                } else if self.asked.is_some() || self.answering.is_some() {
-                    Reply::Refused("restart already in progress".into())
                 } else {
-                    self.asked = Some((Ask::Restart, filters.timeout, reply));
-                    return;
+                    return self.ask(Ask::Restart, filters.timeout, reply);
                 }
             }
             Request::ScheduleRestart(schedule, filters) => self.schedule_restart(schedule, filters),
@@ -186,15 +157,16 @@ impl Agent {
                 None => Reply::Refused("no restarts are scheduled".into()),
             },
             Request::Reinitialize { force, from_leader } => {
-                if self.asked.is_some() {
-                    Reply::Refused("reinitialize already in progress".into())
-                } else {
-                    self.asked = Some((Ask::Reinitialize { force, from_leader }, None, reply));
-                    return;
-                }
+                return self.ask(Ask::Reinitialize { force, from_leader }, None, reply);
             }
         };
         let _ = reply.send(answer);
+    }
+
+    fn ask(&mut self, request: Ask, timeout: Option<Duration>, whom: oneshot::Sender<Reply>) {
+        if let Err((whom, why)) = self.member.ask(request, timeout, whom) {
+            let _ = whom.send(Reply::Refused(why));
+        }
     }
 }
 

@@ -25,13 +25,12 @@ impl Agent {
         }
         let orphans = self.process.0 == ProcessState::NotRunning
             && matches!(self.data_dir, DataDir::Present { .. })
-            && self.task.is_none()
+            && self.member.task().is_none()
             && tokio::time::timeout(ANSWER, self.instance.orphans())
                 .await
                 .is_ok_and(|o| o.is_ok_and(|o| !o.is_empty()));
         let lease = self.lease_state.borrow().clone();
-        let request = self.asked.as_ref().map(|a| a.0);
-        let now = boot_now();
+        let (now, seen) = (boot_now(), self.member.seen());
         Facts {
             now,
             unix_ms: jiff::Timestamp::now().as_millisecond(),
@@ -40,15 +39,14 @@ impl Agent {
             settings: self.settings.effective.settings.clone(),
             may_bootstrap: self.settings.local.bootstrap.is_some(),
             store: StoreFact {
-                view: self.seen.view.clone(),
-                broken: self
-                    .seen
+                view: seen.view.clone(),
+                broken: seen
                     .broken_since
-                    .map(|since| (since, self.seen.reason.clone().unwrap_or_else(|| "no answer yet".into()))),
+                    .map(|since| (since, seen.reason.clone().unwrap_or_else(|| "no answer yet".into()))),
                 session: lease.session,
             },
             lead: lease.lead,
-            inherited: self.inherited,
+            inherited: self.member.inherited(),
             fence: Default::default(),
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
@@ -57,17 +55,17 @@ impl Agent {
                 orphans,
                 answer: self.answer.clone(),
             },
-            task: self.task.as_ref().map(|t| t.running.clone()),
-            finished: self.finished.clone(),
-            peers: self.peers.clone(),
-            request,
-            shutdown: self.shutdown,
+            task: self.member.task().cloned(),
+            finished: self.member.finished().cloned(),
+            peers: self.member.peers().clone(),
+            request: self.member.request(),
+            shutdown: self.member.shutdown(),
             failover_due: self.failover_due(),
         }
     }
 
     fn failover_due(&self) -> Option<Result<i64, String>> {
-        let view = self.seen.view.as_deref()?;
+        let view = self.member.seen().view.as_deref()?;
         let text = view.failover.as_ref()?.value.scheduled_at.clone()?;
         Some(match text.parse::<jiff::Timestamp>() {
             Ok(at) => Ok(at.as_millisecond()),

@@ -15,13 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use surus_conduct::member::Member;
 use surus_conduct::task::Outcome;
-use surus_core::cluster::{Member, MemberRole, PendingRestart, ScheduledRestart};
-use surus_core::facts::{Answer, FinishedTask, PeerFact, RunningTask};
-use surus_core::memory::Memory;
-use surus_core::order::Epoch;
+use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
+use surus_core::facts::{Answer, PeerFact};
 use surus_core::postgres::{DataDir, ProcessState, Progress};
-use surus_core::rules::stop_reserve;
 use surus_core::{BootTime, MemberName};
 use surus_postgres::{DataDirLock, Instance, Postmaster};
 use surus_store::clock::boot_now;
@@ -48,8 +46,8 @@ type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 /// How long an ending leader waits for its successor.
 const SUCCESSOR: Duration = Duration::from_secs(5);
 
-struct ActiveTask {
-    running: RunningTask,
+/// Of the task that runs.
+struct TaskHandle {
     cancel: CancellationToken,
     end: JoinHandle<Outcome>,
 }
@@ -67,14 +65,12 @@ pub struct Agent {
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
     deadline: Deadline,
-    inherited: Option<BootTime>,
     api: Arc<surus_api::Client>,
     rest: Reloader,
     keys: watch::Sender<Desired>,
 
-    memory: Memory,
-    /// The view of the latest step, to tell changes that matter from those that do not.
-    seen: Arc<Followed>,
+    /// What is remembered, under way and to be done next.
+    member: Member<oneshot::Sender<Reply>>,
     postmaster: Option<Postmaster>,
     process: (ProcessState, BootTime),
     /// The server ended without being told to.
@@ -82,17 +78,11 @@ pub struct Agent {
     data_dir: DataDir,
     data_dir_read: Option<BootTime>,
     answer: Answer,
-    peers: BTreeMap<MemberName, PeerFact>,
-    asking: BTreeMap<MemberName, BootTime>,
     answers: Channel<(MemberName, PeerFact)>,
 
-    task: Option<ActiveTask>,
-    finished: Option<FinishedTask>,
+    task: Option<TaskHandle>,
     progress: Arc<watch::Sender<Option<Progress>>>,
     requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
-    /// A request that core has yet to answer, or whose task runs.
-    asked: Option<(surus_core::order::Request, Option<Duration>, oneshot::Sender<Reply>)>,
-    answering: Option<(Epoch, oneshot::Sender<Reply>)>,
     scheduled_restart: Option<(ScheduledRestart, crate::handle::RestartFilters, i64)>,
     pending_restart: BTreeMap<String, PendingRestart>,
 
@@ -102,12 +92,7 @@ pub struct Agent {
     last_goal: Option<(u16, String)>,
     counters: Counters,
     upkeep: upkeep::Upkeep,
-    shutdown: bool,
     name_checked: bool,
-    /// When the latest step looked at everything.
-    stepped: BootTime,
-    /// The next step may come this much later at the most.
-    again_at: tokio::time::Instant,
     /// Background work has something for a step to see.
     wake: Arc<Notify>,
 }
@@ -135,7 +120,7 @@ impl Agent {
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
         let (changed, changed_rx) = watch::channel(0);
-        let seen = follower.current();
+        let member = Member::new(me.clone(), follower.current(), inherited, boot_now());
         let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store)));
         let observer = publish::Observer::new(instance.clone());
         let handle = AgentHandle {
@@ -153,32 +138,23 @@ impl Agent {
             followed: follower.subscribe(),
             lease_state: lease.subscribe(),
             deadline,
-            inherited,
-            memory: Memory::default(),
+            member,
             postmaster: None,
             process: (ProcessState::NotRunning, boot_now()),
             crashed: false,
             data_dir: DataDir::Empty,
             data_dir_read: None,
             answer: Answer::Unknown(boot_now(), "not asked yet".into()),
-            peers: BTreeMap::new(),
-            asking: BTreeMap::new(),
             answers: mpsc::channel(64),
             task: None,
-            finished: None,
             progress: Arc::new(watch::channel(None).0),
-            asked: None,
-            answering: None,
             scheduled_restart: None,
             pending_restart: BTreeMap::new(),
             decisions: VecDeque::new(),
             last_goal: None,
             counters: Counters::default(),
             upkeep: upkeep::Upkeep::default(),
-            shutdown: false,
             name_checked: false,
-            stepped: boot_now(),
-            again_at: tokio::time::Instant::now(),
             wake: Arc::default(),
             me,
             source,
@@ -191,7 +167,6 @@ impl Agent {
             api,
             rest,
             keys,
-            seen,
             requests,
             published,
             changed,
@@ -216,17 +191,8 @@ impl Agent {
             return Some(Err(why));
         }
         let mut facts = self.gather().await;
-        self.stepped = facts.now;
         let mut end = self.decide(&facts).await;
-        // The lead was free a moment ago and is mine now: what follows from that needs no new facts, and
-        // every writer is waiting for it.
-        let taken = self.lease_state.borrow().lead;
-        if end.is_none() && facts.lead.is_none() && taken.is_some() {
-            facts.lead = taken;
-            facts.now = boot_now();
-            facts.finished = None;
-            facts.task = self.task.as_ref().map(|t| t.running.clone());
-            facts.request = self.asked.as_ref().map(|a| a.0);
+        if end.is_none() && self.member.decide_again(&mut facts, self.lease.lead(), boot_now()) {
             end = self.decide(&facts).await;
         }
         if end.is_none() {
@@ -237,13 +203,10 @@ impl Agent {
     }
 
     async fn decide(&mut self, facts: &surus_core::facts::Facts) -> Option<Result<(), String>> {
-        let step = surus_core::step(&self.memory, facts);
-        self.finished = None;
-        self.memory = step.memory;
+        let report = self.member.decide(facts, boot_now());
         self.counters.steps += 1;
-        self.record(facts, &step.report);
-        self.again_at = tokio::time::Instant::now() + step.again_in;
-        self.carry_out(step.orders, step.reply, facts).await
+        self.record(facts, &report);
+        self.carry_out(facts).await
     }
 
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
@@ -257,7 +220,7 @@ impl Agent {
             d.status = None;
         });
         self.lease.close().await;
-        if orderly && self.memory.last_leader.as_ref() == Some(&self.me) {
+        if orderly && self.member.memory().last_leader.as_ref() == Some(&self.me) {
             self.see_successor().await;
         }
     }
@@ -266,13 +229,14 @@ impl Agent {
     /// the Raft leader, and leaving at once would make those who elect a primary wait for an election first.
     async fn see_successor(&mut self) {
         let me = self.me.clone();
-        let alone = self.seen.view.as_deref().is_none_or(|v| v.others(&me).all(|m| m.api_url.is_none()));
+        let alone = self.member.seen().view.as_deref().is_none_or(|v| v.others(&me).all(|m| m.api_url.is_none()));
         if alone {
             return;
         }
         let served = self.followed.wait_for(|followed| {
             let Some(view) = followed.view.as_deref().filter(|_| followed.is_current()) else { return true };
-            let serves = |m: &Member| m.name != me && m.role == MemberRole::Primary && m.is_running();
+            let serves =
+                |m: &surus_core::cluster::Member| m.name != me && m.role == MemberRole::Primary && m.is_running();
             // When all of them end, nobody is left to wait for.
             view.others(&me).next().is_none() || view.leader_member().is_some_and(serves)
         });
@@ -283,12 +247,12 @@ impl Agent {
 
     /// Another process under my name would fight me for every key.
     async fn check_name(&mut self) -> Result<(), String> {
-        if self.name_checked || !self.seen.is_current() {
+        if self.name_checked || !self.member.seen().is_current() {
             return Ok(());
         }
         self.name_checked = true;
         let own = self.settings.local.restapi.api_url();
-        let view = self.seen.view.clone();
+        let view = self.member.seen().view.clone();
         let Some(other) = view.as_deref().and_then(|v| v.members.get(&self.me)).and_then(|m| m.api_url.clone()) else {
             return Ok(());
         };
@@ -306,35 +270,21 @@ impl Agent {
     }
 
     fn take_in_view(&mut self) {
-        self.seen = self.followed.borrow_and_update().clone();
-        if let Some(view) = self.seen.view.clone()
+        let followed = self.followed.borrow_and_update().clone();
+        if let Some(revision) = self.member.take_in_view(followed.clone(), self.lease.lead()) {
+            self.lease.lost(revision);
+        }
+        if let Some(view) = &followed.view
             && let Some(config) = &view.config
             && self.settings.set_document(&config.value, config.version)
         {
             self.apply_settings();
         }
-        // The store is the judge: a newer view that names somebody else, or nobody, ends my lead.
-        let Some(view) = self.seen.view.as_deref().filter(|_| self.seen.is_current()) else { return };
-        if view.leader_name() != Some(&self.me) {
-            self.inherited = None;
-            if self.lease_state.borrow().lead.is_some_and(|lead| view.revision >= lead.version) {
-                self.lease.lost(view.revision);
-            }
-        }
-    }
-
-    /// When a primary begins to stop for its lease's sake.
-    fn stop_at(&self) -> Option<BootTime> {
-        let held = self.lease_state.borrow().lead.map(|l| l.until);
-        // A deadline that was inherited and has passed says nothing any more.
-        let until = held.or_else(|| self.inherited.filter(|until| boot_now() < *until));
-        until.map(|until| until - stop_reserve(&self.settings.effective.settings.timing))
     }
 
     /// How long the loop may wait for one answer, `most` at the most: it must be back in time to stop a primary.
     fn spare(&self, most: Duration) -> Duration {
-        let least = Duration::from_millis(100);
-        self.stop_at().map_or(most, |at| at.since(boot_now())).clamp(least, most.max(least))
+        self.member.spare(boot_now(), self.lease.lead(), &self.settings.effective.settings.timing, most)
     }
 
     /// Brings changed settings into force: timing at once, PostgreSQL's by reload.

@@ -82,12 +82,12 @@ impl Agent {
             pending_restart: &self.pending_restart,
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| &s.0),
             checkpoint_pending: self.upkeep.checkpoint_pending,
-            start_failed: self.memory.start_failures > 0,
+            start_failed: self.member.memory().start_failures > 0,
             crashed: self.crashed,
         };
         // A task may have begun in this step: readers should see it at once.
         let mut shown = facts.clone();
-        shown.task = self.task.as_ref().map(|t| t.running.clone());
+        shown.task = self.member.task().cloned();
         let member = member::member(&shown, &self.settings.local, &self.settings.effective, &extra);
         self.counters.lease_renewals = lease.renewals;
         self.counters.lease_renewal_failures = lease.failures;
@@ -108,28 +108,29 @@ impl Agent {
                 Answer::Unknown(..) => None,
             },
             settings: Arc::new(facts.settings.clone()),
-            view: self.seen.view.clone().map(|v| (v, self.seen.known_at(facts.now))),
+            view: self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(facts.now))),
             store_last_seen: self.store_last_seen(),
             lease_until: lease.lead.map(|l| l.until),
             pending_restart: self.pending_restart.clone(),
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| s.0.clone()),
             progress: self.progress.borrow().clone(),
             task: shown.task.as_ref().map(|t| t.task.name()),
-            next_step: facts.now + self.again_at.saturating_duration_since(tokio::time::Instant::now()),
+            next_step: self.member.again_at(),
             decisions: Arc::new(self.decisions.iter().cloned().collect()),
             store: self.store.kv().health(),
             counters: self.counters,
         };
         self.replace(published);
-        let status = (lease.lead.is_some() && facts.postgres.is_primary() && self.task.is_none())
+        let status = (lease.lead.is_some() && facts.postgres.is_primary() && self.member.task().is_none())
             .then(|| facts.postgres.observed().map(|o| self.upkeep.slots.status(facts, o, &self.settings.dynamic)))
             .flatten();
         // A leader without a member key shows up as a member that publishes nothing.
         let missing_at = self
-            .seen
+            .member
+            .seen()
             .view
             .as_deref()
-            .filter(|v| self.seen.is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
+            .filter(|v| self.member.seen().is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
             .map(|v| v.revision);
         self.keys.send_if_modified(|desired| {
             let before = desired.clone();
@@ -147,8 +148,8 @@ impl Agent {
     }
 
     fn store_last_seen(&self) -> i64 {
-        let behind = boot_now().since(self.seen.known_at(boot_now()));
-        if self.seen.view.is_none() {
+        let behind = boot_now().since(self.member.seen().known_at(boot_now()));
+        if self.member.seen().view.is_none() {
             0
         } else {
             jiff::Timestamp::now().as_second() - i64::try_from(behind.as_secs()).unwrap_or(0)
@@ -159,7 +160,7 @@ impl Agent {
     pub(super) fn publish_view(&self) {
         let now = boot_now();
         let mut published = Published::clone(&self.published.load());
-        published.view = self.seen.view.clone().map(|v| (v, self.seen.known_at(now)));
+        published.view = self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(now)));
         published.store_last_seen = self.store_last_seen();
         self.replace(published);
     }
@@ -170,7 +171,7 @@ impl Agent {
         published.counters.lease_renewals = lease.renewals;
         published.counters.lease_renewal_failures = lease.failures;
         published.counters.last_lease_renewal = lease.renewed.map(|r| r.1);
-        published.view = self.seen.view.clone().map(|v| (v, self.seen.known_at(boot_now())));
+        published.view = self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(boot_now())));
         published.store_last_seen = self.store_last_seen();
         self.published.store(Arc::new(published));
         self.deadline.leave(lease.lead.map(|l| l.until));

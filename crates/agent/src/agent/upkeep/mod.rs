@@ -124,7 +124,7 @@ impl Agent {
 
     fn follow_role(&mut self, facts: &Facts) {
         // A task that changes the role has said which settings it needs.
-        if self.task.is_some() {
+        if self.member.task().is_some() {
             return;
         }
         self.set_overlay(match crate::member::role(facts) {
@@ -142,7 +142,7 @@ impl Agent {
     }
 
     fn reload_postgres(&mut self, facts: &Facts) {
-        if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.task.is_some() {
+        if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.member.task().is_some() {
             return;
         }
         let instance = self.instance.clone();
@@ -155,7 +155,7 @@ impl Agent {
 
     fn cache_settings(&mut self, facts: &Facts) {
         let version = self.settings.version;
-        let there = matches!(facts.postgres.data_dir, DataDir::Present { .. }) && self.task.is_none();
+        let there = matches!(facts.postgres.data_dir, DataDir::Present { .. }) && self.member.task().is_none();
         if version.is_none() || version == self.upkeep.cached || !there {
             return;
         }
@@ -174,7 +174,7 @@ impl Agent {
             _ => None,
         };
         self.upkeep.checkpoint_pending = timeline.zip(checkpoint).is_some_and(|(now, then)| then < now);
-        if !self.upkeep.checkpoint_pending || self.task.is_some() {
+        if !self.upkeep.checkpoint_pending || self.member.task().is_some() {
             return;
         }
         let (instance, done, wake) = (self.instance.clone(), self.upkeep.checkpointed.clone(), self.wake.clone());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use surus_core::cluster::{PendingRestart, ScheduledRestart};
 use surus_core::facts::Facts;
 use surus_core::postgres::RECOVERY_SETTINGS;
+use surus_store::clock::boot_now;
 use tracing::{info, warn};
 
 use crate::agent::Agent;
@@ -90,11 +91,10 @@ impl Agent {
         }
         let left = at - facts.unix_ms;
         if left > 0 {
-            let at = tokio::time::Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0));
-            self.again_at = self.again_at.min(at);
+            self.member.sooner(boot_now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)));
             return;
         }
-        if facts.settings.pause || self.task.is_some() || self.asked.is_some() {
+        if facts.settings.pause || self.member.task().is_some() || self.member.request().is_some() {
             return;
         }
         let filters = filters.clone();
@@ -106,8 +106,9 @@ impl Agent {
         } else {
             info!("carrying out the scheduled restart");
             let (tx, _) = tokio::sync::oneshot::channel();
-            self.asked = Some((surus_core::order::Request::Restart, filters.timeout, tx));
-            self.again_at = tokio::time::Instant::now();
+            // Nobody waits for the answer.
+            let _ = self.member.ask(surus_core::order::Request::Restart, filters.timeout, tx);
+            self.member.sooner(boot_now());
         }
     }
 }

@@ -108,15 +108,21 @@ impl Agent {
     pub(super) fn keep_slots(&mut self, facts: &Facts) {
         let Some(view) = facts.store.view.clone().filter(|_| facts.store.broken.is_none()) else { return };
         let lead = facts.lead.is_some() && facts.postgres.is_primary();
-        let known: Vec<String> =
-            self.memory.known_members.values().filter(|m| !m.tags.nostream()).map(|m| m.name.slot_name()).collect();
+        let known: Vec<String> = self
+            .member
+            .memory()
+            .known_members
+            .values()
+            .filter(|m| !m.tags.nostream())
+            .map(|m| m.name.slot_name())
+            .collect();
         let (now, slots) = (facts.now, &mut self.upkeep.slots);
         slots.retained.note(&view, &known, facts, lead, now);
         let Some(observed) = facts.postgres.observed() else { return };
         if !facts.postgres.accepting() || view.leader.is_none() {
             return;
         }
-        if self.task.as_ref().is_some_and(|t| t.running.task.is_stopping()) {
+        if self.member.task().is_some_and(|t| t.task.is_stopping()) {
             return;
         }
         let mut wanted = surus_core::slots::wanted(&view, &facts.me, &facts.settings, lead, facts.tags.nofailover());
