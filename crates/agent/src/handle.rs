@@ -58,6 +58,7 @@ pub struct Counters {
     pub last_lease_renewal: Option<Duration>,
     pub promotions: u64,
     pub demotions: u64,
+    pub journal: surus_journal::Counters,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub struct AgentHandle {
     /// Asks PostgreSQL now; concurrent callers share one query, and it never takes over two seconds.
     pub observe: Arc<dyn Fn() -> surus_store::Fut<'static, Option<Arc<Observed>>> + Send + Sync>,
     pub store: Arc<ClusterStore>,
+    /// The journal of decisions; absent when it is switched off.
+    pub journal: Option<surus_journal::Handle>,
     /// The boot-time clock.
     pub now: fn() -> BootTime,
 }

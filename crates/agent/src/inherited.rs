@@ -17,7 +17,7 @@ pub struct Deadline {
     written: Option<BootTime>,
 }
 
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 

@@ -4,6 +4,7 @@ mod agent;
 pub mod handle;
 mod hands;
 mod inherited;
+mod journal;
 mod keys;
 pub mod lease;
 mod member;

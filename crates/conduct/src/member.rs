@@ -20,7 +20,7 @@ use surus_core::report::Report;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
 use surus_core::store::{Followed, Revision};
-use surus_core::{BootTime, MemberName};
+use surus_core::{BootTime, MemberName, Step};
 
 pub use deeds::{Deed, PROBE, WRITE};
 pub use wait::{Ended, differ, positionless};
@@ -170,7 +170,17 @@ impl<T> Member<T> {
 
     /// Decides on the facts, and takes down what follows for [`Member::next`].
     pub fn decide(&mut self, facts: &Facts, now: BootTime) -> Report {
-        let step = surus_core::step(&self.memory, facts);
+        let step = self.step(facts);
+        self.obey(step, facts, now)
+    }
+
+    /// What is decided on the facts, as [`Member::decide`] does: for a driver that looks at it before it is obeyed.
+    pub fn step(&self, facts: &Facts) -> Step {
+        surus_core::step(&self.memory, facts)
+    }
+
+    /// Takes down what follows from a step on these facts.
+    pub fn obey(&mut self, step: Step, facts: &Facts, now: BootTime) -> Report {
         self.finished = None;
         self.memory = step.memory;
         self.stepped = facts.now;

@@ -35,8 +35,8 @@ pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
 pub use local::{
     Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, FenceMode,
-    LocalConfig, Log, LogFormat, LogLevel, LogType, Postgresql, PostgresqlSettings, RaftConfig, RaftTls, ReplicaMethod,
-    RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
+    LocalConfig, Log, LogFormat, LogLevel, LogType, Postgresql, PostgresqlSettings, RaftConfig, RaftTls, Recorder,
+    ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
 };
 pub use secret::Secret;
 pub use slots::{IgnoreSlot, PermanentSlot};

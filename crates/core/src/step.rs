@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
@@ -13,7 +15,7 @@ use crate::rules::{self, Ctx, Work};
 /// How long a failed rewind is left alone.
 const REWIND_AGAIN: Duration = Duration::from_secs(60);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub memory: Memory,
     pub orders: Vec<Order>,

@@ -59,6 +59,10 @@ pub enum Command {
     History(History),
     /// Explain who leads and why, who could take over and who not, and what members wait for
     Explain(Explain),
+    /// Tell what happened in a cluster, from the journals of its members: who led when, and how the lead went on
+    Timeline(Timeline),
+    /// Take the decisions of a journal again, without a cluster, and show where they come out differently
+    Replay(Replay),
     /// Check a configuration without starting anything
     Check(Check),
     /// Show the versions of this program and of members
@@ -310,7 +314,55 @@ pub struct History {
 pub struct Explain {
     #[command(flatten)]
     pub cluster: ClusterArg,
+    /// What was decided since then, from the members' journals: 10m, 2h, or a time
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub since: Option<String>,
+    /// Read this journal (a directory) instead of asking members; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub journal: Vec<PathBuf>,
     /// Only `pretty` and `json`
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Timeline {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    /// 10m, 2h, or a time. Default: one hour, and everything of a journal on disk
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub since: Option<String>,
+    /// Only what these members tell; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub member: Vec<String>,
+    /// Read this journal (a directory) instead of asking members; one for each member
+    #[arg(long, value_name = "DIR")]
+    pub journal: Vec<PathBuf>,
+    /// Only how the lead went from one member to another
+    #[arg(long)]
+    pub changes: bool,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Journals, or single files of them
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub journals: Vec<PathBuf>,
+    /// Show each decision with what changed before it, why it was made and what was ordered
+    #[arg(long)]
+    pub step: bool,
+    /// Only decisions from then on: 10m (ago), 2h, or a time
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub from: Option<String>,
+    /// Only decisions until then
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub to: Option<String>,
+    /// Only decisions of this rule
+    #[arg(long, value_name = "N")]
+    pub rule: Option<u16>,
+    /// `pretty` or `json`: one object a line
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -441,6 +493,11 @@ mod tests {
             "surus store voter.yml",
             "surus store add 127.0.0.1:1",
             "surus run",
+            "surus explain --since 10m batman",
+            "surus explain --journal /a --journal /b --since 2026-10-01T12:00",
+            "surus timeline batman --since 2h --member a --member b -f json",
+            "surus timeline --journal /a",
+            "surus replay /a /b/00000001.jsonl --step --from 1h --to 10m --rule 720",
             "surus check -i x.yml",
         ] {
             parse(line);
@@ -463,6 +520,7 @@ mod tests {
             "surus flush c",
             "surus list -w 0",
             "surus restart c --role king",
+            "surus replay",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -56,6 +56,79 @@ pub fn parse_scheduled(text: &str) -> Outcome<Option<Scheduled>> {
     }
 }
 
+/// How far back to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// So many seconds, as the clock of each member counts them.
+    Ago(u32),
+    At(Timestamp),
+}
+
+impl Since {
+    /// On this machine's clock, in Unix milliseconds.
+    pub fn unix_ms(self) -> i64 {
+        match self {
+            Since::Ago(seconds) => Timestamp::now().as_millisecond() - i64::from(seconds) * 1000,
+            Since::At(at) => at.as_millisecond(),
+        }
+    }
+
+    /// As the REST API takes it.
+    pub fn parameter(self) -> String {
+        match self {
+            Since::Ago(seconds) => format!("{seconds}s"),
+            Since::At(at) => at.to_string(),
+        }
+    }
+}
+
+/// `90s`, `10m`, `2h`, `1d`, `1h30m`, or a time as for schedules.
+pub fn parse_since(text: &str) -> Outcome<Since> {
+    let trimmed = text.trim();
+    if let Some(seconds) = parse_duration(trimmed) {
+        return Ok(Since::Ago(seconds));
+    }
+    // As a time, `10` would be ten o'clock, and whoever writes it means something else.
+    let bare = trimmed.len() < 8 && trimmed.bytes().all(|b| b.is_ascii_digit());
+    match parse(trimmed, &Zoned::now()).filter(|_| !bare) {
+        Some(scheduled) => Ok(Since::At(scheduled.at)),
+        None => failed(format!(
+            "{text:?} is neither a duration (90s, 10m, 2h, 1d) nor a time (2026-10-01T12:00:00+02:00, 12:00)"
+        )),
+    }
+}
+
+fn parse_duration(text: &str) -> Option<u32> {
+    let (mut total, mut number) = (0_u32, String::new());
+    for c in text.chars() {
+        let unit = match c {
+            '0'..='9' => {
+                number.push(c);
+                continue;
+            }
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u32>().ok()?.checked_mul(unit)?)?;
+        number.clear();
+    }
+    (number.is_empty() && !text.is_empty()).then_some(total)
+}
+
+/// Local time to the millisecond, of Unix milliseconds.
+pub fn local(unix_ms: i64) -> String {
+    match Timestamp::from_millisecond(unix_ms) {
+        Ok(at) => {
+            let at = at.to_zoned(TimeZone::system());
+            format!("{}.{:03}", at.strftime("%Y-%m-%d %H:%M:%S"), at.millisecond())
+        }
+        Err(_) => format!("{unix_ms} ms"),
+    }
+}
+
 fn parse(text: &str, now: &Zoned) -> Option<Scheduled> {
     let (local, offset) = split_offset(text);
     let civil = civil(local.trim(), now.date())?;
@@ -123,6 +196,18 @@ pub fn example() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_far_back() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h30m", 5400)] {
+            assert_eq!(parse_since(text).unwrap(), Since::Ago(seconds), "{text}");
+        }
+        let at = parse_since("2026-07-24T10:00:00Z").unwrap();
+        assert_eq!((at.parameter().as_str(), at.unix_ms()), ("2026-07-24T10:00:00Z", 1_784_887_200_000));
+        for bad in ["", "10", "m", "10x", "-5m", "99999999999s", "yesterday"] {
+            assert!(parse_since(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_as_people_write_them() {

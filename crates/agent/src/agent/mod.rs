@@ -21,6 +21,7 @@ use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, PeerFact};
 use surus_core::postgres::{DataDir, ProcessState, Progress};
 use surus_core::{BootTime, MemberName};
+use surus_journal::Recorder;
 use surus_postgres::{DataDirLock, Instance, Postmaster};
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
@@ -32,6 +33,7 @@ use tracing::{info, warn};
 
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
 use crate::inherited::Deadline;
+use crate::journal;
 use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
 use crate::rest::{Reloader, RestOptions};
@@ -90,6 +92,9 @@ pub struct Agent {
     changed: watch::Sender<u64>,
     decisions: VecDeque<serde_json::Value>,
     last_goal: Option<(u16, String)>,
+    recorder: Recorder,
+    /// How long gathering the facts of this step took.
+    gathered: Duration,
     counters: Counters,
     upkeep: upkeep::Upkeep,
     name_checked: bool,
@@ -114,6 +119,7 @@ impl Agent {
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
         let follower = Follower::start(&store);
+        let recorder = journal::start(&settings);
         let timing = settings.effective.settings.timing;
         let lease = LeaseKeeper::start(store.clone(), timing);
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
@@ -132,6 +138,7 @@ impl Agent {
                 Box::pin(async move { observer.observe().await })
             }),
             store: store.clone(),
+            journal: recorder.handle(),
             now: boot_now,
         };
         let agent = Agent {
@@ -152,6 +159,8 @@ impl Agent {
             pending_restart: BTreeMap::new(),
             decisions: VecDeque::new(),
             last_goal: None,
+            recorder,
+            gathered: Duration::ZERO,
             counters: Counters::default(),
             upkeep: upkeep::Upkeep::default(),
             name_checked: false,
@@ -179,6 +188,7 @@ impl Agent {
         loop {
             if let Some(end) = self.step().await {
                 self.leave(end.is_ok()).await;
+                journal::finish(&self.recorder).await;
                 return end;
             }
             self.wait(&mut signals).await;
@@ -190,9 +200,12 @@ impl Agent {
         if let Err(why) = self.check_name().await {
             return Some(Err(why));
         }
+        let began = std::time::Instant::now();
         let mut facts = self.gather().await;
+        self.gathered = began.elapsed();
         let mut end = self.decide(&facts).await;
         if end.is_none() && self.member.decide_again(&mut facts, self.lease.lead(), boot_now()) {
+            facts.unix_ms = jiff::Timestamp::now().as_millisecond();
             end = self.decide(&facts).await;
         }
         if end.is_none() {
@@ -203,7 +216,10 @@ impl Agent {
     }
 
     async fn decide(&mut self, facts: &surus_core::facts::Facts) -> Option<Result<(), String>> {
-        let report = self.member.decide(facts, boot_now());
+        let began = std::time::Instant::now();
+        let step = self.member.step(facts);
+        self.recorder.record(self.member.memory(), facts, &step, self.gathered, began.elapsed());
+        let report = self.member.obey(step, facts, boot_now());
         self.counters.steps += 1;
         self.record(facts, &report);
         self.carry_out(facts).await

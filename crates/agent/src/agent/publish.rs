@@ -89,6 +89,7 @@ impl Agent {
         let mut shown = facts.clone();
         shown.task = self.member.task().cloned();
         let member = member::member(&shown, &self.settings.local, &self.settings.effective, &extra);
+        self.counters.journal = self.recorder.counters();
         self.counters.lease_renewals = lease.renewals;
         self.counters.lease_renewal_failures = lease.failures;
         self.counters.last_lease_renewal = lease.renewed.map(|r| r.1);
@@ -179,7 +180,7 @@ impl Agent {
 
     /// Logs a decision when it differs from the one before, and keeps it for `GET /explain`.
     pub(super) fn record(&mut self, facts: &Facts, report: &Report) {
-        let key = (report.rule, uncounted(&report.goal));
+        let key = (report.rule, surus_journal::uncounted(&report.goal));
         let repeated = self.last_goal.as_ref() == Some(&key);
         if repeated {
             debug!("{} [rule {}]", report.goal, report.rule);
@@ -211,12 +212,6 @@ impl Agent {
     }
 }
 
-/// Without its numbers, so that a countdown is one decision and not one each second.
-fn uncounted(goal: &str) -> String {
-    let word = |word: &&str| word.trim_matches(|c| "(),;".contains(c)).parse::<f64>().is_err();
-    goal.split_whitespace().filter(word).collect::<Vec<_>>().join(" ")
-}
-
 fn summary(facts: &Facts) -> Value {
     let view = facts.store.view.as_deref();
     let leads = match surus_core::rules::Ctx::new(facts, &surus_core::memory::Memory::default()).leads {
@@ -246,17 +241,4 @@ fn summary(facts: &Facts) -> Value {
         "failover_request": view.and_then(|v| v.failover.as_ref()).map(|f| &f.value),
         "members": view.map(|v| v.members.keys().collect::<Vec<_>>()),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_countdown_is_one_decision() {
-        let waiting = |n: u32| uncounted(&format!("Awaiting switchover at 2026-10-01T12:00:00+00:00 (in {n} seconds)"));
-        assert_eq!(waiting(3598), waiting(7));
-        let following = |name: &str| uncounted(&format!("a secondary, and following a leader ({name})"));
-        assert_ne!(following("node1"), following("node2"));
-    }
 }

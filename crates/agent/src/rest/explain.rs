@@ -2,11 +2,57 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use surus_core::BootTime;
 
+use super::app::App;
+use super::respond::{self, Refusal};
 use crate::handle::Published;
+use crate::journal;
+
+/// For the journal to be read: it is in the page cache, or on a disk that has other work.
+const READ: Duration = Duration::from_secs(8);
+/// The journal is read for one caller at a time: each takes memory, and a thread for as long as the disk takes.
+static READERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+
+/// `GET /explain?since=`: what the journal tells since then.
+pub async fn since(app: &App, text: &str) -> Result<Response, Refusal> {
+    let Some(since) = moment(text, Timestamp::now()) else {
+        return Err(Refusal::bad_request(format!(
+            "since={text} is neither a number of seconds such as 600s nor a time such as 2026-10-01T12:00:00Z"
+        )));
+    };
+    let Some(handle) = app.handle.journal.clone() else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "this member keeps no journal (recorder.enabled is off)"));
+    };
+    let place = handle.directory().display().to_string();
+    let read = async {
+        let permit = READERS.acquire().await.ok();
+        tokio::task::spawn_blocking(move || {
+            let account = journal::read(&handle, since.as_millisecond());
+            drop(permit);
+            account
+        })
+        .await
+    };
+    match tokio::time::timeout(READ, read).await {
+        Ok(Ok(Ok(account))) => Ok(respond::compact(&account)),
+        Ok(Ok(Err(e))) => Err(Refusal::unavailable(format!("the journal {place} cannot be read: {e}"))),
+        Ok(Err(e)) => Err(Refusal::unavailable(format!("reading the journal broke: {e}; please report it as a BUG"))),
+        Err(_) => Err(Refusal::unavailable(format!("the journal {place} could not be read within {READ:?}"))),
+    }
+}
+
+/// `600s`, as each member's own clock counts it, or a point in time.
+fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+    match text.strip_suffix('s').map(str::parse::<u32>) {
+        Some(Ok(seconds)) => now.checked_sub(SignedDuration::from_secs(i64::from(seconds))).ok(),
+        _ => text.parse().ok(),
+    }
+}
 
 /// The fields of the newest decision stand at the top, those before it (and itself) in `recent`.
 pub fn document(published: &Published, now: BootTime) -> Value {
@@ -52,4 +98,24 @@ pub fn document(published: &Published, now: BootTime) -> Value {
 fn wall_clock(ago: Duration) -> String {
     let ago = SignedDuration::try_from(ago).unwrap_or_default();
     Timestamp::now().checked_sub(ago).unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_when() {
+        let now: Timestamp = "2026-10-01T12:00:00Z".parse().unwrap();
+        for (text, at) in [
+            ("600s", Some("2026-10-01T11:50:00Z")),
+            ("2026-10-01T10:00:00.5+02:00", Some("2026-10-01T08:00:00.5Z")),
+            ("", None),
+            ("-5s", None),
+            ("10m", None),
+            ("yesterday", None),
+        ] {
+            assert_eq!(moment(text, now), at.map(|at| at.parse().unwrap()), "{text}");
+        }
+    }
 }

@@ -173,6 +173,22 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
         "Epoch timestamp of the last successful reading of the store.",
         published.store_last_seen,
     );
+    page.counter(
+        "surus_journal_records_total",
+        "Records written to the journal of decisions.",
+        counters.journal.recorded,
+    );
+    page.counter(
+        "surus_journal_dropped_total",
+        "Decisions that are not in the journal because it could not be written in time.",
+        counters.journal.dropped,
+    );
+    page.gauge("surus_journal_bytes", "Size of the journal of decisions on disk.", counters.journal.size);
+    page.flag(
+        "surus_journal_failing",
+        "Value is 1 if the journal of decisions cannot be written, 0 otherwise.",
+        counters.journal.failing,
+    );
 }
 
 const STATES: &str = "# Values: 0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, \

@@ -76,6 +76,7 @@ async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Res
             return Ok(respond::json(StatusCode::OK, &rows));
         }
         "config" => return configuration::get(app).await,
+        "explain" if let Some(since) = query.get("since") => return explain::since(app, since).await,
         _ => {}
     }
     // From here on only what the agent last published counts: these answers never wait.

@@ -159,6 +159,7 @@ impl Fake {
                 Box::pin(async move { observed })
             }),
             store,
+            journal: None,
             now: || NOW,
         };
         let fake = Fake { handle, published, changed, requests, kv };

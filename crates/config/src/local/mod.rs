@@ -3,6 +3,7 @@
 mod bootstrap;
 mod log;
 mod postgresql;
+mod recorder;
 mod rest;
 mod store;
 mod tags;
@@ -17,6 +18,7 @@ use surus_core::cluster::Tags;
 pub use bootstrap::{Bootstrap, CustomBootstrap};
 pub use log::{Log, LogFormat, LogLevel, LogType};
 pub use postgresql::{Authentication, Credentials, Postgresql, PostgresqlSettings, ReplicaMethod, RoleSettings};
+pub use recorder::Recorder;
 pub use rest::{BasicAuth, Ctl, RestApi, RestTls, ServerTokens, VerifyClient};
 pub use store::{Etcd3Config, RaftConfig, RaftTls, StoreConfig};
 pub use watchdog::{FenceMode, Watchdog, WatchdogMode};
@@ -43,6 +45,7 @@ pub struct LocalConfig {
     pub postgresql: Postgresql,
     pub watchdog: Watchdog,
     pub fence: FenceMode,
+    pub recorder: Recorder,
     pub tags: Tags,
     /// What was odd and did not keep the configuration from being used.
     pub warnings: Vec<Warning>,
@@ -99,6 +102,7 @@ impl LocalConfig {
         let postgresql = postgresql::read(&mut s, r, &home(env));
         let watchdog = watchdog::read(&mut s, r);
         let fence = watchdog::fence(&mut s, r);
+        let recorder = recorder::read(&mut s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
         let tags = tags::read(&mut s, r);
         if let Some(citus) = s.take("citus") {
             r.fault(&citus.place, "citus", "Citus clusters are not supported; remove the section to run without Citus");
@@ -123,6 +127,7 @@ impl LocalConfig {
             postgresql: postgresql?,
             watchdog,
             fence,
+            recorder,
             tags,
             warnings: Vec::new(),
             places,
@@ -146,6 +151,7 @@ impl LocalConfig {
             ("name", self.name != new.name),
             ("namespace", self.namespace != new.namespace),
             ("store", !self.store.same_servers(&new.store)),
+            ("recorder", self.recorder != new.recorder),
             ("postgresql.data_dir", old.data_dir != new_pg.data_dir),
             ("postgresql.config_dir", old.config_dir != new_pg.config_dir),
             ("postgresql.pgpass", old.pgpass != new_pg.pgpass),

@@ -12,11 +12,12 @@ use serde_json::{Map, Value, json};
 use surus_core::report::Candidate;
 
 use crate::cli::{Explain, Format};
-use crate::commands::API_LIMIT;
+use crate::commands::{API_LIMIT, journal};
 use crate::context::{Context, Reading};
 use crate::failure::{Failure, Outcome};
 use crate::table;
 use crate::terminal::Terminal;
+use crate::when::{Since, parse_since};
 
 /// A member's own account, or why there is none.
 type Account = Result<Value, String>;
@@ -24,6 +25,9 @@ type Account = Result<Value, String>;
 pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain) -> Outcome {
     if args.format == Format::Tsv {
         return Err(Failure::Usage("explain has the formats pretty, json and yaml".to_owned()));
+    }
+    if let Some(since) = &args.since {
+        return since_then(context, terminal, args, since).await;
     }
     let cluster = context.cluster(args.cluster.cluster_name.as_deref(), args.cluster.group)?;
     let reading = cluster.read().await?;
@@ -56,6 +60,20 @@ pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain)
         return table::objects_out(terminal, args.format, &whole);
     }
     terminal.write(&render(&cluster.name, &reading, &weighed, &accounts))
+}
+
+async fn since_then(context: &Context, terminal: &mut Terminal, args: &Explain, since: &str) -> Outcome {
+    let since = parse_since(since)?;
+    let cluster = context.cluster(args.cluster.cluster_name.as_deref(), args.cluster.group)?;
+    let reading = cluster.read().await?;
+    let told = journal::ask(context, &reading, since, &[]).await;
+    journal::print(terminal, args.format, &told)
+}
+
+/// The same from journals on this machine.
+pub fn offline(terminal: &mut Terminal, args: &Explain) -> Outcome {
+    let since = args.since.as_deref().map(parse_since).transpose()?.map_or(i64::MIN, Since::unix_ms);
+    journal::print(terminal, args.format, &journal::read(&args.journal, since))
 }
 
 fn render(name: &str, reading: &Reading, weighed: &[Candidate], accounts: &[(String, Account)]) -> String {

@@ -8,15 +8,18 @@ pub mod fence;
 mod flush;
 mod handover;
 mod history;
+mod journal;
 mod list;
 mod pause;
 mod reinit;
 mod remove;
+mod replay;
 mod restart;
 pub mod run;
 mod select;
 mod show_config;
 mod store;
+mod timeline;
 mod version;
 
 pub use check::check;
@@ -43,6 +46,9 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Store(args) => return store::store(args, global, terminal).await,
         Command::Fence(args) => return fence::fence(args, terminal).await,
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
+        Command::Replay(args) => return replay::replay(terminal, &args),
+        Command::Explain(args) if !args.journal.is_empty() => return explain::offline(terminal, &args),
+        Command::Timeline(args) if !args.journal.is_empty() => return timeline::offline(terminal, &args),
         other => other,
     };
     let context = Context::open(global).await?;
@@ -60,6 +66,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::EditConfig(args) => edit_config::edit_config(&context, terminal, &args).await,
         Command::History(args) => history::history(&context, terminal, &args).await,
         Command::Explain(args) => explain::explain(&context, terminal, &args).await,
+        Command::Timeline(args) => timeline::timeline(&context, terminal, &args).await,
         Command::Remove(args) => remove::remove(&context, terminal, &args).await,
         Command::Flush(args) => flush::flush(&context, terminal, &args).await,
         Command::Dsn(args) => dsn::dsn(&context, terminal, &args).await,
@@ -68,6 +75,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         | Command::Version(_)
         | Command::Store(_)
         | Command::Fence(_)
+        | Command::Replay(_)
         | Command::Demo(_) => Err(Failure::Message("this command does not use a store".to_owned())),
     }
 }

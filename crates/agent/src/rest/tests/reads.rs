@@ -354,6 +354,10 @@ async fn metrics_have_the_names_and_order_dashboards_know() {
             ("surus_lease_renewal_seconds", "0"),
             ("surus_lease_remaining_seconds", "0"),
             ("surus_store_last_seen", "1721815200"),
+            ("surus_journal_records_total", "0"),
+            ("surus_journal_dropped_total", "0"),
+            ("surus_journal_bytes", "0"),
+            ("surus_journal_failing", "0"),
         ]
     );
     assert!(text.starts_with(
