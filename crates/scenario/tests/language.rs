@@ -68,7 +68,7 @@ expect no failover for 20s
 ";
 
 fn statements(text: &str) -> Vec<Statement<Who>> {
-    parse(&format!("{HEADER}{text}")).unwrap().steps.into_iter().map(|step| step.statement).collect()
+    parse(&format!("{HEADER}{text}")).expect("a scenario").steps.into_iter().map(|step| step.statement).collect()
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl World for Paper {
 
 fn played(text: &str) -> (Vec<String>, Option<String>) {
     let mut world = Paper::default();
-    let scenario = parse(&format!("cluster 3 members\n{text}")).unwrap();
+    let scenario = parse(&format!("cluster 3 members\n{text}")).expect("a scenario");
     let end = now_or_never(run(&scenario, &mut world)).expect("paper never waits");
     (world.told, end.err().map(|end| end.to_string()))
 }

@@ -32,6 +32,7 @@ pub use network::{Endpoint, Link};
 pub use node::Node;
 pub use observe::{Connection, wait_for};
 pub use ports::Port;
+pub use rustix::process::Signal;
 pub use stage::{Needs, Stage};
 pub use template::{PASSWORD, SUPERUSER};
 pub use verbs::Job;

@@ -5,11 +5,11 @@
 //! no privileges, unlike network namespaces. What a proxy cannot do is lose a handshake: over a link that is cut one way
 //! a connection still opens, and then carries nothing in that direction.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -64,7 +64,7 @@ impl Network {
         let (links, watching) = watch::channel(Links::new());
         let (routes, mut incoming) = mpsc::unbounded_channel::<Route>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("proxy runtime")?;
-        let homes = Arc::new(homes);
+        let homes = Arc::new(Homes { homes, known: Mutex::default() });
         let thread = std::thread::Builder::new().name("testbed-network".into()).spawn(move || {
             runtime.block_on(async move {
                 // Ends when the sender is dropped; with the runtime every connection ends too.
@@ -103,17 +103,24 @@ impl Drop for Network {
     }
 }
 
-async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Vec<(Endpoint, PathBuf)>>) {
+async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
     let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, route.listen)).await else { return };
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
+        let Ok((near, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let source = source_of(peer, &homes);
-        let gate = |from: Option<Endpoint>, to: Option<Endpoint>| Gate { links: links.clone(), link: from.zip(to) };
-        let target = Some(route.target);
-        tokio::spawn(relay(stream, route.to, gate(source, target), gate(target, source)));
+        let (links, homes) = (links.clone(), Arc::clone(&homes));
+        let (to, target) = (route.to, route.target);
+        tokio::spawn(async move {
+            // First: whoever dials a dead server again and again would keep the search busy.
+            let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
+            // Not on this thread, which carries all traffic.
+            let Ok(source) = tokio::task::spawn_blocking(move || homes.source_of(peer)).await else { return };
+            let there = Gate { links: links.clone(), link: source.map(|source| (source, target)) };
+            let back = Gate { links, link: source.map(|source| (target, source)) };
+            relay(near, far, there, back).await;
+        });
     }
 }
 
@@ -138,10 +145,9 @@ impl Gate {
     }
 }
 
-async fn relay(near: TcpStream, to: u16, there: Gate, back: Gate) {
+async fn relay(near: TcpStream, far: TcpStream, there: Gate, back: Gate) {
     let (mut cut_there, mut cut_back) = (there.clone(), back.clone());
     let traffic = async {
-        let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
         let _ = near.set_nodelay(true);
         let _ = far.set_nodelay(true);
         let (near_read, near_write) = near.into_split();
@@ -174,30 +180,43 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
     }
 }
 
-/// The end whose process holds the other end of a loopback connection.
-fn source_of(peer: SocketAddr, homes: &[(Endpoint, PathBuf)]) -> Option<Endpoint> {
-    let SocketAddr::V4(peer) = peer else { return None };
-    let local = format!("{:08X}:{:04X}", u32::from_le_bytes(peer.ip().octets()), peer.port());
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let inodes: HashSet<String> = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields.get(1).is_some_and(|address| *address == local))
-        .filter_map(|fields| fields.get(9).map(|inode| format!("socket:[{inode}]")))
-        .collect();
-    let holds = |pid: i32| {
-        fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|fd| fs::read_link(fd.path()).ok())
-            .any(|target| inodes.contains(&*target.to_string_lossy()))
-    };
-    // One pass: the proxy's thread carries all traffic.
-    procs::all().find_map(|pid| {
-        let (end, _) = homes.iter().find(|(_, home)| procs::works_in(pid, home))?;
-        holds(pid).then_some(*end)
-    })
+/// Whose processes work where.
+struct Homes {
+    homes: Vec<(Endpoint, PathBuf)>,
+    /// Processes that opened a connection before: agents and store servers open most.
+    known: Mutex<BTreeMap<i32, usize>>,
+}
+
+impl Homes {
+    /// The end whose process holds the other end of a loopback connection.
+    fn source_of(&self, peer: SocketAddr) -> Option<Endpoint> {
+        let SocketAddr::V4(peer) = peer else { return None };
+        let local = format!("{:08X}:{:04X}", u32::from_le_bytes(peer.ip().octets()), peer.port());
+        let table = fs::read_to_string("/proc/net/tcp").ok()?;
+        let inode = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let inode = fields.get(9).filter(|inode| **inode != "0")?;
+            (*fields.get(1)? == local).then(|| format!("socket:[{inode}]"))
+        })?;
+        let holds = |pid: i32| {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target.to_string_lossy() == inode)
+        };
+        let known = self.known.lock().map(|known| known.clone()).unwrap_or_default();
+        let at_home = |pid: i32, home: usize| procs::works_in(pid, &self.homes[home].1);
+        let known = known.into_iter().find(|(pid, home)| holds(*pid) && at_home(*pid, *home));
+        let (pid, home) = known.or_else(|| {
+            procs::all().find_map(|pid| {
+                let home = (0..self.homes.len()).find(|home| at_home(pid, *home))?;
+                holds(pid).then_some((pid, home))
+            })
+        })?;
+        if let Ok(mut known) = self.known.lock() {
+            known.retain(|pid, _| procs::alive(*pid));
+            known.insert(pid, home);
+        }
+        Some(self.homes[home].0)
+    }
 }
 
 #[cfg(test)]

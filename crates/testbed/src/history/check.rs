@@ -177,7 +177,7 @@ fn order(history: &History, content: &Content) -> Vec<Violation> {
     let sent: HashSet<(u32, u64)> = acknowledged.chain(history.unanswered.iter().copied()).collect();
     let mut seen = HashSet::new();
     let mut last: HashMap<u32, u64> = HashMap::new();
-    for &(key, n) in &content.appends {
+    for &(key, n) in content.appends.iter().filter(|(key, _)| *key >= history.first_key) {
         if !seen.insert((key, n)) {
             violations.push(Violation::Twice { key, n });
             continue;

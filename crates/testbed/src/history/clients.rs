@@ -33,6 +33,7 @@ const WAITING: usize = 4;
 
 const SETUP: &str = "\
 create role writer login; \
+alter role writer set log_min_messages = 'panic'; \
 create table appends (id bigserial primary key, key int not null, n bigint not null); \
 create table accounts (id int primary key, balance bigint not null); \
 insert into accounts select generate_series(0, 7), 100; \
@@ -70,13 +71,15 @@ impl Clients {
     pub async fn start(cluster: &Cluster) -> Result<Clients> {
         let leader = cluster.wait_leader().await?;
         let connection = cluster.connect(leader).await?;
-        ensure!(
-            connection.rows("select 1 from pg_tables where tablename = 'appends'").await?.is_empty(),
-            "clients write to this cluster already"
-        );
-        connection.execute(SETUP).await?;
+        if connection.rows("select 1 from pg_tables where tablename = 'appends'").await?.is_empty() {
+            connection.execute(SETUP).await?;
+        }
+        // What an earlier record wrote stays, and is not this one's to judge.
+        let rows = connection.rows("select coalesce(max(key), -1) + 1000 from appends").await?;
+        let first: u32 = rows.first().and_then(|row| row.first()?.parse().ok()).context("no key")?;
         let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.postgres.number).collect();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { keys: AtomicU32::new(first), ..Shared::default() });
+        shared.history().first_key = first;
         let begun = Instant::now();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = {
@@ -126,6 +129,11 @@ impl Clients {
         let since = moment.saturating_duration_since(self.begun);
         let history = self.shared.history();
         history.acknowledged.iter().rev().take(500).find(|ack| ack.sent > since).map(|ack| ack.server.node)
+    }
+
+    /// Whether another member than `old` has acknowledged anything.
+    pub fn led_by_another_than(&self, old: usize) -> bool {
+        self.shared.history().acknowledged.iter().rev().take(500).any(|ack| ack.server.node != old)
     }
 
     /// An operator was told that a planned switchover succeeded.

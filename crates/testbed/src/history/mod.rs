@@ -37,6 +37,8 @@ pub struct Ack {
 
 #[derive(Clone, Debug, Default)]
 pub struct History {
+    /// Smaller keys are of an earlier record.
+    pub first_key: u32,
     pub acknowledged: Vec<Ack>,
     /// Sent without an acknowledgement: failed, or nobody knows.
     pub unanswered: BTreeSet<(u32, u64)>,

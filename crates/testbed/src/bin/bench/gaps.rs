@@ -156,7 +156,7 @@ pub async fn agent_restart(store: StoreKind, runs: usize, recorder: &mut Recorde
 }
 
 /// A healthy cluster in which nothing was decided for a moment: no run begins in the wake of the one before.
-async fn calm(cluster: &Cluster) -> Result<usize> {
+pub async fn calm(cluster: &Cluster) -> Result<usize> {
     let leader = cluster.wait_healthy().await?;
     let since = cluster.status(leader).await?["dcs_last_seen"].as_i64().unwrap_or(0);
     wait_for("two quiet seconds", LONG, async || {

@@ -1,5 +1,6 @@
 //! Measures what a user of a cluster feels. `cargo xtask bench` builds the release binary and runs this.
 
+mod fence;
 mod gaps;
 mod idle;
 mod record;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use surus_testbed::{Builder, Cluster, StoreKind};
 
+use fence::Fault;
 use record::Recorder;
 
 const HELP: &str = "\
@@ -23,6 +25,8 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
   node-fast       the same at the shortest timing allowed
   sigterm         write gap when the primary's agent is stopped
   agent-restart   failed commits when the primary's agent is killed and started again
+  fence-agent-killed, fence-agent-frozen, fence-cut-off, fence-both-frozen
+                  commits acknowledged by the old primary after another was promoted
   idle            memory, CPU time and store requests of a cluster at rest
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
@@ -65,6 +69,10 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "node-fast" => gaps::node(store, runs, Some(gaps::fast_timing()), recorder).await,
         "sigterm" => gaps::sigterm(store, runs, recorder).await,
         "agent-restart" => gaps::agent_restart(store, runs, recorder).await,
+        "fence-agent-killed" => fence::fence(Fault::AgentKilled, store, runs, recorder).await,
+        "fence-agent-frozen" => fence::fence(Fault::AgentFrozen, store, runs, recorder).await,
+        "fence-cut-off" => fence::fence(Fault::CutOff, store, runs, recorder).await,
+        "fence-both-frozen" => fence::fence(Fault::BothFrozen, store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -98,7 +106,20 @@ fn options() -> Result<Option<Options>> {
         }
     }
     if options.names.is_empty() {
-        let all = ["bootstrap", "switchover", "postmaster", "node", "node-fast", "sigterm", "agent-restart", "idle"];
+        let all = [
+            "bootstrap",
+            "switchover",
+            "postmaster",
+            "node",
+            "node-fast",
+            "sigterm",
+            "agent-restart",
+            "fence-agent-killed",
+            "fence-agent-frozen",
+            "fence-cut-off",
+            "fence-both-frozen",
+            "idle",
+        ];
         options.names = all.map(str::to_owned).to_vec();
     }
     Ok(Some(options))
