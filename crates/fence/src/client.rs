@@ -11,8 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::process::short;
-use crate::protocol::{Ask, State, VERSION, socket_path};
+use crate::protocol::{Ask, Meeting, State, VERSION};
 
 /// A fence answers within microseconds. One that does not for so long is frozen or starved.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -24,8 +23,12 @@ const START: Duration = Duration::from_secs(5);
 pub struct FenceError(String);
 
 impl FenceError {
-    pub(crate) fn new(what: String) -> FenceError {
+    pub fn new(what: String) -> FenceError {
         FenceError(what)
+    }
+
+    pub fn ended() -> FenceError {
+        FenceError("the fence has ended".into())
     }
 }
 
@@ -50,18 +53,17 @@ impl FenceClient {
     /// The fence that already guards this data directory, or a new one. `program` is this program, and `arguments` make
     /// it a fence. Also returns what it says of itself.
     pub async fn open(
-        data_dir: &Path,
+        meeting: &Meeting,
         program: &Path,
         arguments: &[String],
     ) -> Result<(FenceClient, State), FenceError> {
-        let path = socket_path(data_dir);
-        if let Some(found) = adopt(&path).await {
+        if let Some(found) = adopt(meeting).await {
             return Ok(found);
         }
         start(program, arguments)?;
         let end = Instant::now() + START;
         loop {
-            match connect(&path).await {
+            match connect(meeting).await {
                 Ok(mut client) => {
                     let state = client.ask(&Ask::State).await?;
                     return Ok((client, state));
@@ -69,7 +71,7 @@ impl FenceClient {
                 Err(e) if Instant::now() >= end => {
                     return Err(error(format_args!(
                         "the fence was started and does not listen on {}: {e}",
-                        path.display()
+                        meeting.path.display()
                     )));
                 }
                 Err(_) => sleep(Duration::from_millis(5)).await,
@@ -90,7 +92,7 @@ impl FenceClient {
         };
         match timeout(ANSWER, exchange).await {
             Ok(Ok(state)) => Ok(state),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Err(error("the fence has ended")),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Err(FenceError::ended()),
             Ok(Err(e)) => Err(error(format_args!("the fence cannot be spoken to: {e}"))),
             Err(_) => Err(error(format_args!("the fence does not answer within {} ms", ANSWER.as_millis()))),
         }
@@ -113,22 +115,21 @@ impl FenceClient {
     }
 }
 
-async fn connect(path: &Path) -> io::Result<FenceClient> {
-    let parent = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let stream = UnixStream::connect(short(&parent, path)).await?;
+async fn connect(meeting: &Meeting) -> io::Result<FenceClient> {
+    let stream = UnixStream::connect(meeting.short()).await?;
     let own = rustix::process::getuid();
     let peer = stream.peer_cred()?.uid();
     // Whoever else may write into that directory could answer in its place.
     if peer != 0 && peer != own.as_raw() {
-        return Err(io::Error::other(format!("{} belongs to user {peer}", path.display())));
+        return Err(io::Error::other(format!("{} belongs to user {peer}", meeting.path.display())));
     }
     Ok(FenceClient { stream: BufReader::new(stream) })
 }
 
 /// One that was started by an earlier agent. It is ended if it cannot be talked to: two fences of which one is not
 /// prolonged would end a healthy server.
-async fn adopt(path: &Path) -> Option<(FenceClient, State)> {
-    let mut client = connect(path).await.ok()?;
+async fn adopt(meeting: &Meeting) -> Option<(FenceClient, State)> {
+    let mut client = connect(meeting).await.ok()?;
     let peer = client.peer();
     let why = match client.ask(&Ask::State).await {
         Ok(state) if state.version == VERSION => return Some((client, state)),

@@ -13,6 +13,6 @@ mod trial;
 
 pub use client::{FenceClient, FenceError, own_program};
 pub use process::{ServeOptions, serve};
-pub use protocol::{Ask, Fired, Postmaster, State, VERSION, socket_path};
+pub use protocol::{Ask, Fired, Meeting, Postmaster, State, VERSION, resolved};
 pub use standing::Standing;
 pub use trial::{Trial, trial, victim};

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,7 +15,7 @@ use surus_core::BootTime;
 use surus_postgres::{Postmaster, ServerProcesses};
 use surus_store::clock::boot_now;
 
-use crate::protocol::{Ask, Fired, State, VERSION, socket_path};
+use crate::protocol::{Ask, Fired, Meeting, State, VERSION};
 use crate::standing::Standing;
 
 /// One attempt to see all processes end; what is left after that waits for a disk, and is looked at again.
@@ -40,7 +40,8 @@ pub fn serve(options: &ServeOptions) -> std::io::Result<()> {
     // Whoever ends the agent by signalling its group or session must not end the fence with it.
     let _ = rustix::process::setsid();
     let _ = nix::sys::signal::SigSet::all().thread_block();
-    let listener = bind(&options.data_dir)?;
+    let meeting = Meeting::of(&options.data_dir)?;
+    let listener = bind(&meeting)?;
     listener.set_nonblocking(true)?;
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
     let server = ServerProcesses::of(&options.data_dir, options.programs.clone());
@@ -66,27 +67,18 @@ pub fn serve(options: &ServeOptions) -> std::io::Result<()> {
         // What it did is kept for the agent that comes to ask.
         let idle = heard && connections.is_empty() && fence.until.is_none() && fence.fired.is_none();
         if quit || idle {
-            let _ = std::fs::remove_file(socket_path(&options.data_dir));
+            let _ = std::fs::remove_file(&meeting.path);
             return Ok(());
         }
     }
 }
 
-/// The path of a socket must be short, that of a data directory need not be.
-fn bind(data_dir: &Path) -> std::io::Result<UnixListener> {
-    let path = socket_path(data_dir);
-    match std::fs::remove_file(&path) {
+fn bind(meeting: &Meeting) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(&meeting.path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let parent = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    UnixListener::bind(short(&parent, &path))
-}
-
-pub(crate) fn short(parent: &std::fs::File, path: &Path) -> PathBuf {
-    use std::os::fd::AsRawFd;
-    let dir = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
-    path.file_name().map_or(dir.clone(), |name| dir.join(name))
+    UnixListener::bind(meeting.short())
 }
 
 /// Only the one the fence runs as, and root, may speak to it.

@@ -1,5 +1,8 @@
 //! What agent and fence say to each other: one JSON value a line, each question answered by the fence's state.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -53,9 +56,38 @@ pub struct Fired {
     pub gone: bool,
 }
 
-/// Beside the data directory, like everything of the agent's.
-pub fn socket_path(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.as_os_str().to_owned();
-    name.push(".surus.fence");
-    PathBuf::from(name)
+/// Where a fence listens: beside the data directory, like everything of the agent's.
+#[derive(Debug)]
+pub struct Meeting {
+    pub path: PathBuf,
+    /// Held open, so that finding the socket again needs no disk.
+    directory: File,
+}
+
+impl Meeting {
+    /// Looks at the disk.
+    pub fn of(data_dir: &Path) -> io::Result<Meeting> {
+        let mut name = data_dir.as_os_str().to_owned();
+        name.push(".surus.fence");
+        let path = PathBuf::from(name);
+        let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        Ok(Meeting { path, directory })
+    }
+
+    /// For the system calls: the path of a socket must be short, that of a data directory need not be.
+    pub(crate) fn short(&self) -> PathBuf {
+        let directory = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
+        self.path.file_name().map_or(directory.clone(), |name| directory.join(name))
+    }
+}
+
+/// The path as the kernel will spell it for a server that works there, also before it exists.
+pub fn resolved(data_dir: &Path) -> io::Result<PathBuf> {
+    match std::fs::canonicalize(data_dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = std::fs::canonicalize(data_dir.parent().unwrap_or(Path::new("/")))?;
+            Ok(data_dir.file_name().map_or(parent.clone(), |name| parent.join(name)))
+        }
+        found => found,
+    }
 }

@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use surus_store::clock::boot_now;
 
 use crate::client::{FenceClient, FenceError};
-use crate::protocol::{Ask, State};
+use crate::protocol::{Ask, Meeting, State};
 
 /// How long the stand-in serves before its lead ends.
 const LEAD: Duration = Duration::from_millis(300);
@@ -54,7 +54,8 @@ async fn one(program: &Path, data: &Path, case: &'static str, stop: bool) -> Res
     let pid = i32::try_from(postmaster.id()).unwrap_or(0);
     let started = surus_postgres::start_ticks(pid);
     let arguments = ["fence".to_owned(), "--guard".to_owned(), data.display().to_string(), name];
-    let (mut fence, _) = FenceClient::open(&data, &real, &arguments).await?;
+    let meeting = Meeting::of(&data).map_err(|e| text("the scratch directory cannot be opened", e))?;
+    let (mut fence, _) = FenceClient::open(&meeting, &real, &arguments).await?;
     for _ in 0..WARM {
         let stamp = stamps.recv_timeout(Duration::from_secs(10));
         stamp.map_err(|_| FenceError::new("the stand-in does not serve".into()))?;

@@ -1,0 +1,214 @@
+//! The fence as a process: what it does at the deadline, and what cannot keep it from that.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use surus_core::BootTime;
+use surus_fence::{Ask, FenceClient, Meeting, Postmaster, State, resolved};
+use surus_store::clock::boot_now;
+use surus_testbed::{procs, wait_for};
+use tempfile::TempDir;
+
+const SURUS: &str = env!("CARGO_BIN_EXE_surus");
+const SOON: Duration = Duration::from_secs(20);
+/// Far enough away that nothing in a test reaches it.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Something that stands for a server, and the directory it works in.
+struct Server {
+    dir: TempDir,
+    postmaster: Child,
+}
+
+impl Server {
+    async fn start() -> Result<Server> {
+        let dir = tempfile::tempdir()?;
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data)?;
+        let postmaster = Command::new(SURUS)
+            .args(["fence", "--victim", "postmaster"])
+            .current_dir(&data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let server = Server { dir, postmaster };
+        wait_for("all backends work", SOON, async || {
+            ensure!(server.processes() == 9, "{} processes", server.processes());
+            Ok(())
+        })
+        .await?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn processes(&self) -> usize {
+        procs::programs(&self.data()).len()
+    }
+
+    fn postmaster(&self) -> Postmaster {
+        let pid = i32::try_from(self.postmaster.id()).unwrap();
+        Postmaster { pid, start_ticks: surus_postgres::start_ticks(pid).unwrap() }
+    }
+
+    async fn fence(&self) -> Result<(FenceClient, State)> {
+        let data = resolved(&self.data())?;
+        let arguments = ["fence", "--guard", &data.display().to_string(), "surus"].map(str::to_owned);
+        Ok(FenceClient::open(&Meeting::of(&data)?, Path::new(SURUS), &arguments).await?)
+    }
+
+    async fn gone(&self) -> Result<()> {
+        wait_for("the server is gone", SOON, async || {
+            ensure!(self.processes() == 0, "{} processes", self.processes());
+            Ok(())
+        })
+        .await
+    }
+
+    fn arm(&self, until: BootTime) -> Ask {
+        Ask::Arm { until, postmaster: Some(self.postmaster()) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = end(&mut self.postmaster);
+        procs::sweep(self.dir.path(), Duration::from_secs(5));
+    }
+}
+
+fn end(child: &mut Child) -> std::io::Result<()> {
+    child.kill()?;
+    child.wait().map(|_| ())
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    Ok(kill_process(Pid::from_raw(i32::try_from(pid)?).context("a pid")?, signal)?)
+}
+
+#[test]
+fn it_proves_itself_on_this_machine() -> Result<()> {
+    let run = Command::new(SURUS).args(["fence", "--test"]).output()?;
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    ensure!(run.status.success(), "{text}{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(text.lines().filter(|l| l.starts_with("ok: ")).count(), 2, "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_server_ends_when_nobody_prolongs() -> Result<()> {
+    let server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    let deadline = boot_now() + Duration::from_millis(300);
+    fence.ask(&server.arm(deadline)).await?;
+    // As an agent that is killed.
+    drop(fence);
+    server.gone().await?;
+    ensure!(boot_now() >= deadline, "it was too early");
+    let (mut fence, state) = server.fence().await?;
+    let fired = state.fired.context("it remembers what it did")?;
+    assert_eq!((fired.deadline, fired.processes, fired.gone), (deadline, 9, true));
+    ensure!(fired.silent_after_us < 100_000, "{fired:?}");
+    assert_eq!(state.until, None);
+    fence.ask(&Ask::Quit).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn stopped_processes_and_orphans_end_too() -> Result<()> {
+    let server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    fence.ask(&server.arm(boot_now() + Duration::from_millis(500))).await?;
+    for (pid, _) in procs::programs(&server.data()) {
+        signal(u32::try_from(pid)?, Signal::STOP)?;
+    }
+    server.gone().await?;
+    fence.ask(&Ask::Quit).await?;
+
+    // The postmaster is dead, its backends go on; the fence never knew it.
+    let mut server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    end(&mut server.postmaster)?;
+    ensure!(server.processes() == 8, "{} processes", server.processes());
+    fence.ask(&Ask::Arm { until: boot_now() + Duration::from_millis(200), postmaster: None }).await?;
+    server.gone().await?;
+    fence.ask(&Ask::Quit).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn prolonged_or_disarmed_it_does_nothing() -> Result<()> {
+    let server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    let first = boot_now() + Duration::from_millis(200);
+    fence.ask(&server.arm(first)).await?;
+    fence.ask(&server.arm(boot_now() + NEVER)).await?;
+    wait_for("the first deadline has passed", SOON, async || {
+        ensure!(boot_now() > first + Duration::from_millis(200), "not yet");
+        Ok(())
+    })
+    .await?;
+    let state = fence.ask(&Ask::State).await?;
+    assert_eq!((server.processes(), state.fired), (9, None));
+    // Another agent, as after a restart or an upgrade: the same fence, still armed.
+    drop(fence);
+    let (mut fence, adopted) = server.fence().await?;
+    assert_eq!((adopted.pid, adopted.until), (state.pid, state.until));
+    let disarmed = fence.ask(&Ask::Disarm).await?;
+    assert_eq!(disarmed.until, None);
+    // With nothing to guard and nobody to ask for it, it ends.
+    drop(fence);
+    wait_for("the fence ends", SOON, async || {
+        ensure!(!procs::alive(i32::try_from(state.pid)?), "it runs");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(server.processes(), 9);
+    Ok(())
+}
+
+#[tokio::test]
+async fn signals_and_nonsense_change_nothing() -> Result<()> {
+    let server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    let until = boot_now() + NEVER;
+    let state = fence.ask(&server.arm(until)).await?;
+    for gentle in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1] {
+        signal(state.pid, gentle)?;
+    }
+    let socket = Meeting::of(&resolved(&server.data())?)?.path;
+    for nonsense in [&b"nonsense\n"[..], b"{\"arm\":{}}\n", b"{\"arm\":", b"\n", &[b'x'; 10_000]] {
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.write_all(nonsense)?;
+        drop(stream);
+        let now = fence.ask(&Ask::State).await?;
+        assert_eq!((now.until, now.fired), (Some(until), None));
+    }
+    assert_eq!(server.processes(), 9);
+    fence.ask(&Ask::Quit).await?;
+    Ok(())
+}
+
+/// Two fences of which one is not prolonged would end a healthy server.
+#[tokio::test]
+async fn a_frozen_fence_is_replaced() -> Result<()> {
+    let server = Server::start().await?;
+    let (mut fence, _) = server.fence().await?;
+    let first = fence.ask(&server.arm(boot_now() + Duration::from_secs(2))).await?;
+    signal(first.pid, Signal::STOP)?;
+    fence.ask(&Ask::State).await.unwrap_err();
+    let (mut fence, second) = server.fence().await?;
+    ensure!(second.pid != first.pid, "the same process");
+    fence.ask(&server.arm(boot_now() + NEVER)).await?;
+    ensure!(!procs::alive(i32::try_from(first.pid)?), "the frozen fence is still there");
+    assert_eq!(server.processes(), 9);
+    fence.ask(&Ask::Quit).await?;
+    Ok(())
+}
