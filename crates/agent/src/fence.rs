@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use surus_config::FenceMode;
 use surus_core::BootTime;
 use surus_core::facts::Fence;
@@ -42,6 +43,45 @@ pub struct FenceState {
     /// When it last had to end PostgreSQL, and how often it had to in the life of this agent.
     pub fired: Option<Fired>,
     pub firings: u64,
+}
+
+/// What readers get to see.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    pub fact: Fence,
+    pub mode: FenceMode,
+    pub state: FenceState,
+}
+
+impl Shown {
+    pub fn works(&self) -> bool {
+        self.fact == Fence::Working
+    }
+
+    pub fn document(&self, now: BootTime) -> Value {
+        let state = match (&self.fact, self.state.armed_until) {
+            (Fence::Off, _) => "off",
+            (Fence::Broken { .. }, _) => "broken",
+            (Fence::Working, Some(_)) => "armed",
+            (Fence::Working, None) => "ready",
+        };
+        let mut out = json!({"mode": self.mode.word(), "state": state, "firings": self.state.firings});
+        if let Fence::Broken { why, .. } = &self.fact {
+            out["why"] = json!(why);
+        }
+        if let Some(until) = self.state.armed_until {
+            out["seconds_left"] = json!(until.since(now).as_secs_f64());
+        }
+        if let Some(fired) = self.state.fired {
+            out["last_fired"] = json!({
+                "seconds_ago": now.since(fired.at).as_secs_f64(),
+                "processes": fired.processes,
+                "silent_after_ms": fired.silent_after_us as f64 / 1000.0,
+                "gone": fired.gone,
+            });
+        }
+        out
+    }
 }
 
 #[derive(Clone)]
@@ -90,8 +130,8 @@ impl FenceKeeper {
         self.want.borrow().mode
     }
 
-    pub fn state(&self) -> FenceState {
-        self.state.borrow().clone()
+    pub fn shown(&self) -> Shown {
+        Shown { fact: self.fact(), mode: self.mode(), state: self.state.borrow().clone() }
     }
 
     pub fn subscribe(&self) -> watch::Receiver<FenceState> {

@@ -96,6 +96,7 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         pending_restart_reason: extra.pending_restart.clone(),
         scheduled_restart: extra.scheduled_restart.cloned(),
         pause: facts.settings.pause,
+        fence: facts.fence.remark(),
     }
 }
 

@@ -57,6 +57,8 @@ pub struct ClusterMember {
     pub pending_restart_reason: BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
     pub tags: Tags,
+    /// Absent while the fence works, and for members that have none.
+    pub fence: Option<String>,
     /// Absent for the holder of the leader key.
     pub positions: Option<Positions>,
 }
@@ -103,6 +105,9 @@ impl Serialize for ClusterMember {
         }
         if !self.tags.0.is_empty() {
             map.serialize_entry("tags", &self.tags)?;
+        }
+        if let Some(fence) = &self.fence {
+            map.serialize_entry("fence", fence)?;
         }
         if let Some(positions) = &self.positions {
             for (lag_key, lsn_key, position) in [
@@ -164,6 +169,7 @@ fn cluster_member(view: &ClusterView, settings: &ClusterSettings, member: &Membe
         pending_restart_reason: member.pending_restart_reason.clone(),
         scheduled_restart: member.scheduled_restart.clone(),
         tags: member.tags.clone(),
+        fence: member.fence.clone(),
         positions: (!leads).then(|| Positions {
             receive: position(member.receive_lsn),
             replay: position(member.replay_lsn),

@@ -33,6 +33,15 @@ impl Fence {
             _ => None,
         }
     }
+
+    /// What operators should see of it at first sight: nothing while it works.
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Fence::Off => Some("off".into()),
+            Fence::Working => None,
+            Fence::Broken { why, .. } => Some(format!("does not work: {why}")),
+        }
+    }
 }
 
 /// My hold on the leader key, as the lease keeper knows it.

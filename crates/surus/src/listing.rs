@@ -17,7 +17,7 @@ use crate::yaml;
 
 /// Beyond this many characters a reason is hidden in tables.
 const LONGEST_REASON: usize = 50;
-const EXTRA: [&str; 4] = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags"];
+const EXTRA: [&str; 5] = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags", "Fence"];
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layout {
@@ -100,7 +100,10 @@ fn header(rows: &[Row], group: bool, layout: Layout) -> Vec<&'static str> {
     let mut columns = vec!["Cluster"];
     columns.extend(group.then_some("Group"));
     columns.extend(["Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"]);
-    let wanted = |column: &&str| layout.extended || rows.iter().any(|row| !row.text(column, true).is_empty());
+    // Scripts know the extended table of Patroni, so what is ours shows only when there is something to say.
+    let wanted = |column: &&str| {
+        (layout.extended && *column != "Fence") || rows.iter().any(|row| !row.text(column, true).is_empty())
+    };
     columns.extend(EXTRA.into_iter().filter(wanted));
     columns
 }
@@ -188,6 +191,7 @@ fn rows(
                 ("Pending restart reason", reasons(member, pretty)),
                 ("Scheduled restart", scheduled_restart(member)),
                 ("Tags", Value::Object(member.tags.0.clone())),
+                ("Fence", member.fence.clone().map_or(Value::Null, Value::from)),
             ]);
             Row { columns }
         })

@@ -78,6 +78,7 @@ pub fn document(published: &Published, now: BootTime) -> Value {
             "remaining_seconds": remaining.unwrap_or_default().as_secs_f64(),
         }),
     );
+    out.insert("fence".into(), published.fence.document(now));
     out.insert(
         "store".into(),
         json!({

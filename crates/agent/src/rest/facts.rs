@@ -94,7 +94,11 @@ impl<'a> Facts<'a> {
         let mut document = serde_json::to_value(self.status()).unwrap_or_default();
         if let Some(object) = document.as_object_mut() {
             let store = &self.published.store;
-            let ours = json!({"version": VERSION, "store": {"kind": store.kind, "summary": store.summary}});
+            let ours = json!({
+                "version": VERSION,
+                "store": {"kind": store.kind, "summary": store.summary},
+                "fence": self.published.fence.document(self.now),
+            });
             object.insert("surus".into(), ours);
         }
         document
@@ -130,6 +134,8 @@ impl<'a> Facts<'a> {
                 .scheduled_restart
                 .clone()
                 .map(|restart| ScheduledRestart { postmaster_start_time: None, ..restart }),
+            // Peers ask for it before they choose a candidate.
+            watchdog_failed: published.fence.fact.forbids().is_some(),
             progress: published.progress.clone(),
             task: published.task.clone(),
             ..PatroniStatus::default()

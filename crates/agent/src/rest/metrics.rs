@@ -168,6 +168,14 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
         "Time for which this node may still call itself the leader, 0 if it does not.",
         remaining.as_secs_f64(),
     );
+    let fence = &published.fence;
+    page.flag("surus_fence_working", "Value is 1 if the fence works, 0 if it is off or does not.", fence.works());
+    page.flag(
+        "surus_fence_armed",
+        "Value is 1 if the fence ends PostgreSQL should the lead end unextended, 0 otherwise.",
+        fence.state.armed_until.is_some(),
+    );
+    page.counter("surus_fence_firings_total", "Times the fence had to end PostgreSQL.", fence.state.firings);
     page.gauge(
         "surus_store_last_seen",
         "Epoch timestamp of the last successful reading of the store.",

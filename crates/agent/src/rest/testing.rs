@@ -119,6 +119,7 @@ pub fn published() -> Published {
         view: None,
         store_last_seen: 1_721_815_200,
         lease_until: Some(NOW + Duration::from_secs(20)),
+        fence: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,
         progress: None,

@@ -257,6 +257,9 @@ pub struct Member {
     pub scheduled_restart: Option<ScheduledRestart>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub pause: bool,
+    /// Not known to Patroni: what operators should know of the fence. Absent while it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<String>,
 }
 
 fn no_tags(tags: &Tags) -> bool {

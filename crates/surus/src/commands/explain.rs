@@ -174,6 +174,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     if !facts.is_empty() {
         line(out, 1, &format!("facts: {facts}"));
     }
+    if let Some(fence) = account.get("fence").and_then(fence_line) {
+        line(out, 1, &fence);
+    }
     // The newest of them may be the decision above.
     let recent: Vec<&Value> = list(account, "recent").iter().filter(|e| e.get("at") != account.get("at")).collect();
     if !recent.is_empty() {
@@ -185,6 +188,27 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
             line(out, 2, format!("{at} {goal}{rule}").trim_start());
         }
     }
+}
+
+fn fence_line(fence: &Value) -> Option<String> {
+    let mut out = match text(fence, "state")? {
+        "armed" => {
+            let left = fence.get("seconds_left").and_then(Value::as_f64).unwrap_or_default();
+            format!("fence: armed, ends PostgreSQL in {left:.1} s unless the lead is prolonged")
+        }
+        "ready" => "fence: ready".to_owned(),
+        "off" => "fence: off".to_owned(),
+        other => format!("fence: {other}{}", text(fence, "why").map(|why| format!(" ({why})")).unwrap_or_default()),
+    };
+    if let Some(fired) = fence.get("last_fired").filter(|f| f.is_object()) {
+        let ago = fired.get("seconds_ago").and_then(Value::as_f64).unwrap_or_default();
+        let silent = fired.get("silent_after_ms").and_then(Value::as_f64).unwrap_or_default();
+        let processes = fired.get("processes").and_then(Value::as_u64).unwrap_or_default();
+        out.push_str(&format!(
+            "; {ago:.0} s ago it ended PostgreSQL ({processes} processes, {silent:.1} ms after the lead)"
+        ));
+    }
+    Some(out)
 }
 
 fn facts_line(facts: &Map<String, Value>) -> String {
@@ -212,6 +236,7 @@ mod tests {
             "why": "the lease is held and PostgreSQL is a primary", "goal": "no action",
             "facts": {"lease": "held", "view_age_ms": 120, "sync": null},
             "candidates": [{"name": "c", "fit": false, "why": "tagged nofailover"}],
+            "fence": {"mode": "required", "state": "armed", "seconds_left": 7.25, "firings": 0},
             "waiting_for": [],
             "recent": [{"at": "just now", "goal": "no action"}, {"at": "09:59:58", "rule": 70, "goal": "promoted"}]
         });
@@ -238,6 +263,7 @@ a, decided at just now
   (rule 71, primary: leads and runs)
   weighed: no  c: tagged nofailover
   facts: lease=held, view_age_ms=120
+  fence: armed, ends PostgreSQL in 7.2 s unless the lead is prolonged
   before that:
     09:59:58 promoted (rule 70)
 
@@ -248,6 +274,16 @@ b
 c: does not explain itself: gone
 ";
         assert_eq!(render("x", &reading(), &weighed, &accounts), expected);
+    }
+
+    #[test]
+    fn a_fence_that_had_to_act_says_so() {
+        let fired = json!({"seconds_ago": 61.2, "processes": 9, "silent_after_ms": 1.44, "gone": true});
+        let told = fence_line(&json!({"state": "ready", "last_fired": fired})).unwrap();
+        assert_eq!(told, "fence: ready; 61 s ago it ended PostgreSQL (9 processes, 1.4 ms after the lead)");
+        let broken = json!({"state": "broken", "why": "it has ended"});
+        assert_eq!(fence_line(&broken).as_deref(), Some("fence: broken (it has ended)"));
+        assert_eq!(fence_line(&json!({})), None);
     }
 
     #[test]
