@@ -60,6 +60,14 @@ impl Agent {
                         return;
                     }
                 }
+                Ok(()) = self.fence_state.changed() => {
+                    let works = self.fence_state.borrow_and_update().works.clone();
+                    if works != self.published.load().fence.state.works {
+                        return;
+                    }
+                    let lease = self.lease_state.borrow().clone();
+                    self.publish_lease(&lease);
+                }
                 Ok(()) = self.followed.changed() => {
                     if self.view_matters() {
                         return;

@@ -47,7 +47,7 @@ impl Agent {
             },
             lead: lease.lead,
             inherited: self.member.inherited(),
-            fence: Default::default(),
+            fence: self.fence.fact(),
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
                 process: self.process.0,

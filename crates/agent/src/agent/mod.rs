@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::fence::{FenceKeeper, FenceState};
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
 use crate::inherited::Deadline;
 use crate::journal;
@@ -66,6 +67,8 @@ pub struct Agent {
     followed: watch::Receiver<Arc<Followed>>,
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
+    fence: FenceKeeper,
+    fence_state: watch::Receiver<FenceState>,
     deadline: Deadline,
     api: Arc<surus_api::Client>,
     rest: Reloader,
@@ -122,6 +125,12 @@ impl Agent {
         let recorder = journal::start(&settings);
         let timing = settings.effective.settings.timing;
         let lease = LeaseKeeper::start(store.clone(), timing);
+        let fence = FenceKeeper::start(
+            &settings.data_dir(),
+            instance.postgres_names(),
+            settings.local.fence,
+            lease.subscribe(),
+        );
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
@@ -144,6 +153,8 @@ impl Agent {
         let agent = Agent {
             followed: follower.subscribe(),
             lease_state: lease.subscribe(),
+            fence_state: fence.subscribe(),
+            fence,
             deadline,
             member,
             postmaster: None,
@@ -185,6 +196,7 @@ impl Agent {
 
     /// Until the agent is told to end, or must. `Err` is what it says then.
     pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
+        self.fence.settled().await;
         loop {
             if let Some(end) = self.step().await {
                 self.leave(end.is_ok()).await;
@@ -203,6 +215,7 @@ impl Agent {
         let began = std::time::Instant::now();
         let mut facts = self.gather().await;
         self.gathered = began.elapsed();
+        self.guard(&facts);
         let mut end = self.decide(&facts).await;
         if end.is_none() && self.member.decide_again(&mut facts, self.lease.lead(), boot_now()) {
             facts.unix_ms = jiff::Timestamp::now().as_millisecond();
@@ -213,6 +226,22 @@ impl Agent {
         }
         self.publish(&facts);
         end
+    }
+
+    /// Has the fence guard this server while it may accept writes. A task arms it by itself before it makes a primary.
+    fn guard(&self, facts: &surus_core::facts::Facts) {
+        if facts.task.is_some() {
+            return;
+        }
+        let pg = &facts.postgres;
+        let standby = pg.observed().is_some_and(|o| o.in_recovery);
+        let postmaster =
+            self.postmaster.as_ref().map(|p| surus_fence::Postmaster { pid: p.pid, start_ticks: p.start_ticks });
+        if facts.settings.pause || standby || (!pg.running() && !pg.orphans) {
+            self.fence.guard(false, postmaster);
+        } else if pg.is_primary() {
+            self.fence.guard(true, postmaster);
+        }
     }
 
     async fn decide(&mut self, facts: &surus_core::facts::Facts) -> Option<Result<(), String>> {
@@ -227,6 +256,9 @@ impl Agent {
 
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
     async fn leave(&mut self, orderly: bool) {
+        if orderly {
+            self.fence.close().await;
+        }
         if orderly && self.settings.effective.settings.pause {
             info!("leaving the session and PostgreSQL as they are because the cluster is paused");
             return;
@@ -341,6 +373,7 @@ impl Agent {
                         warn!("the REST API was not reloaded, its old settings stay in force: {e}");
                     }
                 });
+                self.fence.set_mode(local.fence);
                 if !self.settings.set_local(local) {
                     info!("No local configuration items changed.");
                 }

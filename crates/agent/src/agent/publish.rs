@@ -37,6 +37,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
         view: None,
         store_last_seen: 0,
         lease_until: None,
+        fence: Default::default(),
         pending_restart: std::collections::BTreeMap::new(),
         scheduled_restart: None,
         progress: None,
@@ -112,6 +113,7 @@ impl Agent {
             view: self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(facts.now))),
             store_last_seen: self.store_last_seen(),
             lease_until: lease.lead.map(|l| l.until),
+            fence: self.fence.shown(),
             pending_restart: self.pending_restart.clone(),
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| s.0.clone()),
             progress: self.progress.borrow().clone(),
@@ -169,6 +171,7 @@ impl Agent {
     pub(super) fn publish_lease(&mut self, lease: &LeaseState) {
         let mut published = Published::clone(&self.published.load());
         published.lease_until = lease.lead.map(|l| l.until);
+        published.fence = self.fence.shown();
         published.counters.lease_renewals = lease.renewals;
         published.counters.lease_renewal_failures = lease.failures;
         published.counters.last_lease_renewal = lease.renewed.map(|r| r.1);
