@@ -17,12 +17,14 @@ use surus_store::{StoreResult, TxnOutcome};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::fence::FenceKeeper;
 use crate::lease::LeaseKeeper;
 
 pub struct RealHands {
     pub instance: Instance,
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
+    pub fence: FenceKeeper,
     pub api: Arc<surus_api::Client>,
     pub progress: Arc<watch::Sender<Option<Progress>>>,
     pub cancel: CancellationToken,
@@ -84,6 +86,10 @@ impl Hands for RealHands {
             // The keeper is gone: nothing renews the lead any more, and nothing will be heard of it.
             std::future::pending::<()>().await;
         }
+    }
+
+    async fn arm_fence(&self) -> Made {
+        Box::pin(self.fence.armed()).await
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
@@ -216,9 +222,11 @@ mod tests {
     async fn a_task_fits_on_a_small_stack() {
         let layout = Layout::new("service", "demo", None);
         let store = Arc::new(ClusterStore::new(Arc::new(MemoryStore::auto()), layout, "a".into()));
+        let lease = LeaseKeeper::start(store.clone(), Timing::NEW_CLUSTER);
         let hands = RealHands {
             instance: Instance::new(surus_postgres::InstanceConfig::default()),
-            lease: LeaseKeeper::start(store.clone(), Timing::NEW_CLUSTER),
+            fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
+            lease,
             store,
             api: Arc::new(surus_api::Client::new(&surus_api::ClientOptions::default()).unwrap()),
             progress: Arc::default(),

@@ -6,6 +6,7 @@
 //! beyond PostgreSQL's own.
 
 mod client;
+mod memory;
 mod process;
 mod protocol;
 mod standing;

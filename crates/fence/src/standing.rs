@@ -1,6 +1,5 @@
 //! How well the fence stands: what keeps it running when the machine is short of everything.
 
-use rustix::mm::{MlockAllFlags, mlockall};
 use serde::{Deserialize, Serialize};
 use thread_priority::unix::{
     RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
@@ -18,10 +17,8 @@ pub struct Standing {
 impl Standing {
     /// Takes whatever this process is permitted to have.
     pub fn take() -> Standing {
-        // On fault only: locking the whole program would keep megabytes in memory that a fence never looks at.
-        let locked = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
         Standing {
-            memory_not_locked: locked.err().map(|e| e.to_string()),
+            memory_not_locked: crate::memory::lock().err(),
             not_realtime: realtime().err(),
             not_oom_protected: std::fs::write("/proc/self/oom_score_adj", "-1000").err().map(|e| e.to_string()),
         }

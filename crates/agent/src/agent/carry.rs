@@ -79,6 +79,7 @@ impl Agent {
             instance: self.instance.clone(),
             store: self.store.clone(),
             lease: self.lease.clone(),
+            fence: self.fence.clone(),
             api: self.api.clone(),
             progress: self.progress.clone(),
             cancel: cancel.clone(),

@@ -82,6 +82,9 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
             // Confirms the lead for the lease keeper; if that fails now, the rules do it.
             if let Err(e) = hands.take_lead().await {
                 warn!("the lead of the new cluster could not be confirmed yet: {e}");
+            } else if let Err(e) = hands.arm_fence().await {
+                // Nobody else has this cluster's data yet, so nobody else can lead it.
+                warn!("the new cluster's primary is not fenced yet: {e}");
             }
             info!("initialized a new cluster {id} in {:.1} s", hands.now().since(begun).as_secs_f64());
             Ok(TaskDone::Done)

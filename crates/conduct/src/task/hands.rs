@@ -60,6 +60,10 @@ pub trait Hands: Send + Sync {
     /// be repeated.
     fn release_lead(&self, status: Option<String>) -> impl Future<Output = StoreResult<()>> + Send;
 
+    /// Returns once the fence knows how long the lead is good for: from here on this server may accept writes. `Err`:
+    /// no fence works, and one is required.
+    fn arm_fence(&self) -> impl Future<Output = Made> + Send;
+
     /// Wins the race for creating the cluster. The claim is bound to this member's session. After
     /// [`surus_core::store::StoreError::OutcomeUnknown`] it may be mine, and ends with the session.
     fn claim_cluster(&self, limit: Duration) -> impl Future<Output = StoreResult<TxnOutcome>> + Send;

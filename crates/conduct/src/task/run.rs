@@ -13,6 +13,8 @@ use crate::race::first;
 
 pub async fn start_primary(hands: &impl Hands) -> Outcome {
     hands.tell("starting PostgreSQL as the primary".into());
+    // An agent that dies while the server comes up would leave a primary that nothing ends.
+    hands.arm_fence().await?;
     start(hands, StartAs::Primary).await
 }
 
@@ -54,6 +56,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     if lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err("the leader lock ended before the promotion began".into());
     }
+    hands.arm_fence().await?;
     let begun = hands.now();
     let promotion = async {
         hands.promote().await?;

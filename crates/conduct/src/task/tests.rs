@@ -144,7 +144,7 @@ fn giving_the_lead_up_is_tried_for_a_while() {
 fn a_promotion_needs_the_lead_to_its_end() {
     let fake = leader();
     assert_eq!(fake.run(Task::Promote, context()), Ok(TaskDone::Done));
-    assert_eq!(fake.done(), ["promote", "promoted"]);
+    assert_eq!(fake.done(), ["arm", "promote", "promoted"]);
 
     for short in [None, Some(ms(900))] {
         let fake = leader().at(ms(0), Event::Lead(short));
@@ -154,13 +154,17 @@ fn a_promotion_needs_the_lead_to_its_end() {
     // Cancelled because the lead was lost: the promotion may still come to its end, so the server must not live on.
     let fake = leader().takes("promoted", FOREVER).at(ms(200), Event::Cancel);
     assert!(failed(&fake.run(Task::Promote, context())).contains("lost during the promotion; PostgreSQL was stopped"));
-    assert_eq!(fake.done(), ["promote", "promoted", HARD[0], HARD[1]]);
+    assert_eq!(fake.done(), ["arm", "promote", "promoted", HARD[0], HARD[1]]);
     assert!(!fake.state().running);
     for (broken, order) in [("promote", vec!["promote"]), ("promoted", vec!["promote", "promoted"])] {
         let fake = leader().fails(broken);
         assert!(failed(&fake.run(Task::Promote, context())).contains("PostgreSQL was stopped"));
-        assert_eq!(fake.done(), [order, HARD.to_vec()].concat());
+        assert_eq!(fake.done(), [vec!["arm"], order, HARD.to_vec()].concat());
     }
+    // Nothing has begun that would have to be stopped.
+    let fake = leader().fails("arm");
+    assert_eq!(failed(&fake.run(Task::Promote, context())), "arm broke");
+    assert_eq!(fake.done(), ["arm"]);
     let fake = leader().fails("promote").fails("orphans");
     assert!(failed(&fake.run(Task::Promote, context())).contains("could not be stopped"));
 }
@@ -169,7 +173,10 @@ fn a_promotion_needs_the_lead_to_its_end() {
 fn a_primary_that_is_told_to_leave_while_it_starts_does_not_live_on() {
     let fake = leader().takes("start", ms(3000)).at(ms(100), Event::Cancel);
     failed(&fake.run(Task::StartPrimary, context()));
-    assert_eq!(fake.done(), ["start primary", HARD[0], HARD[1]]);
+    assert_eq!(fake.done(), ["arm", "start primary", HARD[0], HARD[1]]);
+    let fake = leader().fails("arm");
+    failed(&fake.run(Task::StartPrimary, context()));
+    assert_eq!(fake.done(), ["arm"], "no primary without a fence");
     let fake = leader().takes("start", ms(3000)).at(ms(100), Event::Cancel);
     failed(&fake.run(Task::StartStandby { upstream: Some(upstream()) }, context()));
     assert_eq!(fake.done(), ["start standby"], "it goes on by itself");
@@ -252,9 +259,11 @@ fn reading(initialize: Initialize, version: u64, leader: Option<&str>) -> Cluste
 fn a_new_cluster() {
     let fake = leader();
     assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done));
-    assert_eq!(fake.done(), then(&["take"]));
-    let fake = leader().fails("take");
-    assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done), "the rules confirm it later");
+    assert_eq!(fake.done(), then(&["take", "arm"]));
+    for broken in ["take", "arm"] {
+        let fake = leader().fails(broken);
+        assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done), "the rules confirm it later");
+    }
     let fake = leader();
     let cx = TaskContext { post_bootstrap: Some("x.sh".into()), ..context() };
     fake.run(Task::Bootstrap, cx).unwrap();
@@ -267,9 +276,9 @@ fn a_lost_answer_does_not_cost_a_cluster() {
     let other = Initialize::Done(surus_core::SystemId::parse("7000000000000000001").unwrap());
     let gone = [HARD[0], HARD[1], "aside"];
     for (view, end, after) in [
-        (reading(mine(), 8, Some("a")), TaskDone::Done, vec!["read", "take"]),
+        (reading(mine(), 8, Some("a")), TaskDone::Done, vec!["read", "take", "arm"]),
         (reading(mine(), 8, Some("b")), TaskDone::Done, vec!["read"]),
-        (reading(Initialize::InProgress, 7, None), TaskDone::Done, vec!["read", "found 7", "take"]),
+        (reading(Initialize::InProgress, 7, None), TaskDone::Done, vec!["read", "found 7", "take", "arm"]),
         (reading(other, 8, Some("b")), TaskDone::LostRace, [&["read"][..], &gone].concat()),
         (reading(Initialize::InProgress, 9, None), TaskDone::LostRace, [&["read"][..], &gone].concat()),
         (reading(Initialize::Absent, 0, None), TaskDone::LostRace, [&["read"][..], &gone].concat()),
@@ -293,7 +302,7 @@ fn a_lost_answer_does_not_cost_a_cluster() {
         .into();
     });
     assert_eq!(fake.run(Task::Bootstrap, context()), Ok(TaskDone::Done));
-    assert_eq!(fake.done(), then(&["read", "read", "found 7", "read", "take"]));
+    assert_eq!(fake.done(), then(&["read", "read", "found 7", "read", "take", "arm"]));
 }
 
 #[test]

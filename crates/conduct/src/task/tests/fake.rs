@@ -229,6 +229,10 @@ impl Hands for Fake {
         state.released.pop_front().unwrap_or(Ok(()))
     }
 
+    async fn arm_fence(&self) -> Made {
+        self.op("arm", "").await
+    }
+
     async fn claim_cluster(&self, _: Duration) -> StoreResult<TxnOutcome> {
         self.op("claim", "").await.map(|()| TxnOutcome::Applied(7)).map_err(unavailable)
     }
