@@ -7,8 +7,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::protocol::{Ask, Meeting, State, VERSION};
@@ -60,15 +61,23 @@ impl FenceClient {
         if let Some(found) = adopt(meeting).await {
             return Ok(found);
         }
-        start(program, arguments)?;
+        let mut child = start(program, arguments)?;
         let end = Instant::now() + START;
         loop {
             match connect(meeting).await {
                 Ok(mut client) => {
                     let state = client.ask(&Ask::State).await?;
+                    tokio::spawn(async move {
+                        // It outlives the agent, but not unwaited.
+                        let _ = child.wait().await;
+                    });
                     return Ok((client, state));
                 }
+                Err(_) if child.try_wait().is_ok_and(|ended| ended.is_some()) => {
+                    return Err(last_words(&mut child).await);
+                }
                 Err(e) if Instant::now() >= end => {
+                    let _ = child.start_kill();
                     return Err(error(format_args!(
                         "the fence was started and does not listen on {}: {e}",
                         meeting.path.display()
@@ -144,17 +153,22 @@ async fn adopt(meeting: &Meeting) -> Option<(FenceClient, State)> {
     None
 }
 
-fn start(program: &Path, arguments: &[String]) -> Result<(), FenceError> {
+fn start(program: &Path, arguments: &[String]) -> Result<Child, FenceError> {
     let mut command = tokio::process::Command::new(program);
     // Its environment would keep the passwords that the agent's may hold.
-    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let spawned = command.current_dir("/").spawn();
-    let mut child = spawned.map_err(|e| error(format_args!("the fence cannot be started as {program:?}: {e}")))?;
-    tokio::spawn(async move {
-        // It outlives the agent, but not unwaited.
-        let _ = child.wait().await;
-    });
-    Ok(())
+    spawned.map_err(|e| error(format_args!("the fence cannot be started as {}: {e}", program.display())))
+}
+
+/// What a fence that could not begin says about it.
+async fn last_words(child: &mut Child) -> FenceError {
+    let mut text = String::new();
+    if let Some(mut out) = child.stderr.take() {
+        // A fence that is there keeps this pipe open; one that has ended does not.
+        let _ = timeout(ANSWER, out.read_to_string(&mut text)).await;
+    }
+    error(format_args!("the fence cannot begin: {}", text.trim()))
 }
 
 /// This program, also when its file was replaced since it was started.

@@ -75,7 +75,10 @@ pub fn serve(options: &ServeOptions) -> std::io::Result<()> {
 
 fn bind(meeting: &Meeting) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(&meeting.path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("{} stands where its socket must be and cannot be removed: {e}", meeting.path.display());
+            return Err(std::io::Error::new(e.kind(), what));
+        }
         _ => {}
     }
     UnixListener::bind(meeting.short())

@@ -192,13 +192,14 @@ async fn an_agent_that_dies_is_replaced_without_a_failed_commit() -> Result<()> 
     Ok(())
 }
 
-/// Its PostgreSQL goes on until the agent runs again: nobody else may touch it. The agent has to stop it at once then.
+/// Nobody but the fence can end its PostgreSQL, and that comes before another member leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_agent_loses_the_lead() -> Result<()> {
     let cluster = cluster().healthy().await?;
     let leader = cluster.leader().await?;
     cluster.freeze_agent(leader)?;
-    let new = cluster.wait_leader_other_than(leader).await?;
+    let new = taken_over(&cluster, leader).await?;
+    assert!(!cluster.postmaster_alive(leader), "the fence did nothing");
     cluster.thaw(leader);
     assert_eq!(cluster.wait_healthy().await?, new);
     assert_eq!(cluster.writable().await, [new]);
@@ -211,10 +212,13 @@ async fn an_agent_that_comes_back_too_late_does_not_lead() -> Result<()> {
     let mut cluster = cluster().healthy().await?;
     let leader = cluster.leader().await?;
     cluster.kill_agent(leader)?;
-    let new = cluster.wait_leader_other_than(leader).await?;
+    let new = taken_over(&cluster, leader).await?;
+    assert!(!cluster.postmaster_alive(leader), "the fence did nothing");
     cluster.start(leader)?;
     assert_eq!(cluster.wait_healthy().await?, new);
     assert_eq!(cluster.writable().await, [new]);
+    let told = cluster.status(leader).await?["surus"]["fence"].clone();
+    assert!(told["last_fired"]["processes"].as_u64() > Some(0), "{told}");
     cluster.passed();
     Ok(())
 }

@@ -212,3 +212,108 @@ async fn a_frozen_fence_is_replaced() -> Result<()> {
     fence.ask(&Ask::Quit).await?;
     Ok(())
 }
+
+fn cluster() -> surus_testbed::Builder {
+    surus_testbed::Cluster::builder(SURUS)
+}
+
+async fn fence_of(cluster: &surus_testbed::Cluster, node: usize) -> Result<serde_json::Value> {
+    Ok(cluster.status(node).await?["surus"]["fence"].clone())
+}
+
+/// Of a member's fence, as operators see it.
+async fn fence_is(cluster: &surus_testbed::Cluster, node: usize, state: &str) -> Result<()> {
+    wait_for(&format!("the fence of {node} is {state}"), SOON, async || {
+        let fence = fence_of(cluster, node).await?;
+        ensure!(fence["state"] == state, "{fence}");
+        Ok(())
+    })
+    .await
+}
+
+fn fence_pid(cluster: &surus_testbed::Cluster, node: usize) -> Result<u32> {
+    let pids = procs::named(&cluster.node(node).dir, "--guard");
+    ensure!(pids.len() == 1, "fences: {pids:?}");
+    Ok(pids[0].cast_unsigned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_dies_is_replaced_and_paused_means_hands_off() -> Result<()> {
+    let mut cluster = cluster().healthy().await?;
+    let leader = cluster.leader().await?;
+    let replica = cluster.others(leader)[0];
+    fence_is(&cluster, leader, "armed").await?;
+    fence_is(&cluster, replica, "ready").await?;
+    let postmaster = cluster.node(leader).postmaster_pid();
+
+    for deadly in [Signal::KILL, Signal::STOP] {
+        let first = fence_pid(&cluster, leader)?;
+        signal(first, deadly)?;
+        wait_for("another fence is armed", Duration::from_secs(60), async || {
+            ensure!(fence_pid(&cluster, leader)? != first, "the first one is there");
+            fence_is(&cluster, leader, "armed").await
+        })
+        .await?;
+    }
+
+    // The agent is killed and comes back: the same fence.
+    let fence = fence_pid(&cluster, leader)?;
+    cluster.restart_agent(leader)?;
+    assert_eq!(cluster.wait_healthy().await?, leader);
+    fence_is(&cluster, leader, "armed").await?;
+    assert_eq!(fence_pid(&cluster, leader)?, fence);
+
+    let paused = cluster.send(leader, "PATCH", "/config", &serde_json::json!({"pause": true})).await?;
+    ensure!(paused.status == 200, "{}", paused.body);
+    fence_is(&cluster, leader, "ready").await?;
+    cluster.kill_agent(leader)?;
+    wait_for("the lead has ended", SOON, async || {
+        let other = cluster.get(replica, "/cluster").await?.json()?;
+        ensure!(!other["members"].to_string().contains("\"leader\""), "{other}");
+        Ok(())
+    })
+    .await?;
+    assert!(cluster.postmaster_alive(leader), "paused means hands off");
+    cluster.start(leader)?;
+    cluster.send(replica, "PATCH", "/config", &serde_json::json!({"pause": null})).await?;
+    assert_eq!(cluster.wait_healthy().await?, leader);
+    fence_is(&cluster, leader, "armed").await?;
+    assert_eq!(cluster.node(leader).postmaster_pid(), postmaster, "PostgreSQL never noticed");
+    cluster.passed();
+    Ok(())
+}
+
+/// Where it must have its socket stands something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_working_fence_a_member_does_not_lead() -> Result<()> {
+    let mut cluster = cluster().nodes(2).store(surus_testbed::StoreKind::Etcd).prepare().await?;
+    let in_the_way = Meeting::of(&resolved(&cluster.node(0).data_dir())?)?.path;
+    std::fs::create_dir_all(in_the_way.join("x"))?;
+    cluster.start(0)?;
+    wait_for("it says why it does not create the cluster", SOON, async || {
+        let told = cluster.get(0, "/explain").await?.json()?["goal"].to_string();
+        ensure!(
+            told.contains("not creating a cluster because the fence does not work: the fence cannot begin"),
+            "{told}"
+        );
+        Ok(())
+    })
+    .await?;
+    fence_is(&cluster, 0, "broken").await?;
+    cluster.start(1)?;
+    assert_eq!(cluster.wait_healthy().await?, 1);
+    let refused = cluster.send(1, "POST", "/switchover", &serde_json::json!({"leader": cluster.node(1).name})).await?;
+    ensure!(refused.status == 412 || refused.status == 503, "{} {}", refused.status, refused.body);
+    let listed = cluster.surus(1, &["list"]).await?;
+    let table = String::from_utf8_lossy(&listed.stdout).into_owned();
+    ensure!(table.contains("Fence") && table.contains("does not work"), "{table}");
+
+    // Mended, it may.
+    std::fs::remove_dir_all(&in_the_way)?;
+    fence_is(&cluster, 0, "ready").await?;
+    let done = cluster.send(1, "POST", "/switchover", &serde_json::json!({"leader": cluster.node(1).name})).await?;
+    ensure!(done.status == 200, "{} {}", done.status, done.body);
+    assert_eq!(cluster.wait_healthy().await?, 0);
+    cluster.passed();
+    Ok(())
+}

@@ -26,7 +26,13 @@ pub fn early() -> Option<ExitCode> {
         "--victim" => victim(args.next()?.to_str()?),
         _ => return None,
     };
-    Some(if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Some(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            crate::complain(&e.to_string());
+            ExitCode::FAILURE
+        }
+    })
 }
 
 pub async fn fence(args: Fence, terminal: &mut Terminal) -> Outcome {

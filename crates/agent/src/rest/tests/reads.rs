@@ -265,7 +265,7 @@ async fn status_of_a_primary_and_of_a_replica() {
     assert_eq!(code, 200);
     assert_eq!(
         body,
-        r#"{"state": "running", "postmaster_start_time": "2026-07-24 10:00:00.123456+00:00", "role": "primary", "server_version": 150004, "xlog": {"location": 5000}, "timeline": 2, "replication": [{"usename": "replicator", "application_name": "node2", "client_addr": null, "state": "streaming", "sync_state": "async", "sync_priority": 0}], "pause": true, "dcs_last_seen": 1721815200, "tags": {"zone": "a"}, "database_system_identifier": "7277694203142172922", "pending_restart": true, "pending_restart_reason": {"max_connections": {"old_value": "100", "new_value": "200"}}, "patroni": {"version": "4.1.5", "scope": "demo", "name": "node1"}, "scheduled_restart": {"schedule": "2030-01-01T00:00:00+00:00", "role": "primary"}, "surus": {"version": "VERSION", "store": {"kind": "embedded", "summary": "three of three voters"}}}"#
+        r#"{"state": "running", "postmaster_start_time": "2026-07-24 10:00:00.123456+00:00", "role": "primary", "server_version": 150004, "xlog": {"location": 5000}, "timeline": 2, "replication": [{"usename": "replicator", "application_name": "node2", "client_addr": null, "state": "streaming", "sync_state": "async", "sync_priority": 0}], "pause": true, "dcs_last_seen": 1721815200, "tags": {"zone": "a"}, "database_system_identifier": "7277694203142172922", "pending_restart": true, "pending_restart_reason": {"max_connections": {"old_value": "100", "new_value": "200"}}, "patroni": {"version": "4.1.5", "scope": "demo", "name": "node1"}, "scheduled_restart": {"schedule": "2030-01-01T00:00:00+00:00", "role": "primary"}, "surus": {"version": "VERSION", "store": {"kind": "embedded", "summary": "three of three voters"}, "fence": {"mode": "required", "state": "off", "firings": 0}}}"#
             .replace("VERSION", version)
     );
     assert_eq!(fake.send("GET", "/primary", None).await.1, body);
@@ -353,6 +353,9 @@ async fn metrics_have_the_names_and_order_dashboards_know() {
             ("surus_lease_renewal_failures_total", "0"),
             ("surus_lease_renewal_seconds", "0"),
             ("surus_lease_remaining_seconds", "0"),
+            ("surus_fence_working", "0"),
+            ("surus_fence_armed", "0"),
+            ("surus_fence_firings_total", "0"),
             ("surus_store_last_seen", "1721815200"),
             ("surus_journal_records_total", "0"),
             ("surus_journal_dropped_total", "0"),
