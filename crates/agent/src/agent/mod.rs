@@ -228,20 +228,10 @@ impl Agent {
         end
     }
 
-    /// Has the fence guard this server while it may accept writes. A task arms it by itself before it makes a primary.
     fn guard(&self, facts: &surus_core::facts::Facts) {
-        if facts.task.is_some() {
-            return;
-        }
-        let pg = &facts.postgres;
-        let standby = pg.observed().is_some_and(|o| o.in_recovery);
-        let postmaster =
-            self.postmaster.as_ref().map(|p| surus_fence::Postmaster { pid: p.pid, start_ticks: p.start_ticks });
-        if facts.settings.pause || standby || (!pg.running() && !pg.orphans) {
-            self.fence.guard(false, postmaster);
-        } else if pg.is_primary() {
-            self.fence.guard(true, postmaster);
-        }
+        let Some(guard) = surus_conduct::fence::guard(facts) else { return };
+        let held = self.postmaster.as_ref();
+        self.fence.guard(guard, held.map(|p| surus_fence::Postmaster { pid: p.pid, start_ticks: p.start_ticks }));
     }
 
     async fn decide(&mut self, facts: &surus_core::facts::Facts) -> Option<Result<(), String>> {

@@ -13,8 +13,6 @@ use crate::race::first;
 
 pub async fn start_primary(hands: &impl Hands) -> Outcome {
     hands.tell("starting PostgreSQL as the primary".into());
-    // An agent that dies while the server comes up would leave a primary that nothing ends.
-    hands.arm_fence().await?;
     start(hands, StartAs::Primary).await
 }
 
@@ -29,6 +27,11 @@ pub async fn start_standby(cx: &TaskContext, hands: &impl Hands, upstream: Optio
 const WATCHED: Duration = Duration::from_secs(5);
 
 pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
+    if role.is_primary() && hands.lead().is_some() {
+        // An agent that dies while the server comes up would leave a primary that nothing ends. While paused a primary
+        // may run without the lead, and unguarded.
+        hands.arm_fence().await?;
+    }
     match first(hands.cancelled(), hands.start(&role, WATCHED)).await {
         Either::Left(()) => {
             // It may be about to accept writes: being told to leave means that it must not.
@@ -108,6 +111,11 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
     };
     stop_fast(hands, leased).await?;
+    if leased && lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err(
+            "the leader lock ends or ended while PostgreSQL was stopped, it is not started again as the primary".into(),
+        );
+    }
     start(hands, role).await
 }
 

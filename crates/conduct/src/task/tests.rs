@@ -97,7 +97,7 @@ fn a_primary_does_not_come_back_after_its_lead() {
     // The lead ends while it starts.
     let fake = leader().with(|s| s.position = None).takes("start", ms(4000)).at(ms(1000), Event::Lead(None));
     assert!(failed(&fake.run(handover(), context())).contains("lock ended"));
-    assert_eq!(fake.done()[3..], ["start primary", HARD[0], HARD[1]]);
+    assert_eq!(fake.done()[3..], ["arm", "start primary", HARD[0], HARD[1]]);
     assert_eq!(fake.passed(), ms(1000));
 }
 
@@ -189,14 +189,18 @@ fn a_primary_that_is_told_to_leave_while_it_starts_does_not_live_on() {
 fn a_restart_checkpoints_first_and_respects_the_lease() {
     let fake = leader();
     assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
-    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "start primary"]);
+    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "arm", "start primary"]);
     let fake = leader().takes("checkpoint", FOREVER).at(ms(50), Event::Cancel);
     failed(&fake.run(Task::Restart, context()));
     assert_eq!(fake.done(), ["checkpoint"]);
     let fake = leader().takes("stop", FOREVER).at(ms(0), Event::Lead(Some(ms(4000))));
-    let _ = fake.run(Task::Restart, context());
-    assert_eq!(fake.done()[fake.done().len() - 3], HARD[0], "{:?}", fake.done());
+    assert!(failed(&fake.run(Task::Restart, context())).contains("not started again as the primary"));
+    assert_eq!(fake.done()[fake.done().len() - 2..], HARD);
     assert!(fake.passed() < ms(4000));
+    // Paused, without the lead: as the operator asked.
+    let fake = leader().at(ms(0), Event::Lead(None));
+    assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["checkpoint", "stop Fast", "start primary"]);
     let fake = leader();
     fake.run(Task::Restart, TaskContext { is_primary: false, ..context() }).unwrap();
     assert_eq!(fake.done(), ["stop Fast", "start standby"]);
