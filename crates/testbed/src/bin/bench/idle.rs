@@ -1,7 +1,7 @@
 //! What a cluster costs that has nothing to do.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -13,13 +13,15 @@ use crate::record::Recorder;
 
 const WINDOW: Duration = Duration::from_secs(60);
 const WINDOWS: usize = 3;
-/// After the last member joined, until what that set off has died down.
-const SETTLE: Duration = Duration::from_secs(30);
+/// The log has not moved for that long: autovacuum, which writes a little in the first minutes of a new cluster, is
+/// through. A position that moved is news, and news is published.
+const REST: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 pub async fn idle(store: StoreKind, recorder: &mut Recorder) -> Result<()> {
     let timing = json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10});
     let cluster = cluster(store, Some(timing))?.healthy().await?;
-    tokio::time::sleep(SETTLE).await;
+    at_rest(&cluster).await?;
     for _ in 0..WINDOWS {
         let before = look(&cluster).await?;
         tokio::time::sleep(WINDOW).await;
@@ -41,6 +43,22 @@ pub async fn idle(store: StoreKind, recorder: &mut Recorder) -> Result<()> {
         recorder.run(&values)?;
     }
     cluster.passed();
+    Ok(())
+}
+
+async fn at_rest(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    let leader = cluster.leader().await?;
+    let mut last = (String::new(), Instant::now());
+    while last.1.elapsed() < REST {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "the cluster does not come to rest");
+        let position = cluster.sql(leader, "select pg_current_wal_insert_lsn()").await?;
+        if position != last.0 {
+            last = (position, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    println!("at rest after {} s", begun.elapsed().as_secs());
     Ok(())
 }
 
