@@ -27,25 +27,21 @@ async fn play(name: &str, store: StoreKind) -> Result<()> {
     Ok(())
 }
 
-#[ignore = "until the agent has its fence"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_killed() -> Result<()> {
     play("agent-killed", StoreKind::Etcd).await
 }
 
-#[ignore = "until the agent has its fence"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_frozen() -> Result<()> {
     play("agent-frozen", StoreKind::Etcd).await
 }
 
-#[ignore = "until the agent has its fence"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agent_and_store_cut_off() -> Result<()> {
     play("agent-and-store-cut-off", StoreKind::Etcd).await
 }
 
-#[ignore = "until the agent has its fence"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postmaster_and_agent_frozen() -> Result<()> {
     play("postmaster-and-agent-frozen", StoreKind::Etcd).await

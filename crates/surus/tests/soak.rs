@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use surus_testbed::soak::{Mode, Plan, Stores, soak};
 
-#[ignore = "until the agent has its fence"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_minutes_of_failures() -> Result<()> {
     let plan = Plan {
