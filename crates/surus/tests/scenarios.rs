@@ -2,10 +2,13 @@
 //! `cargo xtask chaos --scenario scenarios/*`.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use surus_scenario::{End, Trouble, parse, run};
-use surus_testbed::{Needs, Stage, StoreKind};
+use surus_testbed::history::{Allowed, Clients, check};
+use surus_testbed::{Cluster, Needs, Stage, StoreKind, wait_for};
 
 async fn play(name: &str, store: StoreKind) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../scenarios/{name}.surus"));
@@ -45,4 +48,24 @@ async fn agent_and_store_cut_off() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postmaster_and_agent_frozen() -> Result<()> {
     play("postmaster-and-agent-frozen", StoreKind::Etcd).await
+}
+
+/// What these tests look for can be seen: without the fence it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_fence_two_writers_are_seen() -> Result<()> {
+    let timing = json!({"ttl": 5, "loop_wait": 1, "retry_timeout": 2});
+    let builder = Cluster::builder(env!("CARGO_BIN_EXE_surus")).settings(json!({"fence": "off"})).dynamic(timing);
+    let mut cluster = builder.store(StoreKind::Etcd).healthy().await?;
+    let leader = cluster.leader().await?;
+    let clients = Clients::start(&cluster).await?;
+    cluster.kill_agent(leader)?;
+    let allowed = Allowed { synchronous: false, bytes: 1024 * 1024, unpublished: Duration::from_secs(8) };
+    wait_for("commits of two primaries", Duration::from_secs(60), async || {
+        let verdict = check(&clients.history(), None, &allowed);
+        ensure!(verdict.overlapping() > 0, "{verdict}");
+        Ok(())
+    })
+    .await?;
+    cluster.passed();
+    Ok(())
 }
