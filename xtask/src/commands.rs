@@ -72,6 +72,17 @@ pub fn chaos(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Becomes the simulator: optimised, since simulated time is made of computing time.
+pub fn sim(args: &[String]) -> Result<()> {
+    let build = ["build", "--quiet", "--profile", "sim", "--package", "surus-sim"];
+    let built = run::cargo(&build).status().context("cannot start cargo")?;
+    if !built.success() {
+        bail!("the build failed; to repeat it: cargo {}", build.join(" "));
+    }
+    let binary = run::root().join("target/sim/surus-sim");
+    Err(Command::new(&binary).args(args).exec()).with_context(|| format!("cannot run {}", binary.display()))
+}
+
 /// Becomes the demo: signals and the exit status are its own.
 pub fn demo(args: &[String]) -> Result<()> {
     let etcd = args.windows(2).any(|w| w[0] == "--store" && w[1] == "etcd") || args.iter().any(|a| a == "--store=etcd");

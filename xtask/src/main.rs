@@ -16,6 +16,7 @@ usage: cargo xtask COMMAND
   check             what to run before a commit: formatting, clippy, unit tests, house rules
   rules             only the house rules
   bench [ARG]...    build the release binary and measure it; `cargo xtask bench --help` lists the measurements
+  sim [ARG]...      many members' decisions and procedures in a simulated world; `cargo xtask sim --help` lists the options
   chaos [ARG]...    failures on a real cluster with writing clients, in an order that a seed decides, or scenario files;
                     `cargo xtask chaos --help` lists the options
   demo [ARG]...     a real cluster on this machine; `cargo demo --help` lists its options
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         (Some("install"), true) => machine::install(machine::EVERYTHING),
         (Some("bench"), _) => commands::bench(&rest),
         (Some("chaos"), _) => commands::chaos(&rest),
+        (Some("sim"), _) => commands::sim(&rest),
         (Some("demo"), _) => commands::demo(&rest),
         (None | Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");

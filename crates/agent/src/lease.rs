@@ -68,6 +68,14 @@ impl LeaseKeeper {
         }
     }
 
+    /// Goes on with the lead of an earlier run, if the leader key still carries my name.
+    pub async fn retake(&self) -> StoreResult<bool> {
+        match self.command(Command::Retake).await {
+            Some(Reply::Taken(taken)) => taken,
+            _ => Err(ended()),
+        }
+    }
+
     /// Given up by its caller, it is made all the same.
     pub async fn release(&self, status: Option<String>) -> StoreResult<()> {
         match self.command(Command::Release { status }).await {
@@ -195,6 +203,7 @@ async fn ask(store: Arc<ClusterStore>, request: Request, limit: std::time::Durat
         Request::Open { ttl } => Answer::Opened(store.open_session(ttl, limit).await),
         Request::Renew => Answer::Renewed(store.renew_session(limit).await),
         Request::Take => Answer::Taken(store.take_lead(limit).await),
+        Request::Retake => Answer::Taken(store.retake_lead(limit).await),
         Request::Look => Answer::Looked(store.read(limit).await.map(|view| view.leader)),
         Request::Release { status } => Answer::Released(store.release_lead(status, limit).await.map(|_| ())),
         Request::Close => {

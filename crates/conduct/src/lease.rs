@@ -51,6 +51,8 @@ pub type Ticket = u64;
 pub enum Command {
     /// Take the lead, or confirm it: answered by [`Reply::Taken`].
     Take,
+    /// Go on with a lead of an earlier session, if the key still carries my name: answered by [`Reply::Taken`].
+    Retake,
     /// Give the lead up, and write this text to the `status` key in the same transaction.
     Release { status: Option<String> },
     /// End the session: every key bound to it disappears at once. Nothing follows.
@@ -74,6 +76,9 @@ pub enum Request {
     Renew,
     /// Make the leader key carry my name, bound to the session (`ClusterStore::take_lead`).
     Take,
+    /// Bind the leader key to the session if it carries my name, and leave it alone if not
+    /// (`ClusterStore::retake_lead`).
+    Retake,
     /// Read who leads.
     Look,
     /// Delete the leader key if it carries my name (`ClusterStore::release_lead`).
@@ -135,23 +140,29 @@ impl Session {
     }
 }
 
+/// A take that was asked for.
+#[derive(Clone, Copy)]
+struct Taking {
+    ticket: Ticket,
+    /// Only if the key still carries my name.
+    again: bool,
+}
+
 /// A request and what it is for. `then` is the take that a session was needed for.
 #[derive(Clone)]
 enum Doing {
     Open {
         ttl: Duration,
-        then: Option<Ticket>,
+        then: Option<Taking>,
     },
     Renew {
-        then: Option<Ticket>,
+        then: Option<Taking>,
     },
     /// A lease with another ttl is another lease: the leader key is moved to it before the old one ends.
     Move {
-        then: Option<Ticket>,
+        then: Option<Taking>,
     },
-    Take {
-        ticket: Ticket,
-    },
+    Take(Taking),
     /// The outcome of a take is not known: look before deciding either way.
     Look {
         ticket: Ticket,
@@ -218,7 +229,7 @@ impl Keeper {
     /// Nobody waits for this one any more. A take that has not begun is not made, since what it was decided on is
     /// of yesterday; anything else is.
     pub fn withdraw(&mut self, ticket: Ticket) {
-        self.commands.retain(|(t, command)| *t != ticket || *command != Command::Take);
+        self.commands.retain(|(t, command)| *t != ticket || !matches!(command, Command::Take | Command::Retake));
     }
 
     /// The store says, as of this revision, that somebody else leads, or nobody. Heeded also while a request is under
@@ -254,11 +265,12 @@ impl Keeper {
             Phase::Idle if self.due <= at.now => self.renewal(at, None),
             Phase::Idle => match self.commands.pop_front() {
                 None => return Next::Wait { until: self.due },
-                Some((ticket, Command::Take)) => {
+                Some((ticket, command @ (Command::Take | Command::Retake))) => {
+                    let taking = Taking { ticket, again: command == Command::Retake };
                     if self.session.is_some_and(|s| at.session == Some(s.lease)) {
-                        Doing::Take { ticket }
+                        Doing::Take(taking)
                     } else {
-                        self.renewal(at, Some(ticket))
+                        self.renewal(at, Some(taking))
                     }
                 }
                 Some((ticket, Command::Release { status })) => Doing::Release { ticket, status },
@@ -269,7 +281,7 @@ impl Keeper {
     }
 
     /// The first request of a renewal.
-    fn renewal(&mut self, at: Moment, then: Option<Ticket>) -> Doing {
+    fn renewal(&mut self, at: Moment, then: Option<Taking>) -> Doing {
         // A new session must not prolong a lead that went with the old one.
         if self.session.is_some_and(|s| at.session != Some(s.lease)) {
             self.session_gone("the store ended the session");
@@ -285,7 +297,9 @@ impl Keeper {
         let (request, limit) = match &doing {
             Doing::Open { ttl, .. } => (Request::Open { ttl: *ttl }, self.limit()),
             Doing::Renew { .. } => (Request::Renew, self.limit()),
-            Doing::Move { .. } | Doing::Take { .. } => (Request::Take, self.limit()),
+            // A key that is gone may have been somebody else's meanwhile: what is mine is moved, not taken anew.
+            Doing::Move { .. } | Doing::Take(Taking { again: true, .. }) => (Request::Retake, self.limit()),
+            Doing::Take(_) => (Request::Take, self.limit()),
             Doing::Look { .. } => (Request::Look, self.limit()),
             Doing::Release { status, .. } => {
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store
@@ -330,10 +344,10 @@ impl Keeper {
                 self.moved(taken);
                 self.renewal_ends(self.pause(at.now), at.now, then);
             }
-            (Doing::Take { ticket }, Answer::Taken(Err(StoreError::OutcomeUnknown(_)))) => {
+            (Doing::Take(Taking { ticket, .. }), Answer::Taken(Err(StoreError::OutcomeUnknown(_)))) => {
                 self.phase = Phase::Follows(Doing::Look { ticket });
             }
-            (Doing::Take { ticket }, Answer::Taken(taken)) => self.taken(ticket, taken),
+            (Doing::Take(Taking { ticket, .. }), Answer::Taken(taken)) => self.taken(ticket, taken),
             (Doing::Look { ticket }, Answer::Looked(looked)) => match looked {
                 Ok(leader) => {
                     let mine = leader.filter(|l| l.name == self.me && (l.lease.is_none() || l.lease == at.session));
@@ -354,7 +368,7 @@ impl Keeper {
         }
     }
 
-    fn opened(&mut self, at: Moment, opened: StoreResult<Session>, then: Option<Ticket>) {
+    fn opened(&mut self, at: Moment, opened: StoreResult<Session>, then: Option<Taking>) {
         match opened {
             Ok(session) => {
                 if self.session.is_some() {
@@ -375,7 +389,7 @@ impl Keeper {
         }
     }
 
-    fn renewed(&mut self, at: Moment, renewed: StoreResult<()>, sent: BootTime, then: Option<Ticket>) {
+    fn renewed(&mut self, at: Moment, renewed: StoreResult<()>, sent: BootTime, then: Option<Taking>) {
         match renewed {
             Ok(()) => {
                 self.session = self.session.map(|s| Session { sent, ..s });
@@ -393,7 +407,7 @@ impl Keeper {
     }
 
     /// The store has just granted or renewed the lease.
-    fn confirmed(&mut self, at: Moment, then: Option<Ticket>) {
+    fn confirmed(&mut self, at: Moment, then: Option<Taking>) {
         let Some(session) = self.session else { return };
         let mine = self.bound == Some(session.lease);
         self.state.session = true;
@@ -430,10 +444,10 @@ impl Keeper {
         }
     }
 
-    fn renewal_ends(&mut self, pause: Duration, now: BootTime, then: Option<Ticket>) {
+    fn renewal_ends(&mut self, pause: Duration, now: BootTime, then: Option<Taking>) {
         self.due = now + pause;
-        if let Some(ticket) = then {
-            self.phase = Phase::Follows(Doing::Take { ticket });
+        if let Some(taking) = then {
+            self.phase = Phase::Follows(Doing::Take(taking));
         }
     }
 

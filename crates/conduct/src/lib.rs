@@ -9,5 +9,5 @@
 pub mod fence;
 pub mod lease;
 pub mod member;
-mod race;
+pub mod race;
 pub mod task;

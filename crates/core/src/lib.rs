@@ -13,6 +13,7 @@ pub use ids::{Lsn, MemberName, SystemId, Timeline};
 pub use time::BootTime;
 
 pub mod candidate;
+pub mod divergence;
 pub mod facts;
 pub mod follow;
 pub mod memory;

@@ -112,6 +112,9 @@ pub enum Order {
         why: String,
     },
     TakeLead,
+    /// Go on with the lead of an earlier run of this agent: only if the key still carries my name. The reading that says so
+    /// may be old, and somebody else may have led, and written, since.
+    RetakeLead,
     /// Give the lead up without touching PostgreSQL: delete the leader key if it carries my name. Ordered
     /// again while the store still shows it, also when I hold no lease any more.
     ReleaseLead,

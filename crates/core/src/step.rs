@@ -77,7 +77,7 @@ fn housekeeping(work: &mut Work) {
         && work.facts.lead.is_none()
         && work.facts.store.broken.is_none()
         && work.view.is_some_and(|v| v.leader_name() == Some(&work.facts.me));
-    if lingers && !work.orders.iter().any(|o| matches!(o, Order::ReleaseLead | Order::TakeLead)) {
+    if lingers && !work.orders.iter().any(|o| matches!(o, Order::ReleaseLead | Order::TakeLead | Order::RetakeLead)) {
         // Either the reading is old, or the store missed the release and my session keeps the key alive, so
         // that nobody leads and nobody may.
         work.order(Order::ReleaseLead);

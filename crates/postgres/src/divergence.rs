@@ -3,53 +3,18 @@
 use std::time::Duration;
 
 use surus_core::cluster::Upstream;
+use surus_core::divergence::{LocalEnd, compare};
 use surus_core::postgres::{ControlData, ControlState};
 use surus_core::server::Divergence;
 use surus_core::{Lsn, Timeline};
 use tokio::time::Instant;
 
 use crate::control::wal_segment_size;
-use crate::history::{HistoryRow, parse_history};
+use crate::history::parse_history;
 use crate::instance::Instance;
 use crate::sql::{Endpoint, Profile, Session};
 use crate::walsender::Walsender;
 use crate::{ErrorKind, PgError, Result};
-
-/// How far the local WAL goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LocalEnd {
-    /// A standby: everything up to here was replayed or is needed for consistency.
-    Replayed(Lsn),
-    /// A primary that was shut down: its last checkpoint record, and where that ends if it could be told.
-    Checkpoint { start: Lsn, end: Option<Lsn> },
-}
-
-/// The decision itself. `history` is that of the upstream's timeline.
-pub(crate) fn compare(local: Timeline, end: LocalEnd, upstream: Timeline, history: &[HistoryRow]) -> Divergence {
-    if local > upstream {
-        return Divergence::Ahead { local, upstream };
-    }
-    if local == upstream {
-        return Divergence::None;
-    }
-    for row in history {
-        if row.timeline > local {
-            break;
-        }
-        if row.timeline == local {
-            let fork = |at| Divergence::Forked { timeline: local, switchpoint: row.switch_lsn, local: at };
-            return match end {
-                LocalEnd::Replayed(lsn) if lsn > row.switch_lsn => fork(lsn),
-                LocalEnd::Replayed(_) => Divergence::None,
-                LocalEnd::Checkpoint { start, .. } if start >= row.switch_lsn => fork(start),
-                // The new primary has our last record and nothing behind it, or it is not known what it has.
-                LocalEnd::Checkpoint { end: Some(end), .. } if end == row.switch_lsn => Divergence::None,
-                LocalEnd::Checkpoint { start, end } => fork(end.unwrap_or(start)),
-            };
-        }
-    }
-    Divergence::Unrelated { local, upstream }
-}
 
 /// Where the record behind one of that length begins: records are aligned to 8 bytes and skip page headers.
 pub(crate) fn record_end(start: Lsn, total_len: u64, segment_size: u64) -> Lsn {
@@ -156,52 +121,6 @@ fn stopped_end(control: &ControlData) -> Result<(Timeline, Option<Lsn>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(timeline: u32, lsn: u64) -> HistoryRow {
-        HistoryRow { timeline: Timeline(timeline), switch_lsn: Lsn(lsn), reason: String::new() }
-    }
-
-    #[test]
-    fn every_case_of_the_table() {
-        use Divergence as D;
-        use LocalEnd::{Checkpoint, Replayed};
-        let t = Timeline;
-        // The upstream is on timeline 4: it left 1 at 100, 2 at 200, 3 at 300.
-        let history = [row(1, 100), row(2, 200), row(3, 300)];
-        let forked = |timeline, switchpoint, local| D::Forked {
-            timeline: t(timeline),
-            switchpoint: Lsn(switchpoint),
-            local: Lsn(local),
-        };
-        let check = |start, end: Option<u64>| Checkpoint { start: Lsn(start), end: end.map(Lsn) };
-        for (local, end, want) in [
-            (5, Replayed(Lsn(1)), D::Ahead { local: t(5), upstream: t(4) }),
-            (5, check(1, None), D::Ahead { local: t(5), upstream: t(4) }),
-            (4, Replayed(Lsn(900)), D::None),
-            (4, check(900, None), D::None),
-            (3, Replayed(Lsn(299)), D::None),
-            (3, Replayed(Lsn(300)), D::None),
-            (3, Replayed(Lsn(301)), forked(3, 300, 301)),
-            (2, Replayed(Lsn(200)), D::None),
-            (2, Replayed(Lsn(250)), forked(2, 200, 250)),
-            (1, check(92, Some(100)), D::None),
-            (1, check(100, Some(108)), forked(1, 100, 100)),
-            (1, check(101, Some(109)), forked(1, 100, 101)),
-            (1, check(92, Some(108)), forked(1, 100, 108)),
-            (1, check(80, Some(92)), forked(1, 100, 92)),
-            (1, check(92, None), forked(1, 100, 92)),
-        ] {
-            assert_eq!(compare(t(local), end, t(4), &history), want, "timeline {local}, {end:?}");
-        }
-        // Our timeline is not in the upstream's history.
-        let skipping = [row(1, 100), row(3, 300)];
-        for end in [Replayed(Lsn(1)), check(1, Some(2))] {
-            let want = D::Unrelated { local: t(2), upstream: t(4) };
-            assert_eq!(compare(t(2), end, t(4), &skipping), want);
-            assert_eq!(compare(t(2), end, t(4), &[]), want);
-        }
-        assert!(D::None.can_follow() && !forked(1, 1, 1).can_follow());
-    }
 
     #[test]
     fn record_ends() {

@@ -3,19 +3,13 @@
 use std::fs;
 use std::io;
 
+use surus_core::Timeline;
 use surus_core::cluster::HistoryEntry;
-use surus_core::{Lsn, Timeline};
+use surus_core::divergence::HistoryRow;
 
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::Instance;
 use crate::{PgError, Result};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HistoryRow {
-    pub timeline: Timeline,
-    pub switch_lsn: Lsn,
-    pub reason: String,
-}
 
 /// Lines of three tab-separated fields; anything else is skipped, as the server does.
 pub(crate) fn parse_history(text: &str) -> Vec<HistoryRow> {
@@ -69,6 +63,8 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
+    use surus_core::Lsn;
+
     use super::*;
 
     #[test]

@@ -6,24 +6,30 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use surus_core::MemberName;
-use surus_core::cluster::{ClusterView, KeyVersion};
-pub use surus_core::store::TakeLead;
-use tokio::time::Instant;
-
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
+use surus_core::cluster::{ClusterView, KeyVersion};
+pub use surus_core::store::TakeLead;
+use surus_core::{BootTime, MemberName};
 
 pub struct ClusterStore {
     kv: Arc<dyn Kv>,
     layout: Layout,
     me: MemberName,
     lease: Mutex<Option<LeaseId>>,
+    clock: Clock,
 }
+
+type Clock = Arc<dyn Fn() -> BootTime + Send + Sync>;
 
 impl ClusterStore {
     pub fn new(kv: Arc<dyn Kv>, layout: Layout, me: MemberName) -> ClusterStore {
-        ClusterStore { kv, layout, me, lease: Mutex::new(None) }
+        ClusterStore { kv, layout, me, lease: Mutex::new(None), clock: Arc::new(crate::clock::boot_now) }
+    }
+
+    /// Time limits are counted on this clock instead of the machine's.
+    pub fn on_clock(self, clock: impl Fn() -> BootTime + Send + Sync + 'static) -> ClusterStore {
+        ClusterStore { clock: Arc::new(clock), ..self }
     }
 
     pub(crate) fn name(&self) -> &MemberName {
@@ -103,7 +109,7 @@ impl ClusterStore {
     /// A lost answer is repeated inside the deadline, which is harmless: my own first try then counts
     /// as a key that carries my name.
     pub async fn take_lead(&self, deadline: Duration) -> StoreResult<TakeLead> {
-        let end = Instant::now() + deadline;
+        let end = (self.clock)() + deadline;
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
         let key = self.layout.key("leader");
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
@@ -118,11 +124,24 @@ impl ClusterStore {
         Ok(TakeLead::Lost)
     }
 
+    /// Binds the leader key to this session if it still carries my name. Never creates it: somebody else may have led
+    /// since it was last seen.
+    pub async fn retake_lead(&self, deadline: Duration) -> StoreResult<TakeLead> {
+        let end = (self.clock)() + deadline;
+        let lease = self.lease().ok_or(StoreError::LeaseGone)?;
+        let put = Op::Put { key: self.layout.key("leader"), value: self.me.as_str().into(), lease: Some(lease) };
+        let rebind = Txn { compare: vec![self.leads()], then: vec![put] };
+        Ok(match self.repeated(lease, &rebind, end).await? {
+            TxnOutcome::Applied(version) => TakeLead::Taken(version),
+            TxnOutcome::Conflict => TakeLead::Lost,
+        })
+    }
+
     /// Sends a transaction that may be repeated, until its outcome is known or the time is up.
-    async fn repeated(&self, lease: LeaseId, txn: &Txn, end: Instant) -> StoreResult<TxnOutcome> {
+    async fn repeated(&self, lease: LeaseId, txn: &Txn, end: BootTime) -> StoreResult<TxnOutcome> {
         let mut lost = false;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.since((self.clock)());
             // Half of the rest for a try whose answer may get lost, so that there is time for another.
             let share = if lost { left } else { left / 2 };
             match self.noting_its_end(lease, self.kv.txn(txn.clone(), share).await) {

@@ -31,8 +31,9 @@ impl Agent {
                         task.cancel.cancel();
                     }
                 }
-                Deed::TakeLead { limit } => {
-                    let taken = timeout(limit, self.lease.take()).await.ok();
+                Deed::TakeLead { again, limit } => {
+                    let take = async { if again { self.lease.retake().await } else { self.lease.take().await } };
+                    let taken = timeout(limit, take).await.ok();
                     self.member.lead_taken(taken, facts, boot_now());
                 }
                 Deed::ReleaseLead { limit } => {

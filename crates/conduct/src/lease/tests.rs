@@ -90,6 +90,7 @@ impl Rig {
             Request::Open { .. } => "open",
             Request::Renew => "renew",
             Request::Take => "take",
+            Request::Retake => "retake",
             Request::Look => "look",
             Request::Release { .. } => "release",
             Request::Close => "close",
@@ -113,7 +114,7 @@ impl Rig {
                 self.leases
             })),
             Request::Renew => Answer::Renewed(done()),
-            Request::Take => Answer::Taken(match say {
+            Request::Take | Request::Retake => Answer::Taken(match say {
                 Say::Good => Ok(TakeLead::Taken(5)),
                 Say::Lost => Ok(TakeLead::Lost),
                 _ => Err(error(say)),
@@ -249,6 +250,26 @@ fn a_take_without_a_session_opens_one_first() {
 }
 
 #[test]
+fn the_lead_of_an_earlier_run_is_never_taken_anew() {
+    for (say, reply) in [(Say::Good, Ok(true)), (Say::Lost, Ok(false))] {
+        let mut rig = open();
+        rig.keeper.command(1, Command::Retake);
+        rig.serve("retake", say);
+        assert_eq!(rig.reply(), Reply::Taken(reply));
+    }
+    let mut rig = open();
+    rig.at.session = None;
+    rig.keeper.command(1, Command::Retake);
+    rig.serve("open", Say::Good);
+    rig.serve("retake", Say::Good);
+    assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+    let mut rig = open();
+    rig.keeper.command(1, Command::Retake);
+    rig.keeper.withdraw(1);
+    assert!(matches!(rig.next(), Next::Wait { .. }), "what it was decided on is of yesterday");
+}
+
+#[test]
 fn nobody_acts_on_a_lead_from_the_moment_its_release_is_sent() {
     for say in [Say::Good, Say::Cut, Say::Unknown] {
         let mut rig = leading();
@@ -292,7 +313,7 @@ fn a_new_ttl_moves_the_lead_to_a_new_lease() {
         let sent = rig.at.now;
         rig.serve("open", Say::Good);
         assert_eq!(rig.until(), Some(before), "it still hangs on the old lease");
-        rig.serve("take", say);
+        rig.serve("retake", say);
         let new = sent + (ttl - margin(ttl));
         if matches!(say, Say::Good) {
             assert_eq!(rig.until(), Some(new));
@@ -304,7 +325,7 @@ fn a_new_ttl_moves_the_lead_to_a_new_lease() {
             let sent = rig.at.now;
             rig.serve("renew", Say::Good);
             assert_eq!(rig.until(), Some(before.min(new)), "renewing the new lease prolongs nothing yet");
-            rig.serve("take", Say::Good);
+            rig.serve("retake", Say::Good);
             assert_eq!(rig.until(), Some(sent + (ttl - margin(ttl))));
         }
     }
@@ -312,7 +333,7 @@ fn a_new_ttl_moves_the_lead_to_a_new_lease() {
         let mut rig = leading();
         rig.keeper.set_timing(timing(TTL * 3));
         rig.serve("open", Say::Good);
-        rig.serve("take", say);
+        rig.serve("retake", say);
         assert_eq!((rig.until(), rig.keeper.state().session), (None, session));
     }
 }

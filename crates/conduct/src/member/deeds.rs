@@ -30,6 +30,8 @@ pub enum Deed<T> {
     Cancel,
     /// Ask the lease keeper, wait at most `limit`, and tell [`Member::lead_taken`].
     TakeLead {
+        /// Only if the key carries my name still.
+        again: bool,
         limit: Duration,
     },
     /// Ask the lease keeper, wait at most `limit`, and tell [`Member::lead_released`].
@@ -77,7 +79,8 @@ impl<T> Member<T> {
             let deed = match order {
                 Order::Begin { task, epoch } => self.begin(task, epoch, facts, now),
                 Order::Cancel { epoch, why } => self.cancel(epoch, &why),
-                Order::TakeLead => Some(Deed::TakeLead { limit }),
+                Order::TakeLead => Some(Deed::TakeLead { again: false, limit }),
+                Order::RetakeLead => Some(Deed::TakeLead { again: true, limit }),
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),
                 Order::Probe { members } => self.probe(&members, facts, now),
                 Order::ClearFailover { version } => {

@@ -53,7 +53,7 @@ pub const RULES: &[Rule] = &[
         when: |c| c.leads == Leads::MeBefore,
         then: |w| {
             w.goal("taking the leader lock over from an earlier run of this agent");
-            w.order(Order::TakeLead);
+            w.order(Order::RetakeLead);
             w.again_in(Duration::from_millis(200));
         },
         why: "An agent that was restarted goes on where it was, and PostgreSQL never notices.",

@@ -60,7 +60,7 @@ pub const RULES: &[Rule] = &[
         when: |c| down(c) && c.leads == Leads::MeBefore,
         then: |w| {
             w.goal("taking the leader lock over from an earlier run of this agent");
-            w.order(Order::TakeLead);
+            w.order(Order::RetakeLead);
             w.again_in(Duration::from_millis(200));
         },
         why: "An agent that was restarted goes on where it was.",
@@ -154,10 +154,10 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: 530,
         section: Section::Stopped,
-        name: "my data was the primary's, somebody else leads, histories not compared",
+        name: "my data was the primary's, or does not start, somebody else leads, histories not compared",
         when: |c| {
             down(c)
-                && was_clean_primary(c)
+                && (was_clean_primary(c) || fails_to_follow(c))
                 && c.memory.divergence == Divergence::Unchecked
                 && leader_primary(c).is_some()
                 && !checked_lately(c)
@@ -168,7 +168,8 @@ pub const RULES: &[Rule] = &[
                 w.begin(Task::CheckDivergence { from });
             }
         },
-        why: "A former primary may hold records that the new one lacks; starting it would only replay them.",
+        why: "A former primary may hold records that the new one lacks; starting it would only replay them. A rewind that \
+              broke off leaves a standby that does not start, until another one is done.",
     },
     Rule {
         id: 532,
@@ -267,7 +268,7 @@ pub const RULES: &[Rule] = &[
                 }
             }
             if w.leads == Leads::MeBefore && w.facts.fence.forbids().is_none() {
-                w.order(Order::TakeLead);
+                w.order(Order::RetakeLead);
             }
             w.again_in(Duration::from_millis(500));
         },
@@ -312,6 +313,11 @@ fn was_primary(c: &Ctx) -> bool {
 /// Only then does the control file tell where the log ends.
 fn was_clean_primary(c: &Ctx) -> bool {
     !c.facts.postgres.standby_signal() && control_state(c) == Some(ControlState::ShutDown)
+}
+
+/// A standby that could not be started.
+fn fails_to_follow(c: &Ctx) -> bool {
+    c.facts.postgres.standby_signal() && c.memory.start_failures > 0
 }
 
 fn asked(c: &Ctx) -> bool {

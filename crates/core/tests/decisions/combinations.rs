@@ -33,6 +33,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
         })
         .collect();
     let orders = |wanted: &Order| step.orders.contains(wanted);
+    let takes = orders(&Order::TakeLead) || orders(&Order::RetakeLead);
     let cancels = step.orders.iter().any(|o| matches!(o, Order::Cancel { .. }));
     let stopping = facts.task.as_ref().is_some_and(|t| t.task.is_stopping());
     let exits = step.orders.iter().any(|o| matches!(o, Order::Exit(_)));
@@ -47,7 +48,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
     must(step.again_in <= facts.settings.timing.loop_wait, "again_in is within loop_wait");
     must(begun.len() <= 1, "one task at a time");
     must(begun.is_empty() || facts.task.is_none(), "no task beside a running one");
-    must(!(orders(&Order::TakeLead) && orders(&Order::ReleaseLead)), "the lead is not taken and released at once");
+    must(!(takes && orders(&Order::ReleaseLead)), "the lead is not taken and released at once");
 
     for task in &begun {
         let asked = facts.request.is_some_and(|r| match r {
@@ -94,9 +95,9 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
         }
     }
     if facts.fence.forbids().is_some() {
-        must(!orders(&Order::TakeLead) && !begun.contains(&&Task::Bootstrap), "without a fence no lead is taken");
+        must(!takes && !begun.contains(&&Task::Bootstrap), "without a fence no lead is taken");
     }
-    if orders(&Order::TakeLead) && facts.tags.nofailover() {
+    if takes && facts.tags.nofailover() {
         must(primary || ctx.leads == Leads::MeBefore, "nofailover takes no lead");
     }
     let copying = facts

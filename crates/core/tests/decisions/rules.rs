@@ -149,7 +149,7 @@ fn stopped_server() -> Vec<Row> {
         (505, Scenario::crashed_leader().paused(), &["release"]),
         (505, deposed().paused(), &[]),
         (507, Scenario::crashed_leader().with(|s| s.facts.lead = None).unfenced(), &["release"]),
-        (508, Scenario::crashed_leader().with(|s| s.facts.lead = None), &["take"]),
+        (508, Scenario::crashed_leader().with(|s| s.facts.lead = None), &["retake"]),
         (
             510,
             Scenario::crashed_leader().with(at_once).with_unasked("b").with(|s| {
@@ -164,6 +164,14 @@ fn stopped_server() -> Vec<Row> {
         (520, Scenario::crashed_leader(), &["start primary"]),
         (525, Scenario::crashed_leader().down(ControlState::ShutDownInRecovery, true), &["start standby of nobody"]),
         (530, deposed(), &["compare with b"]),
+        (
+            530,
+            Scenario::standby().down(ControlState::ShutDownInRecovery, true).with(|s| {
+                s.memory.start_failures = 1;
+                s.memory.last_failure = Some(before(20_000));
+            }),
+            &["compare with b"],
+        ),
         (532, deposed().forked(false).with(|s| s.facts.settings.use_pg_rewind = true), &["rewind from b"]),
         (
             532,
@@ -231,7 +239,7 @@ fn race() -> Vec<Row> {
                 s.memory.unled_since = Some(before(30_000));
                 s.facts.inherited = Some(after(5_000));
             }),
-            &["take"],
+            &["retake"],
         ),
         (
             330,
@@ -243,7 +251,7 @@ fn race() -> Vec<Row> {
         ),
         (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced(), &["demote, deposed"]),
         (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced().paused(), &[]),
-        (600, Scenario::leader().with(|s| s.facts.lead = None), &["take"]),
+        (600, Scenario::leader().with(|s| s.facts.lead = None), &["retake"]),
         (610, Scenario::leaderless().with_standby("b", 1000), &["take"]),
         (610, Scenario::leaderless().paused().failover(None, Some("a")), &["take"]),
         (620, Scenario::leaderless().with_unasked("b"), &["ask b"]),

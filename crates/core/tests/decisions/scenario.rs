@@ -372,6 +372,7 @@ pub fn brief(order: &Order) -> String {
         },
         Order::Cancel { .. } => "cancel".into(),
         Order::TakeLead => "take".into(),
+        Order::RetakeLead => "retake".into(),
         Order::ReleaseLead => "release".into(),
         Order::Probe { members } => {
             format!("ask {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))

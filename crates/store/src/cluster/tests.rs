@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::memory::MemoryStore;
@@ -35,6 +35,20 @@ async fn a_lost_answer_does_not_lose_the_lead() {
     kv.faults().lose_answers(2);
     assert!(matches!(a.take_lead(DEADLINE).await, Err(StoreError::OutcomeUnknown(_))));
     assert_eq!(leader(&a).await, Some(("a".into(), a.lease())));
+}
+
+#[tokio::test]
+async fn a_lead_is_retaken_only_while_the_key_carries_my_name() {
+    let kv = MemoryStore::manual();
+    let (a, b) = (with_session(&kv, "a").await, with_session(&kv, "b").await);
+    assert_eq!(a.retake_lead(DEADLINE).await, Ok(TakeLead::Lost), "nobody has it, and somebody may have had");
+    a.take_lead(DEADLINE).await.unwrap();
+    let again = with_session(&kv, "a").await;
+    assert!(matches!(again.retake_lead(DEADLINE).await, Ok(TakeLead::Taken(_))));
+    assert_eq!(leader(&a).await, Some(("a".into(), again.lease())));
+    again.release_lead(None, DEADLINE).await.unwrap();
+    b.take_lead(DEADLINE).await.unwrap();
+    assert_eq!(again.retake_lead(DEADLINE).await, Ok(TakeLead::Lost));
 }
 
 /// Loses the answer of the first write and is unreachable afterwards.

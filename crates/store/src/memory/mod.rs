@@ -18,7 +18,8 @@ use crate::kv::{Fut, Health, Kv, LeaseId, Snapshot, StoreError, StoreResult, Txn
 
 pub use faults::Faults;
 use faults::{Fate, Switches};
-use state::{Changes, State};
+use state::Changes;
+pub use state::State;
 
 /// One client of an in-memory store.
 #[derive(Clone)]

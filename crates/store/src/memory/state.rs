@@ -10,7 +10,7 @@ use crate::kv::{
 };
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub struct State {
     revision: Revision,
     last_lease: LeaseId,
     keys: BTreeMap<String, KeyValue>,
@@ -24,15 +24,15 @@ struct Lease {
 }
 
 /// What one revision changed, in the order of the operations.
-pub(super) type Changes = Vec<WatchEvent>;
+pub type Changes = Vec<WatchEvent>;
 
 impl State {
-    pub(super) fn snapshot(&self, prefix: &str) -> Snapshot {
+    pub fn snapshot(&self, prefix: &str) -> Snapshot {
         let keys = self.keys.values().filter(|kv| kv.key.starts_with(prefix)).cloned().collect();
         Snapshot { revision: self.revision, keys }
     }
 
-    pub(super) fn txn(&mut self, txn: &Txn) -> StoreResult<(TxnOutcome, Changes)> {
+    pub fn txn(&mut self, txn: &Txn) -> StoreResult<(TxnOutcome, Changes)> {
         refuse_overlap(&txn.then)?;
         if !txn.compare.iter().all(|c| self.holds(c)) {
             return Ok((TxnOutcome::Conflict, Changes::new()));
@@ -87,20 +87,20 @@ impl State {
         }
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: BootTime) -> LeaseId {
+    pub fn grant(&mut self, ttl: Duration, now: BootTime) -> LeaseId {
         self.last_lease += 1;
         self.leases.insert(self.last_lease, Lease { ttl, ends: now + ttl });
         self.last_lease
     }
 
-    pub(super) fn renew(&mut self, lease: LeaseId, now: BootTime) -> StoreResult<()> {
+    pub fn renew(&mut self, lease: LeaseId, now: BootTime) -> StoreResult<()> {
         let lease = self.leases.get_mut(&lease).ok_or(StoreError::LeaseGone)?;
         lease.ends = now + lease.ttl;
         Ok(())
     }
 
     /// Ends a lease and deletes its keys, in one revision.
-    pub(super) fn revoke(&mut self, lease: LeaseId) -> Changes {
+    pub fn revoke(&mut self, lease: LeaseId) -> Changes {
         self.leases.remove(&lease);
         let keys = self.keys.values().filter(|kv| kv.lease == Some(lease)).map(|kv| kv.key.clone()).collect();
         let mut changes = Changes::new();
@@ -110,16 +110,21 @@ impl State {
     }
 
     /// Ends every lease whose time is over; one list of changes for each.
-    pub(super) fn expire(&mut self, now: BootTime) -> Vec<Changes> {
+    pub fn expire(&mut self, now: BootTime) -> Vec<Changes> {
         let over: Vec<LeaseId> = self.leases.iter().filter(|(_, l)| l.ends <= now).map(|(id, _)| *id).collect();
         over.into_iter().map(|lease| self.revoke(lease)).collect()
     }
 
-    pub(super) fn next_end(&self) -> Option<BootTime> {
+    /// A store that does not know how long its leases have been good for starts their time again.
+    pub fn restart_leases(&mut self, now: BootTime) {
+        self.leases.values_mut().for_each(|lease| lease.ends = now + lease.ttl);
+    }
+
+    pub fn next_end(&self) -> Option<BootTime> {
         self.leases.values().map(|l| l.ends).min()
     }
 
-    pub(super) fn revision(&self) -> Revision {
+    pub fn revision(&self) -> Revision {
         self.revision
     }
 }

@@ -28,6 +28,7 @@ impl World {
                 _ => {}
             },
             Order::TakeLead => self.take_lead(i),
+            Order::RetakeLead if self.store.leader_name() == Some(&name) => self.take_lead(i),
             Order::ReleaseLead => self.release(i),
             Order::Probe { members } => {
                 for member in members.into_iter().filter(|m| *m != name) {

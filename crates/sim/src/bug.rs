@@ -1,0 +1,47 @@
+//! Planted bugs: what the invariants must catch. Each sits in the simulator, at the seam where the shipped code is
+//! given its facts and its hands; the shipped code itself knows none of them.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    // One writer.
+    /// The fence is never told of a deadline.
+    FenceNotArmed,
+    /// The fence counts from when the answer to a renewal came, not from before it was sent.
+    FenceArmedFromTheAnswer,
+    /// The lease keeper is told that a renewal was sent when its answer came.
+    RenewalCountedFromTheAnswer,
+    /// An agent that knows an old view takes the lead of its earlier run again, also when others have led since.
+    LeadRetakenBlindly,
+    /// The leader key is written whoever has it.
+    LeadGivenTwice,
+    // Nothing acknowledged is lost.
+    /// The timeline of members that are asked is not looked at, and positions are made up.
+    PeersLookBehind,
+    /// A handover gives the lead away as soon as the server was told to stop, without asking what the successor holds.
+    SuccessorNotAwaited,
+    // No needless failover.
+    /// One failed request to the store is taken for the end of the lease.
+    OneFailureEndsTheLease,
+    /// Renewals are sent only when the lease is nearly over.
+    LateRenewal,
+    // It comes back.
+    /// The end of a task is not told to the next step.
+    EndOfTaskForgotten,
+    /// Nobody renews its session after the store ended it.
+    NoNewSession,
+    // No silent loss of data.
+    /// Data is rewound without a comparison of histories before.
+    RewindUnasked,
+    /// Data is removed and nobody says what it was.
+    RemovedInSilence,
+    // Every decision can be explained.
+    /// Decisions are carried out and not recorded.
+    DecisionNotRecorded,
+    /// The rule that decided is not named.
+    RuleNotNamed,
+    // Paused means hands off.
+    /// The agent does not see that the cluster is paused.
+    PauseNotSeen,
+    /// The fence stays armed in a paused cluster.
+    PausedFenceStaysArmed,
+}

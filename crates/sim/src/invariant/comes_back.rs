@@ -1,0 +1,82 @@
+//! **It comes back.** Once faults stop and a majority can talk, there is one primary and every member follows it, with no
+//! hand on it.
+//!
+//! In simulation: all faults of a run stop at one moment; machines that are off are switched on, frozen processes go on,
+//! agents that ended are started, a pause ends. Within four times the `ttl` and two minutes from then on the cluster must be
+//! [`well`], and stay so for ten seconds.
+//!
+//! One thing does not mend itself yet and is counted instead ([`twins`]): a primary that was promoted, wrote, and was cut off
+//! before anybody else saw its new timeline, and whose successor gave its own timeline the same number. PostgreSQL
+//! and `pg_rewind` tell histories apart by numbers and cannot see that these two forked; such a member needs `surus reinit`.
+
+use super::Invariant;
+use crate::history::Happened;
+use crate::plan::us;
+use crate::world::World;
+use crate::world::clock::{SECOND, True};
+
+#[derive(Default)]
+pub struct ComesBack {
+    well_since: Option<True>,
+}
+
+pub const STAYS: True = 10 * SECOND;
+
+/// What is missing: one member leads and accepts writes, all others stream from it, and nothing is left to do.
+pub fn well(w: &World) -> Result<usize, String> {
+    let view = w.store.view();
+    let Some(leader) = view.leader_name() else { return Err("nobody leads".into()) };
+    let Some(leads) = w.number(leader) else { return Err(format!("{leader} leads and is no member")) };
+    if !w.acknowledges(leads) || !w.nodes[leads].postgres.writes() {
+        return Err(format!("{leader} leads and accepts no writes"));
+    }
+    if w.lease(leads).lead.is_none() {
+        return Err(format!("{leader} has the leader key and does not know it"));
+    }
+    for (node, n) in w.nodes.iter().enumerate() {
+        if n.agent.is_none() {
+            return Err(format!("the agent of {} does not run", n.name));
+        }
+        if node != leads && !w.streams_from(node, leads) && !is_twin(w, node, leads) {
+            return Err(format!("{} does not stream from {leader}", n.name));
+        }
+    }
+    if view.failover.is_some() {
+        return Err("a request is left in the store".into());
+    }
+    Ok(leads)
+}
+
+/// Its log forked from the leader's, and nothing that PostgreSQL looks at shows it.
+fn is_twin(w: &World, node: usize, leads: usize) -> bool {
+    let (Some(own), Some(theirs)) = (w.nodes[node].postgres.log(), w.nodes[leads].postgres.log()) else { return false };
+    !own.continues_into(theirs) && own.looks_like(theirs)
+}
+
+/// Members that are left with such a log.
+pub fn twins(w: &World) -> usize {
+    let Ok(leads) = well(w) else { return 0 };
+    (0..w.nodes.len()).filter(|node| is_twin(w, *node, leads)).count()
+}
+
+impl Invariant for ComesBack {
+    fn name(&self) -> &'static str {
+        "it comes back"
+    }
+
+    fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
+        let (Happened::Tick, Some(healed)) = (what, w.healed) else { return None };
+        let limit = healed + 4 * us(w.plan.timing.ttl) + 120 * SECOND;
+        match well(w) {
+            Ok(_) => {
+                self.well_since.get_or_insert(w.now);
+            }
+            Err(why) => {
+                if self.well_since.take().is_none() && w.now > limit {
+                    return Some(format!("{} s after the last fault {why}", (w.now - healed) / SECOND));
+                }
+            }
+        }
+        None
+    }
+}

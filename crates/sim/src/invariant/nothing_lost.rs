@@ -1,0 +1,148 @@
+//! **Nothing acknowledged is lost** in synchronous or quorum mode, over any sequence of failovers.
+//!
+//! In simulation, as far as it is built:
+//!
+//! - A planned switchover loses nothing, in any mode: when a handover ended with the lead released to a member and that
+//!   member is promoted next, its log has every commit that was ever acknowledged on the log it continues.
+//! - An asynchronous failover loses at most what the settings allow: whoever takes the lead without having been named by an
+//!   operator is at most `maximum_lag_on_failover` behind the position last published in the store.
+//! - It also loses no more than it must: of members that could be asked and could lead, one that has less than
+//!   another does not take the lead, unless the other had most of a `ttl` to come forward.
+//! - Synchronous mode is not driven by a Surus leader yet. What a `/sync` key that another daemon wrote demands is
+//!   checked: without an operator's word only a member that it names takes the lead.
+
+use std::collections::BTreeMap;
+
+use super::Invariant;
+use crate::history::Happened;
+use crate::plan::us;
+use crate::world::World;
+use crate::world::clock::{SECOND, True};
+use crate::world::network::End;
+use crate::world::wal::{Log, Place};
+use surus_core::facts::TaskDone;
+use surus_core::order::{Demote, Task};
+use surus_core::settings::SynchronousMode;
+
+#[derive(Default)]
+pub struct NothingLost {
+    /// Acknowledged positions of each stretch of log.
+    acknowledged: BTreeMap<u64, Vec<u64>>,
+    /// A handover was done: to whom.
+    planned: Option<usize>,
+    leaderless: Option<True>,
+    reign: u64,
+    /// Since when each member has been one, could be asked and could come forward.
+    there: [Option<True>; 8],
+    /// When a server last could send log.
+    sent: True,
+}
+
+impl NothingLost {
+    /// How many acknowledged commits a log lacks; they are not counted again.
+    fn lost(&mut self, log: &Log) -> usize {
+        let mut lost = 0;
+        for (stretch, places) in &mut self.acknowledged {
+            let before = places.len();
+            places.retain(|lsn| log.contains(Place { stretch: *stretch, lsn: *lsn }));
+            lost += before - places.len();
+        }
+        lost
+    }
+
+    fn look_who_is_there(&mut self, w: &World) {
+        for node in 0..w.nodes.len() {
+            self.there[node] = if is_there(w, node) { self.there[node].or(Some(w.now)) } else { None };
+        }
+    }
+
+    fn takes_the_lead(&self, w: &World, node: usize) -> Option<String> {
+        let view = w.store.view();
+        let server = w.nodes[node].postgres.server.as_ref()?;
+        let log = w.nodes[node].postgres.log()?;
+        if server.primary || view.failover.is_some() {
+            return None;
+        }
+        let name = &w.nodes[node].name;
+        let document = view.config.as_ref().map(|c| c.value.clone()).unwrap_or_default();
+        let settings = surus_config::DynamicConfig::read(&document).0.settings;
+        let behind = log.lsn().behind(view.status.optime);
+        if behind > settings.maximum_lag_on_failover {
+            return Some(format!("{name} took the lead {behind} bytes behind the last leader"));
+        }
+        let named = view.sync.as_ref().filter(|_| settings.synchronous_mode == SynchronousMode::On);
+        if let Some(sync) = named
+            && !sync.value.lists(name)
+            && !sync.value.is_leader(name)
+        {
+            return Some(format!("{name} took the lead and is no synchronous standby"));
+        }
+        // Who was better placed had time to be asked, and time to come forward.
+        let asked = self.leaderless.is_some_and(|at| w.now > at + 500_000 && w.now < at + us(settings.timing.ttl) / 2)
+            && w.now > self.sent + 3 * SECOND;
+        let better = (0..w.nodes.len()).find(|other| {
+            let n = &w.nodes[*other];
+            *other != node
+                && asked
+                && is_there(w, *other)
+                && self.there[*other].is_some_and(|since| w.now > since + 5 * SECOND)
+                && w.network.both_ways(End::Node(node), End::Node(*other))
+                && n.postgres.log().is_some_and(|theirs| log.continues_into(theirs) && theirs.end > log.end)
+        });
+        better.map(|other| format!("{name} took the lead although n{} has more of the log", other + 1))
+    }
+}
+
+/// A member that could be asked and could come forward.
+fn is_there(w: &World, node: usize) -> bool {
+    let n = &w.nodes[node];
+    let key = w.store.view().members.get(&n.name).is_some_and(|m| m.api_url.is_some());
+    let watches = n.agent.as_ref().is_some_and(|a| a.connected) && !w.store.stalled[node];
+    let quick = w.store.slow == 0 && w.store.lose_answers == 0 && !w.store.down;
+    let reaches = w.network.both_ways(End::Node(node), End::Store) && w.network.delay(End::Node(node), End::Store) == 0;
+    key && watches && quick && reaches && n.agent_runs() && n.fence.alive && n.postgres.serves()
+}
+
+impl Invariant for NothingLost {
+    fn name(&self) -> &'static str {
+        "nothing acknowledged is lost"
+    }
+
+    fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
+        match what {
+            // What a primary that was left alone acknowledges is for the first promise to judge.
+            Happened::Acknowledged(ack) if ack.place.stretch >= self.reign => {
+                self.acknowledged.entry(ack.place.stretch).or_default().push(ack.place.lsn);
+                self.sent = w.now;
+            }
+            Happened::Tick => self.look_who_is_there(w),
+            Happened::TaskEnded {
+                node,
+                task: Task::Demote(Demote::Handover { to, .. }),
+                outcome: Ok(TaskDone::Released),
+            } => {
+                self.planned = w.number(to).filter(|to| to != node);
+            }
+            Happened::Leader { from, to } => {
+                let before = self.leaderless;
+                self.leaderless = if to.is_none() { before.or(Some(w.now)) } else { None };
+                if let (None, Some(node)) = (from, to) {
+                    let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), ..*self };
+                    return found.takes_the_lead(w, *node);
+                }
+            }
+            Happened::Promoted { node, .. } => {
+                let log = w.nodes[*node].postgres.log()?;
+                self.reign = log.place().stretch;
+                let lost = self.lost(log);
+                let planned = self.planned.take();
+                if planned == Some(*node) && lost > 0 {
+                    return Some(format!("a planned switchover to n{} lost {lost} acknowledged commits", node + 1));
+                }
+            }
+            Happened::BeganToWrite { .. } => self.planned = None,
+            _ => {}
+        }
+        None
+    }
+}

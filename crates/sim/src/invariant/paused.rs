@@ -1,0 +1,65 @@
+//! **Paused means hands off.**
+//!
+//! In simulation: from the step in which an agent first sees that the cluster is paused, it begins nothing that starts,
+//! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
+//! switchover or failover to a named member and what follows from that), and except following another leader,
+//! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
+//! unless a task that was begun before, or that an operator asked for, is still at work.
+
+use surus_core::facts::Facts;
+use surus_core::order::{Demote, Order, Request, Task};
+
+use super::Invariant;
+use crate::history::Happened;
+use crate::world::World;
+
+#[derive(Default)]
+pub struct Paused {
+    /// It has decided something as a member of a paused cluster.
+    seen: [bool; 8],
+    /// A task is at work.
+    busy: [bool; 8],
+}
+
+/// Allowed while paused.
+fn hands_off(facts: &Facts, memory: &surus_core::memory::Memory, task: &Task) -> bool {
+    let request = facts.store.view.as_deref().and_then(|v| v.failover.as_ref());
+    let named = request.and_then(|f| f.value.candidate.as_ref());
+    let asked = facts.request.is_some_and(|r| match r {
+        Request::Restart => *task == Task::Restart,
+        Request::Reinitialize { .. } => matches!(task, Task::Reinitialize { .. }),
+    });
+    match task {
+        Task::Promote => named == Some(&facts.me) || memory.called,
+        Task::Demote(Demote::Handover { to, .. }) => named == Some(to),
+        Task::Follow { .. } | Task::CheckDivergence { .. } | Task::KillOrphans => true,
+        Task::StartStandby { .. } | Task::Rewind { .. } => memory.handed_over,
+        _ => asked,
+    }
+}
+
+impl Invariant for Paused {
+    fn name(&self) -> &'static str {
+        "paused means hands off"
+    }
+
+    fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
+        match what {
+            Happened::Decided { node, facts, step } => {
+                self.seen[*node] = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
+                self.busy[*node] = facts.task.is_some();
+                let begun = step.orders.iter().find_map(|o| match o {
+                    Order::Begin { task, .. } => Some(task),
+                    _ => None,
+                });
+                self.busy[*node] |= begun.is_some();
+                let task = begun.filter(|task| self.seen[*node] && !hands_off(facts, &step.memory, task))?;
+                Some(format!("n{} began \"{}\" while paused", node + 1, task.name()))
+            }
+            Happened::FenceFires { node } if self.seen[*node] && !self.busy[*node] => {
+                Some(format!("the fence of n{} killed a server of a paused cluster", node + 1))
+            }
+            _ => None,
+        }
+    }
+}

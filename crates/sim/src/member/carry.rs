@@ -1,0 +1,136 @@
+//! Does what the shipped conduct hands out, one deed after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use surus_conduct::member::{Deed, PROBE};
+use surus_conduct::race::first;
+use surus_conduct::task::{TaskContext, perform};
+use surus_core::facts::{Facts, PeerFact};
+use surus_core::order::Task;
+use surus_core::{BootTime, MemberName};
+
+use super::hands::SimHands;
+use super::wait::sleep;
+use super::{Member, publish};
+use crate::history::Happened;
+
+impl Member {
+    async fn limited<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        match first(work, sleep(&self.sim, self.node, limit)).await {
+            futures_util::future::Either::Left(done) => Some(done),
+            futures_util::future::Either::Right(()) => None,
+        }
+    }
+
+    pub(super) async fn carry_out(self: &Arc<Member>, facts: &Facts) {
+        loop {
+            let (lead, now) = self.sim.with(|w| (w.lease(self.node).lead, w.boot(self.node)));
+            let Some(deed) = self.mind().conduct.next(facts, lead, now) else { return };
+            match deed {
+                Deed::Begin { task, start_timeout } => self.begin(task.task, start_timeout, facts),
+                Deed::Cancel => {
+                    self.mind().cancel.store(true, Ordering::Relaxed);
+                    self.sim.with(|w| w.nodes[self.node].stir());
+                }
+                Deed::TakeLead { again, limit } => {
+                    let taken = self.limited(limit, self.take_lead(again)).await;
+                    let now = self.now();
+                    self.mind().conduct.lead_taken(taken, facts, now);
+                }
+                Deed::ReleaseLead { limit } => {
+                    let released = self.limited(limit, self.release_lead(None)).await;
+                    self.mind().conduct.lead_released(released);
+                }
+                Deed::Probe { at, whom } => self.probe(at, whom),
+                Deed::ClearFailover { version, limit } => {
+                    let _ = self.store.compare_and_put("failover", Some(version), "{}".into(), limit).await;
+                }
+                Deed::ClearFailoverLater { version, limit } => {
+                    let store = self.store.clone();
+                    let clear = async move {
+                        let _ = store.compare_and_put("failover", Some(version), "{}".into(), limit).await;
+                    };
+                    self.sim.with(|w| w.spawn(self.pid, Box::pin(clear)));
+                }
+                Deed::NameCandidate { version, text, limit } => {
+                    let named = self.store.compare_and_put("failover", Some(version), text, limit).await;
+                    let now = self.now();
+                    self.mind().conduct.candidate_named(named, now);
+                }
+                Deed::Write(order) => self.write_for_cluster(order, facts),
+                Deed::Answer { .. } => {}
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Member>, task: Task, start_timeout: Duration, facts: &Facts) {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.mind().cancel = cancel.clone();
+        let context = TaskContext {
+            me: self.me.clone(),
+            patience: Duration::from_secs(60),
+            start_timeout,
+            use_slots: facts.settings.use_slots,
+            founding_document: self.sim.with(|w| w.plan.document.to_string()),
+            post_bootstrap: None,
+            data_dir: "data".into(),
+            is_primary: facts.postgres.is_primary(),
+            view: facts.store.view.clone(),
+        };
+        let hands = SimHands { member: self.clone(), task: task.clone(), cancel };
+        let member = self.clone();
+        let run = async move {
+            let outcome = perform(task.clone(), context, hands).await;
+            member.sim.with(|w| {
+                w.happened(Happened::TaskEnded { node: member.node, task: &task, outcome: &outcome });
+                w.tell(member.node, || format!("{} ends: {outcome:?}", task.name()));
+                if let Some(agent) = &mut w.nodes[member.node].agent {
+                    agent.inbox.ended = Some(outcome);
+                }
+                w.nodes[member.node].stir();
+            });
+        };
+        self.sim.with(|w| w.spawn(self.pid, Box::pin(run)));
+    }
+
+    fn probe(self: &Arc<Member>, asked: BootTime, whom: BTreeMap<MemberName, Option<String>>) {
+        for (name, url) in whom {
+            let member = self.clone();
+            let ask = async move {
+                let answer = match url {
+                    Some(url) => member.ask(&url, PROBE).await,
+                    None => Err("publishes no api_url".into()),
+                };
+                member.sim.with(|w| {
+                    if let Some(agent) = &mut w.nodes[member.node].agent {
+                        agent.inbox.answers.push((name, PeerFact { asked, answer }));
+                    }
+                    w.nodes[member.node].stir();
+                });
+            };
+            self.sim.with(|w| w.spawn(self.pid, Box::pin(ask)));
+        }
+    }
+
+    /// Work beside the decisions, one of a kind at a time.
+    pub(super) fn aside(self: &Arc<Member>, kind: usize, work: impl Future<Output = ()> + Send + 'static) {
+        if std::mem::replace(&mut self.mind().busy[kind], true) {
+            return;
+        }
+        let member = self.clone();
+        let run = async move {
+            work.await;
+            member.mind().busy[kind] = false;
+            member.sim.with(|w| {
+                if let Some(agent) = &mut w.nodes[member.node].agent {
+                    agent.inbox.wake |= kind == publish::CHECKPOINT;
+                }
+                w.nodes[member.node].stir();
+            });
+        };
+        self.sim.with(|w| w.spawn(self.pid, Box::pin(run)));
+    }
+}

@@ -1,0 +1,397 @@
+//! The hands that the shipped procedures work with here: a simulated server, store, network and clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use surus_conduct::task::{Hands, Launched, Made};
+use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
+use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::order::{Demote, Task};
+use surus_core::postgres::{ControlState, DataDir};
+use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
+
+use super::Member;
+use super::wait::{pause, sleep, sleep_until, until};
+use crate::bug::Bug;
+use crate::history::{Happened, Operation};
+use crate::said;
+use crate::world::World;
+use crate::world::clock::{MS, SECOND, True};
+use crate::world::network::End;
+use crate::world::node::Disk;
+use crate::world::postgres::Phase;
+
+pub struct SimHands {
+    pub member: Arc<Member>,
+    pub task: Task,
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl SimHands {
+    fn with<T>(&self, work: impl FnOnce(&mut World, usize) -> T) -> T {
+        self.member.sim.with(|w| work(w, self.member.node))
+    }
+
+    async fn until<T>(&self, mut look: impl FnMut(&mut World, usize) -> Option<T>) -> T {
+        let node = self.member.node;
+        until(&self.member.sim, node, |w| look(w, node)).await
+    }
+
+    async fn takes(&self, from: True, to: True) {
+        let us = self.with(|w, n| w.random.between(from, to) * w.nodes[n].slowness / 100);
+        pause(&self.member.sim, us).await;
+    }
+
+    async fn disk(&self) {
+        self.until(|w, n| (w.nodes[n].disk != Disk::Hangs).then_some(())).await;
+    }
+
+    fn operate(&self, operation: Operation) {
+        self.with(|w, node| w.happened(Happened::Operates { node, operation, task: Some(&self.task) }));
+    }
+
+    /// The machine of that name, if a connection to its server can be made now.
+    fn serving(&self, w: &World, node: usize, name: &MemberName) -> Option<usize> {
+        let peer = w.number(name)?;
+        let n = &w.nodes[peer];
+        let frozen = n.postgres.server.as_ref().is_none_or(|s| s.frozen);
+        let up = n.powered && !n.suspended && n.postgres.serves() && !frozen && n.disk != Disk::Hangs;
+        (up && w.network.both_ways(End::Node(node), End::Node(peer))).then_some(peer)
+    }
+
+    async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        surus_conduct::race::within(self, limit, work).await
+    }
+
+    /// Copies for a while, as long as the source serves and nobody says stop.
+    async fn copies(&self, from: &Upstream, shortest: True, longest: True) -> Made<usize> {
+        let rounds = 5;
+        let us = self.with(|w, n| w.random.between(shortest, longest) * w.nodes[n].slowness / 100 / rounds);
+        for _ in 0..rounds {
+            pause(&self.member.sim, us).await;
+            self.disk().await;
+            if self.is_cancelled() {
+                return Err("given up on request".into());
+            }
+            if self.with(|w, n| w.nodes[n].disk == Disk::Full) {
+                return Err("no space left on device".into());
+            }
+            if self.with(|w, n| self.serving(w, n, &from.name)).is_none() {
+                return Err(format!("the connection to {} was lost", from.name));
+            }
+        }
+        self.with(|w, n| self.serving(w, n, &from.name)).ok_or_else(|| format!("{} does not answer", from.name))
+    }
+
+    fn destroys(&self, told: Option<&str>) {
+        self.with(|w, node| {
+            if let Some(log) = w.nodes[node].postgres.log().cloned() {
+                w.happened(Happened::Destroys { node, log: &log, told });
+            }
+        });
+    }
+}
+
+impl Hands for SimHands {
+    fn now(&self) -> BootTime {
+        self.member.now()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        sleep(&self.member.sim, self.member.node, time).await;
+    }
+
+    async fn sleep_until(&self, at: BootTime) {
+        sleep_until(&self.member.sim, self.member.node, at).await;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    async fn cancelled(&self) {
+        self.until(|_, _| self.is_cancelled().then_some(())).await;
+    }
+
+    fn tell(&self, what: String) {
+        self.with(|w, n| w.tell(n, || format!("task: {what}")));
+    }
+
+    fn lead(&self) -> Option<Lead> {
+        self.with(|w, n| w.lease(n).lead)
+    }
+
+    async fn lead_changed(&self, known: Option<Lead>) {
+        self.until(|w, n| (w.lease(n).lead != known).then_some(())).await;
+    }
+
+    async fn take_lead(&self) -> StoreResult<bool> {
+        self.member.take_lead(false).await
+    }
+
+    async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
+        self.member.release_lead(status).await
+    }
+
+    async fn arm_fence(&self) -> Made {
+        self.takes(MS, 5 * MS).await;
+        self.with(|w, n| {
+            if let Some(agent) = &mut w.nodes[n].agent {
+                agent.guard = Some(true);
+            }
+            w.keep_fence(n);
+            if w.lease(n).lead.is_none() {
+                return Err("the leader lock is gone".into());
+            }
+            if !w.nodes[n].fence.alive {
+                return Err("the fence does not work".into());
+            }
+            Ok(())
+        })
+    }
+
+    async fn claim_cluster(&self, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.member.store.claim_cluster(limit).await
+    }
+
+    async fn found_cluster(
+        &self,
+        claim: KeyVersion,
+        id: &SystemId,
+        document: &str,
+        limit: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        self.member.store.found_cluster(claim, id, document.to_owned(), limit).await
+    }
+
+    async fn abandon_claim(&self, claim: KeyVersion, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.member.store.abandon_claim(claim, limit).await
+    }
+
+    async fn read_store(&self, limit: Duration) -> StoreResult<ClusterView> {
+        self.member.store.read(limit).await
+    }
+
+    async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
+        self.member.ask(api_url, limit).await
+    }
+
+    async fn reach(&self, upstream: &Upstream) -> Made {
+        self.takes(MS, 3 * MS).await;
+        let there = self.with(|w, n| self.serving(w, n, &upstream.name)).is_some();
+        there.then_some(()).ok_or_else(|| "connection refused".into())
+    }
+
+    async fn data_dir(&self) -> DataDir {
+        self.disk().await;
+        self.with(|w, n| w.nodes[n].postgres.data_dir())
+    }
+
+    async fn initdb(&self) -> Made {
+        self.operate(Operation::Initdb);
+        self.takes(500 * MS, 2 * SECOND).await;
+        self.disk().await;
+        if self.is_cancelled() {
+            return Err("given up on request".into());
+        }
+        if self.with(|w, n| w.nodes[n].disk == Disk::Full) {
+            return Err("no space left on device".into());
+        }
+        self.with(|w, n| w.make_data(n));
+        Ok(())
+    }
+
+    async fn create_roles(&self) -> Made {
+        self.takes(5 * MS, 50 * MS).await;
+        self.with(|w, n| w.nodes[n].postgres.serves()).then_some(()).ok_or_else(|| "no connection".into())
+    }
+
+    async fn post_bootstrap(&self, _command: &str) -> Made {
+        Ok(())
+    }
+
+    async fn start(&self, role: &StartAs, watched: Duration) -> Made<Launched> {
+        let begun = self.now();
+        self.disk().await;
+        self.operate(if role.is_primary() { Operation::StartPrimary } else { Operation::StartStandby });
+        let pid = self.with(|w, n| w.start_server(n, role))?;
+        let up = self.until(|w, n| match w.nodes[n].postgres.server.as_ref().filter(|s| s.pid == pid) {
+            None => Some(Err("the server ended while it was starting".to_owned())),
+            Some(s) if s.phase == Phase::Serving => Some(Ok(())),
+            Some(_) => None,
+        });
+        match self.within(watched, up).await {
+            Some(up) => up.map(|()| Launched::Up { took: self.now().since(begun) }),
+            None => Ok(Launched::Starting("it is still starting".into())),
+        }
+    }
+
+    async fn stop(&self, mode: StopMode, limit: Duration) -> Made<Stopped> {
+        let begun = self.now();
+        let Some(pid) = self.with(|w, n| w.nodes[n].postgres.server.as_ref().map(|s| s.pid)) else {
+            return Ok(Stopped::NotRunning);
+        };
+        self.operate(Operation::Stop);
+        self.with(|w, n| w.stop_server(n, mode));
+        let handover = matches!(self.task, Task::Demote(Demote::Handover { .. }));
+        if handover && self.with(|w, _| w.is(Bug::SuccessorNotAwaited)) {
+            return Ok(Stopped::Exited { took: Duration::ZERO });
+        }
+        let gone = self.until(|w, n| (!w.nodes[n].postgres.is_server(pid)).then_some(()));
+        Ok(match self.within(limit, gone).await {
+            Some(()) => Stopped::Exited { took: self.now().since(begun) },
+            None => Stopped::TimedOut,
+        })
+    }
+
+    async fn kill_hard(&self) -> Made {
+        self.operate(Operation::Kill);
+        self.takes(MS, 20 * MS).await;
+        self.with(|w, n| w.kill_server(n, "by its agent"));
+        let gone = self.until(|w, n| w.nodes[n].postgres.server.is_none().then_some(()));
+        self.within(Duration::from_secs(5), gone).await.ok_or_else(|| "the server does not end".into())
+    }
+
+    async fn kill_orphans(&self) -> Made {
+        if self.with(|w, n| w.nodes[n].postgres.orphans) {
+            self.operate(Operation::KillOrphans);
+            self.takes(MS, 20 * MS).await;
+            self.with(|w, n| w.nodes[n].postgres.orphans = false);
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self, limit: Duration) -> Made {
+        self.member.checkpoint(limit).await
+    }
+
+    async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
+        if self.with(|w, _| w.is(Bug::SuccessorNotAwaited)) {
+            let checkpoint = Lsn(0);
+            return Ok(Some(ShutdownPosition { timeline: Timeline(1), checkpoint, publish: checkpoint }));
+        }
+        self.disk().await;
+        self.takes(5 * MS, 20 * MS).await;
+        Ok(self.with(|w, n| {
+            let data = w.nodes[n].postgres.data.as_ref().filter(|d| d.control == ControlState::ShutDown)?;
+            let (timeline, checkpoint) = (data.checkpoint.0, Lsn(data.checkpoint.1));
+            Some(ShutdownPosition { timeline, checkpoint, publish: checkpoint })
+        }))
+    }
+
+    async fn promote(&self) -> Made {
+        self.takes(MS, 10 * MS).await;
+        self.operate(Operation::Promote);
+        self.with(|w, n| w.begin_promotion(n))
+    }
+
+    async fn wait_promoted(&self, limit: Duration) -> Made<Timeline> {
+        let done = self.until(|w, n| {
+            let postgres = &w.nodes[n].postgres;
+            match &postgres.server {
+                None => Some(Err("the server ended during the promotion".to_owned())),
+                Some(s) if s.primary => Some(Ok(postgres.log().map_or(Timeline(0), |l| l.timeline()))),
+                Some(_) => None,
+            }
+        });
+        self.within(limit, done).await.unwrap_or_else(|| Err("the promotion takes too long".into()))
+    }
+
+    async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
+        self.disk().await;
+        self.takes(2 * MS, 15 * MS).await;
+        self.operate(Operation::Follow);
+        self.with(|w, n| {
+            let upstream = upstream.and_then(|u| w.number(&u.name));
+            if let Some(data) = &mut w.nodes[n].postgres.data {
+                (data.upstream, data.slot) = (upstream, slot.map(str::to_owned));
+            }
+        });
+        Ok(FollowOutcome::Reloaded)
+    }
+
+    async fn divergence(&self, from: &Upstream, limit: Duration) -> Made<Divergence> {
+        self.disk().await;
+        let compared = async {
+            self.takes(5 * MS, 60 * MS).await;
+            self.with(|w, n| {
+                let peer = self.serving(w, n, &from.name).ok_or_else(|| format!("{} does not answer", from.name))?;
+                super::histories::compare(w, n, peer)
+            })
+        };
+        self.within(limit, compared).await.unwrap_or_else(|| Err("no answer in time".into()))
+    }
+
+    async fn basebackup(&self, from: &Upstream) -> Made {
+        self.operate(Operation::Clone);
+        let peer = self.copies(from, 400 * MS, 3 * SECOND).await?;
+        self.with(|w, n| {
+            let source = w.nodes[peer].postgres.data.clone().ok_or("the source has no data")?;
+            w.nodes[n].postgres.data = Some(crate::world::postgres::Data {
+                control: ControlState::InArchiveRecovery,
+                standby_signal: true,
+                upstream: Some(peer),
+                slot: None,
+                synchronous: vec![],
+                torn: false,
+                ..source
+            });
+            Ok(())
+        })
+    }
+
+    async fn rewind(&self, from: &Upstream) -> Made {
+        self.operate(Operation::Rewind);
+        let same = |w: &World, n: usize, peer: usize| {
+            w.nodes[n].postgres.log().map(|l| l.timeline()) == w.nodes[peer].postgres.log().map(|l| l.timeline())
+        };
+        let told = self.member.divergence_told();
+        let peer = match self.copies(from, 200 * MS, 2 * SECOND).await {
+            Ok(peer) => peer,
+            Err(why) => {
+                // What was copied so far leaves a directory that only another rewind mends.
+                self.with(|w, n| {
+                    let torn = w.random.percent(30);
+                    if let Some(data) = &mut w.nodes[n].postgres.data {
+                        data.torn |= torn;
+                    }
+                });
+                return Err(why);
+            }
+        };
+        if self.with(|w, n| same(w, n, peer)) {
+            // pg_rewind: source and target are on the same timeline, no rewind required.
+            return Ok(());
+        }
+        self.destroys(told.as_deref());
+        self.with(|w, n| {
+            let source = w.nodes[peer].postgres.log().cloned().ok_or("the source has no data")?;
+            if let Some(data) = &mut w.nodes[n].postgres.data {
+                data.log = source;
+                (data.control, data.standby_signal, data.torn) = (ControlState::InArchiveRecovery, true, false);
+            }
+            Ok(())
+        })
+    }
+
+    async fn remove_data_dir(&self) -> Made {
+        self.disk().await;
+        self.operate(Operation::Remove);
+        let silent = self.with(|w, _| w.is(Bug::RemovedInSilence));
+        let told = said::last().filter(|text| text.contains("removing the data directory") && !silent);
+        self.destroys(told.as_deref());
+        self.takes(10 * MS, 200 * MS).await;
+        self.with(|w, n| w.nodes[n].postgres.data = None);
+        Ok(())
+    }
+
+    async fn move_data_dir_aside(&self) -> Made<String> {
+        self.disk().await;
+        self.operate(Operation::MoveAside);
+        self.with(|w, n| w.nodes[n].postgres.data = None);
+        Ok("data.aside".into())
+    }
+}

@@ -1,0 +1,298 @@
+//! What other members get to see: the member key, the leader's `status`, and the keys of the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use surus_core::cluster::{History, HistoryEntry, Initialize, Member as Key, MemberRole, MemberState, Status};
+use surus_core::facts::Facts;
+use surus_core::order::{Demote, Order, Task};
+use surus_core::postgres::{DataDir, ProcessState};
+use surus_core::store::StoreError;
+use surus_core::{BootTime, MemberName};
+
+use surus_conduct::member::positionless;
+
+use super::Member;
+use super::wait::{sleep, until};
+
+const WRITE: Duration = Duration::from_secs(2);
+/// Kinds of work beside the decisions.
+pub const CHECKPOINT: usize = 0;
+const SYSTEM_ID: usize = 1;
+const CONFIG: usize = 2;
+const HISTORY: usize = 3;
+
+pub fn api_url(name: &MemberName) -> String {
+    format!("http://{name}:8008/patroni")
+}
+
+/// What is to be in the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    pub member: Option<Key>,
+    pub session_number: u64,
+    pub status: Option<String>,
+    pub loop_wait: Duration,
+    pub missing_at: Option<u64>,
+}
+
+impl Member {
+    pub(super) fn publish(self: &Arc<Member>, facts: &Facts) {
+        let lease = self.sim.with(|w| w.lease(self.node));
+        let (member, status, missing_at) = {
+            let mind = self.mind();
+            let mut shown = facts.clone();
+            shown.task = mind.conduct.task().cloned();
+            let member =
+                member(&shown, mind.conduct.memory().start_failures > 0, mind.crashed, mind.checkpoint_pending);
+            let leads = lease.lead.is_some() && facts.postgres.is_primary() && mind.conduct.task().is_none();
+            let status = facts.postgres.observed().filter(|_| leads).map(|o| {
+                let known = facts.store.view.as_ref().map(|v| v.status.clone()).unwrap_or_default();
+                Status { optime: o.position(), ..known }.to_text()
+            });
+            let seen = mind.conduct.seen();
+            let missing = seen
+                .view
+                .as_deref()
+                .filter(|v| seen.is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
+                .map(|v| v.revision);
+            (member, status, missing)
+        };
+        self.sim.with(|w| {
+            // A disk that hangs keeps the file as it was.
+            if w.nodes[self.node].disk == crate::world::node::Disk::Works {
+                w.nodes[self.node].deadline_file = lease.lead.map(|l| l.until);
+            }
+            w.keep_fence(self.node);
+            if let Some(agent) = &mut w.nodes[self.node].agent {
+                agent.said = Some(Arc::new(Desired {
+                    member: lease.session.then_some(member),
+                    session_number: lease.session_number,
+                    status,
+                    loop_wait: facts.settings.timing.loop_wait,
+                    missing_at,
+                }));
+            }
+            w.nodes[self.node].stir();
+        });
+    }
+
+    /// Writes the member key and the status from a task of its own.
+    pub(super) async fn keep_keys(self: Arc<Member>) {
+        let mut written = Written::default();
+        let mut last: Option<Arc<Desired>> = None;
+        loop {
+            let want = self.sim.with(|w| w.nodes[self.node].agent.as_ref().and_then(|a| a.said.clone()));
+            last.clone_from(&want);
+            let again = match &want {
+                Some(want) => written.bring_up_to_date(&self, want).await,
+                None => Ok(None),
+            };
+            let time = match again {
+                Ok(due) => due.unwrap_or(Duration::from_secs(3600)),
+                Err(_) => Duration::from_millis(500),
+            };
+            let failed = again.is_err();
+            let changed = until(&self.sim, self.node, |w| {
+                let now = w.nodes[self.node].agent.as_ref().and_then(|a| a.said.clone());
+                (!failed && now.as_deref() != last.as_deref()).then_some(())
+            });
+            surus_conduct::race::first(changed, sleep(&self.sim, self.node, time)).await;
+        }
+    }
+
+    /// What is kept right beside the decisions.
+    pub(super) fn upkeep(self: &Arc<Member>, facts: &Facts) {
+        let timeline = facts.postgres.observed().filter(|o| !o.in_recovery).and_then(|o| o.timeline);
+        let checkpoint = match &facts.postgres.data_dir {
+            DataDir::Present { control, .. } => Some(control.checkpoint_timeline),
+            _ => None,
+        };
+        let pending = timeline.zip(checkpoint).is_some_and(|(now, then)| then < now);
+        let busy = {
+            let mut mind = self.mind();
+            mind.checkpoint_pending = pending;
+            mind.conduct.task().is_some()
+        };
+        if pending && !busy {
+            let member = self.clone();
+            self.aside(CHECKPOINT, async move {
+                if member.checkpoint(Duration::from_secs(3600)).await.is_err() {
+                    sleep(&member.sim, member.node, Duration::from_secs(1)).await;
+                }
+                member.mind().data_dir_read = None;
+            });
+        }
+        // Without a fence this member does not lead: a new one is started.
+        let node = self.node;
+        self.sim.with(|w| {
+            if !w.nodes[node].fence.alive {
+                let takes = w.random.between(5_000, 60_000);
+                let pid = self.pid;
+                w.after(takes, move |w| {
+                    if w.nodes[node].agent.as_ref().is_some_and(|a| a.pid == pid) && !w.nodes[node].fence.alive {
+                        w.start_fence(node);
+                        w.keep_fence(node);
+                        if let Some(agent) = &mut w.nodes[node].agent {
+                            agent.inbox.fence = true;
+                        }
+                        w.nodes[node].stir();
+                    }
+                });
+            }
+        });
+    }
+
+    pub(super) fn write_for_cluster(self: &Arc<Member>, order: Order, facts: &Facts) {
+        let store = self.store.clone();
+        let Some(view) = facts.store.view.clone() else { return };
+        match order {
+            Order::WriteSystemId { id } => self.aside(SYSTEM_ID, async move {
+                let text = id.as_str().to_owned();
+                let _ = match view.initialize {
+                    Initialize::Absent => store.create_initialize(text, WRITE).await,
+                    _ => store.write_as_leader("initialize", text, WRITE).await,
+                };
+            }),
+            Order::WriteConfig { .. } => {
+                let document = self.mind().settings.document.to_string();
+                self.aside(CONFIG, async move {
+                    let _ = store.compare_and_put("config", None, document, WRITE).await;
+                });
+            }
+            Order::WriteHistory => {
+                let log = self.sim.with(|w| w.nodes[self.node].postgres.log().cloned());
+                let Some(log) = log else { return };
+                let rows = log.history().into_iter().map(|(timeline, switch_lsn)| HistoryEntry {
+                    timeline,
+                    switch_lsn,
+                    reason: "no recovery target specified".into(),
+                    timestamp: None,
+                    new_leader: None,
+                });
+                let text = History(rows.collect()).to_text();
+                self.aside(HISTORY, async move {
+                    let _ = store.write_as_leader("history", text, WRITE).await;
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[derive(Default)]
+struct Written {
+    member: Option<(Key, u64, BootTime)>,
+    missing_at: Option<u64>,
+    status: Option<(String, BootTime)>,
+}
+
+impl Written {
+    async fn bring_up_to_date(&mut self, m: &Member, want: &Desired) -> Result<Option<Duration>, StoreError> {
+        let now = m.now();
+        let mut due = None;
+        let mut later = |last: BootTime| {
+            let left = want.loop_wait.saturating_sub(now.since(last));
+            if !left.is_zero() {
+                due = Some(due.map_or(left, |d: Duration| d.min(left)));
+            }
+            left.is_zero()
+        };
+        if let Some(member) = &want.member {
+            let write = match &self.member {
+                Some((written, session, at)) if *session == want.session_number => {
+                    let missing = want.missing_at.is_some() && want.missing_at != self.missing_at;
+                    positionless(written) != positionless(member) || ((written != member || missing) && later(*at))
+                }
+                _ => true,
+            };
+            if write {
+                m.store.write_member(member.to_text(), WRITE).await?;
+                self.member = Some((member.clone(), want.session_number, now));
+                self.missing_at = want.missing_at;
+            }
+        }
+        match &want.status {
+            None => self.status = None,
+            Some(status) => {
+                if self.status.as_ref().is_none_or(|(written, at)| written != status && later(*at)) {
+                    m.store.write_as_leader("status", status.clone(), WRITE).await?;
+                    self.status = Some((status.clone(), now));
+                }
+            }
+        }
+        Ok(due)
+    }
+}
+
+fn member(facts: &Facts, start_failed: bool, crashed: bool, checkpoint_pending: bool) -> Key {
+    let role = role(facts);
+    let observed = facts.postgres.observed();
+    let standby = observed.filter(|o| o.in_recovery);
+    Key {
+        name: facts.me.clone(),
+        conn_url: Some(format!("postgres://{}:5432/postgres", facts.me)),
+        api_url: Some(api_url(&facts.me)),
+        state: state(facts, start_failed, crashed),
+        role,
+        version: Some("4.0.0".into()),
+        xlog_location: observed.map(|o| o.position()),
+        receive_lsn: standby.map(|o| o.receive_lsn),
+        replay_lsn: standby.map(|o| o.replay_lsn),
+        replication_state: observed.and_then(|o| o.replication_state()).map(str::to_owned),
+        timeline: observed.and_then(|o| o.timeline),
+        checkpoint_after_promote: (role == MemberRole::Primary && checkpoint_pending).then_some(false),
+        pause: facts.settings.pause,
+        ..Key::default()
+    }
+}
+
+fn state(facts: &Facts, start_failed: bool, crashed: bool) -> MemberState {
+    let pg = &facts.postgres;
+    match facts.task.as_ref().map(|t| &t.task) {
+        Some(Task::Bootstrap) if !pg.accepting() => return MemberState::InitializingNewCluster,
+        Some(Task::Clone { .. } | Task::Reinitialize { .. }) => return MemberState::CreatingReplica,
+        Some(Task::Restart) => return MemberState::Restarting,
+        Some(Task::StartPrimary | Task::StartStandby { .. }) => return MemberState::Starting,
+        Some(task) if pg.accepting() && stops_planned(task) => {}
+        Some(Task::Demote(_) | Task::Shutdown { .. } | Task::Rewind { .. }) => {
+            return if pg.running() { MemberState::Stopping } else { MemberState::Stopped };
+        }
+        _ => {}
+    }
+    match pg.process {
+        ProcessState::Accepting => MemberState::Running,
+        ProcessState::NotAccepting => MemberState::Starting,
+        ProcessState::NotRunning if start_failed => MemberState::StartFailed,
+        ProcessState::NotRunning if crashed => MemberState::Crashed,
+        ProcessState::NotRunning => MemberState::Stopped,
+    }
+}
+
+fn role(facts: &Facts) -> MemberRole {
+    let pg = &facts.postgres;
+    let task = facts.task.as_ref().map(|t| &t.task);
+    let demoting = task
+        .is_some_and(|t| matches!(t, Task::Demote(_) | Task::Shutdown { .. }) && !(pg.accepting() && stops_planned(t)));
+    match task {
+        _ if pg.is_primary() => {
+            if demoting {
+                MemberRole::Demoted
+            } else {
+                MemberRole::Primary
+            }
+        }
+        Some(Task::Promote) if pg.is_standby() => MemberRole::Promoted,
+        _ if pg.is_standby() => MemberRole::Replica,
+        Some(Task::StartStandby { .. }) => MemberRole::Replica,
+        _ => match &pg.data_dir {
+            DataDir::Present { standby_signal: true, .. } => MemberRole::Replica,
+            DataDir::Present { .. } => MemberRole::Demoted,
+            _ => MemberRole::Uninitialized,
+        },
+    }
+}
+
+fn stops_planned(task: &Task) -> bool {
+    matches!(task, Task::Demote(Demote::Handover { .. }) | Task::Shutdown { .. })
+}

@@ -1,0 +1,374 @@
+//! What one run is made of: the cluster, and everything that happens to it. A plan is plain data, drawn from a seed, so
+//! that a failing one can be made smaller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use surus_config::DynamicConfig;
+use surus_core::settings::Timing;
+
+use crate::random::Random;
+use crate::world::clock::{MS, SECOND, True};
+
+/// Whom something happens to; looked up when it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Node(usize),
+    Leader,
+    /// The n-th of those that do not lead.
+    Other(usize),
+}
+
+/// Faults end by themselves after the time they are given; operations are what operators do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    KillAgent {
+        who: Who,
+        down: True,
+    },
+    FreezeAgent {
+        who: Who,
+        lasts: True,
+    },
+    /// SIGTERM, and started again by whoever supervises it.
+    EndAgent {
+        who: Who,
+    },
+    /// Killed and started again at once, as by an upgrade.
+    UpgradeAgent {
+        who: Who,
+    },
+    PowerOff {
+        who: Who,
+        down: True,
+    },
+    Suspend {
+        who: Who,
+        lasts: True,
+    },
+    StepWall {
+        who: Who,
+        by_ms: i64,
+    },
+    KillPostmaster {
+        who: Who,
+        outlive: True,
+    },
+    CrashServer {
+        who: Who,
+    },
+    FreezePostmaster {
+        who: Who,
+        lasts: True,
+    },
+    KillFence {
+        who: Who,
+    },
+    CutPair {
+        a: Who,
+        b: Who,
+        one_way: bool,
+        lasts: True,
+    },
+    CutStore {
+        who: Who,
+        one_way: bool,
+        lasts: True,
+    },
+    Isolate {
+        who: Who,
+        lasts: True,
+    },
+    SlowNetwork {
+        who: Who,
+        by: True,
+        lasts: True,
+    },
+    SlowStore {
+        by: True,
+        lasts: True,
+    },
+    StoreOutage {
+        lasts: True,
+        again: bool,
+    },
+    LoseAnswers {
+        percent: u64,
+        lasts: True,
+    },
+    StallWatch {
+        who: Who,
+        lasts: True,
+    },
+    BreakWatch {
+        who: Who,
+        lasts: True,
+    },
+    HangDisk {
+        who: Who,
+        lasts: True,
+    },
+    FillDisk {
+        who: Who,
+        lasts: True,
+    },
+    SlowNode {
+        who: Who,
+        percent: u64,
+        lasts: True,
+    },
+    Lag {
+        who: Who,
+        by: True,
+        lasts: True,
+    },
+    PromotionFails {
+        who: Who,
+        lasts: True,
+    },
+    Switchover {
+        to: Option<Who>,
+    },
+    Failover {
+        to: Who,
+    },
+    Pause {
+        lasts: True,
+    },
+    SetTtl {
+        seconds: u64,
+    },
+    Restart {
+        who: Who,
+    },
+    Reinit {
+        who: Who,
+        force: bool,
+    },
+}
+
+impl Action {
+    /// Trouble in the store alone.
+    pub fn is_of_store(self) -> bool {
+        use Action::{BreakWatch, LoseAnswers, SlowStore, StoreOutage};
+        matches!(self, StoreOutage { .. } | SlowStore { .. } | LoseAnswers { .. } | BreakWatch { .. })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub seed: u64,
+    pub members: usize,
+    pub timing: Timing,
+    /// The founding configuration of the cluster.
+    pub document: Value,
+    pub commit_bytes: u64,
+    pub actions: Vec<(True, Action)>,
+    /// When faults stop.
+    pub heal_at: True,
+}
+
+/// Time to come up in before anything happens.
+const QUIET: True = 12 * SECOND;
+
+impl Plan {
+    /// Without any action.
+    pub fn calm(seed: u64, members: usize, timing: Timing) -> Plan {
+        let document = json!({
+            "ttl": timing.ttl.as_secs(), "loop_wait": timing.loop_wait.as_secs(),
+            "retry_timeout": timing.retry_timeout.as_secs(), "maximum_lag_on_failover": 1_048_576,
+            "postgresql": {"use_pg_rewind": true, "use_slots": true},
+        });
+        Plan { seed, members, timing, document, commit_bytes: 4000, actions: vec![], heal_at: QUIET }
+    }
+
+    pub fn founding(&self) -> Arc<DynamicConfig> {
+        Arc::new(DynamicConfig::read(&self.document).0)
+    }
+
+    pub fn set(&mut self, key: &str, value: Value) {
+        if let Some(map) = self.document.as_object_mut() {
+            map.insert(key.to_owned(), value);
+        }
+    }
+
+    /// The plan of a seed.
+    pub fn of(seed: u64) -> Plan {
+        let mut random = Random::new(seed);
+        let r = &mut random;
+        let members = *[3, 3, 3, 3, 2, 5, 4, 7, 6, 3].get(r.index(10)).unwrap_or(&3);
+        let timing = if r.percent(85) {
+            Timing::NEW_CLUSTER
+        } else {
+            Timing { ttl: secs(r.between(5, 13)), loop_wait: secs(1), retry_timeout: secs(r.between(1, 3)) }
+        };
+        let mut plan = Plan::calm(seed, members, timing);
+        plan.commit_bytes = r.pick(&[400, 4000, 4000, 60_000]);
+        plan.set("maximum_lag_on_failover", r.pick(&[1_048_576_u64, 1_048_576, 65_536]).into());
+        plan.set("check_timeline", r.percent(50).into());
+        plan.set("primary_start_timeout", r.pick(&[300_u64, 300, 300, 20, 0]).into());
+        if r.percent(20) {
+            plan.set("postgresql", json!({
+                "use_pg_rewind": r.percent(50), "use_slots": true,
+                "remove_data_directory_on_diverged_timelines": true, "remove_data_directory_on_rewind_failure": true,
+            }));
+        }
+        match r.below(20) {
+            0 | 1 => plan.trouble_in_the_store(r),
+            2 | 3 => plan.trouble_with_the_lease(r),
+            4 => plan.trouble_at_the_end(r),
+            _ => plan.trouble(r),
+        }
+        plan
+    }
+
+    /// Short troubles of the store, with time to recover between them: no reason to move the lead.
+    fn trouble_in_the_store(&mut self, r: &mut Random) {
+        let longest = tolerated(&self.timing);
+        let pause = us(self.timing.ttl) + 2 * SECOND;
+        let mut at = QUIET;
+        for _ in 0..r.between(3, 8) {
+            let lasts = r.between(longest / 4, longest);
+            let action = match r.below(5) {
+                0 => Action::SlowStore { by: r.between(50 * MS, 300 * MS), lasts },
+                1 => Action::LoseAnswers { percent: r.between(30, 100), lasts },
+                2 => Action::BreakWatch { who: Who::Node(r.index(self.members)), lasts: lasts * 3 },
+                _ => Action::StoreOutage { lasts, again: r.percent(50) },
+            };
+            self.actions.push((at, action));
+            at += lasts * 3 + pause + r.below(3 * SECOND);
+        }
+        self.heal_at = at;
+    }
+
+    /// The leader's agent fails while the answer to a renewal is on its way.
+    fn trouble_with_the_lease(&mut self, r: &mut Random) {
+        let ttl = us(self.timing.ttl);
+        let mut at = QUIET + r.below(3 * SECOND);
+        for _ in 0..r.between(1, 4) {
+            let lasts = r.between(3, 8) * SECOND;
+            self.actions.push((at, Action::SlowStore { by: r.between(300 * MS, 3 * SECOND), lasts }));
+            let (who, down) = (Who::Leader, ttl * r.between(120, 300) / 100);
+            let then = match r.below(4) {
+                0 => Action::KillAgent { who, down },
+                1 | 2 => Action::FreezeAgent { who, lasts: down },
+                _ => Action::CutStore { who, one_way: r.percent(50), lasts: down },
+            };
+            self.actions.push((at + r.between(SECOND, lasts), then));
+            at += lasts + down + r.below(ttl);
+        }
+        self.heal_at = at;
+    }
+
+    /// The leader is to end, or to hand over, while its server or its disk does not do as it is told.
+    fn trouble_at_the_end(&mut self, r: &mut Random) {
+        let ttl = us(self.timing.ttl);
+        let mut at = QUIET + r.below(3 * SECOND);
+        for _ in 0..r.between(1, 4) {
+            let (who, lasts) = (Who::Leader, ttl * r.between(50, 300) / 100);
+            let first = match r.below(4) {
+                0 => Action::HangDisk { who, lasts },
+                1 => Action::SlowNode { who, percent: 4000, lasts },
+                _ => Action::FreezePostmaster { who, lasts },
+            };
+            let then = match r.below(4) {
+                0 => Action::Switchover { to: None },
+                1 => Action::Restart { who },
+                _ => Action::EndAgent { who },
+            };
+            self.actions.push((at, first));
+            self.actions.push((at + r.between(50 * MS, 2 * SECOND), then));
+            at += lasts + r.between(ttl, 2 * ttl);
+        }
+        self.heal_at = at;
+    }
+
+    fn trouble(&mut self, r: &mut Random) {
+        let ttl = us(self.timing.ttl);
+        let mut at = QUIET + r.below(3 * SECOND);
+        for _ in 0..r.between(2, 12) {
+            let action = self.action(r, ttl);
+            self.actions.push((at, action));
+            at += r.pick(&[50 * MS, 300 * MS, SECOND, 3 * SECOND, ttl, 2 * ttl]) * r.between(50, 150) / 100;
+        }
+        self.heal_at = at + r.pick(&[SECOND, ttl, 2 * ttl]);
+    }
+
+    fn who(&self, r: &mut Random) -> Who {
+        match r.below(10) {
+            0..5 => Who::Leader,
+            5..8 => Who::Other(r.index(self.members)),
+            _ => Who::Node(r.index(self.members)),
+        }
+    }
+
+    fn action(&self, r: &mut Random, ttl: True) -> Action {
+        let who = self.who(r);
+        let lasts = r.pick(&[200 * MS, SECOND, 3 * SECOND, ttl * 3 / 4, ttl, ttl * 5 / 4, 2 * ttl, 3 * ttl])
+            * r.between(70, 130)
+            / 100;
+        let one_way = r.percent(40);
+        match r.below(40) {
+            0 | 1 => Action::KillAgent { who, down: lasts },
+            2..5 => Action::FreezeAgent { who, lasts },
+            5 => Action::EndAgent { who },
+            6 => Action::UpgradeAgent { who },
+            7 | 8 => Action::PowerOff { who, down: lasts },
+            9 | 10 => Action::Suspend { who, lasts },
+            11 => Action::StepWall { who, by_ms: 3_600_000 },
+            12 => Action::KillPostmaster { who, outlive: r.pick(&[0, 500 * MS, 20 * SECOND]) },
+            13 => Action::CrashServer { who },
+            14 => Action::FreezePostmaster { who, lasts },
+            15 => Action::KillFence { who },
+            16 | 17 => Action::CutPair { a: who, b: Who::Node(r.index(self.members)), one_way, lasts },
+            18..21 => Action::CutStore { who, one_way, lasts },
+            21 | 22 => Action::Isolate { who, lasts },
+            23 => Action::SlowNetwork { who, by: r.between(20 * MS, 800 * MS), lasts },
+            24 => Action::SlowStore { by: r.between(50 * MS, 2 * SECOND), lasts },
+            25 | 26 => Action::StoreOutage { lasts, again: r.percent(50) },
+            27 => Action::LoseAnswers { percent: r.between(10, 100), lasts },
+            28 => Action::StallWatch { who, lasts },
+            29 => Action::BreakWatch { who, lasts },
+            30 => Action::HangDisk { who, lasts },
+            31 => Action::FillDisk { who, lasts },
+            32 => Action::SlowNode { who, percent: r.pick(&[300, 1000, 4000]), lasts: lasts * 2 },
+            33 => Action::Lag { who, by: r.between(200 * MS, 5 * SECOND), lasts: lasts * 2 },
+            34 => Action::PromotionFails { who, lasts },
+            35 | 36 => {
+                let to = r.percent(60).then(|| Who::Other(r.index(self.members)));
+                if r.percent(70) {
+                    Action::Switchover { to }
+                } else {
+                    Action::Failover { to: Who::Other(r.index(self.members)) }
+                }
+            }
+            37 => Action::Pause { lasts },
+            38 => Action::SetTtl { seconds: r.pick(&[6, 8, 10, 15, 20]) },
+            _ => {
+                if r.percent(60) {
+                    Action::Restart { who }
+                } else {
+                    Action::Reinit { who, force: r.percent(50) }
+                }
+            }
+        }
+    }
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub fn us(d: Duration) -> True {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How long the store may be in trouble without a primary having to stop: what is left of a lease that was about to be
+/// renewed, less the time for a request that was under way, for another attempt, and for noticing.
+pub fn tolerated(timing: &Timing) -> True {
+    let margin = surus_conduct::lease::margin(timing.ttl);
+    let reserve = surus_core::rules::stop_reserve(timing);
+    let request = timing.ttl / 5;
+    us(timing.ttl.saturating_sub(margin + reserve + timing.loop_wait + request + secs(1)))
+}

@@ -1,0 +1,93 @@
+//! One run: the world and the processes in it, until an invariant is violated or all is well again.
+
+use std::sync::Arc;
+
+use crate::bug::Bug;
+use crate::exec::Executor;
+use crate::history::Violation;
+use crate::plan::Plan;
+use crate::said;
+use crate::trace::Trace;
+use crate::world::clock::{MS, True};
+use crate::world::{Sim, World};
+
+pub struct Ended {
+    pub violation: Option<Violation>,
+    /// How much time passed in the world.
+    pub simulated: True,
+    pub trace: Trace,
+    pub promotions: u64,
+    pub acknowledged: u64,
+    pub decisions: u64,
+    /// Members left with a fork that cannot be seen.
+    pub twins: usize,
+}
+
+pub fn run(plan: &Plan, bug: Option<Bug>, traced: bool) -> Ended {
+    let sim = Sim::new(World::new(Arc::new(plan.clone()), bug, traced));
+    sim.with(|w| {
+        for node in 0..plan.members {
+            let wait = w.random.below(1500 * MS);
+            w.after(wait, move |w| w.start_agent(node));
+        }
+        for (at, action) in &plan.actions {
+            let action = *action;
+            w.at(*at, move |w| w.act(action));
+        }
+        w.at(plan.heal_at, World::heal);
+        w.tick();
+    });
+    let mut player = Player::new(sim.clone());
+    while player.advance() && !sim.with(|w| w.over) {}
+    player.end()
+}
+
+/// Lets time pass in a world.
+pub struct Player {
+    pub sim: Sim,
+    executor: Executor,
+    _listens: tracing::subscriber::DefaultGuard,
+}
+
+impl Player {
+    pub fn new(sim: Sim) -> Player {
+        Player { sim, executor: Executor::default(), _listens: tracing::subscriber::set_default(said::Listener) }
+    }
+
+    /// Until the next event, and what follows from it. `false`: an invariant is violated, or nothing is left to happen.
+    pub fn advance(&mut self) -> bool {
+        if !self.sim.with(World::happen) {
+            return false;
+        }
+        loop {
+            let (spawned, killed, thawed) = self.sim.with(|w| {
+                (std::mem::take(&mut w.spawned), std::mem::take(&mut w.killed), std::mem::take(&mut w.thawed))
+            });
+            killed.into_iter().for_each(|pid| self.executor.drop_process(pid));
+            spawned.into_iter().for_each(|(pid, work)| self.executor.spawn(pid, work));
+            if thawed {
+                self.executor.thawed();
+            }
+            let sim = &self.sim;
+            if !self.executor.run_one(|pid| sim.with(|w| w.may(pid))) {
+                break;
+            }
+        }
+        self.sim.with(|w| w.history.violation.is_none())
+    }
+
+    pub fn end(self) -> Ended {
+        // The tasks hold the world, and the world what the tasks wait for.
+        drop(self.executor);
+        let mut w = self.sim.lock();
+        Ended {
+            violation: w.history.violation.take(),
+            simulated: w.now,
+            trace: std::mem::take(&mut w.trace),
+            promotions: w.history.promotions,
+            acknowledged: w.history.acknowledged,
+            decisions: w.history.decisions,
+            twins: crate::invariant::twins(&w),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Commits, who acknowledges them, and how they get to standbys.
+
+use super::World;
+use super::clock::{MS, True};
+use super::network::End;
+use super::node::Disk;
+use super::wal::Place;
+use crate::exec::Pid;
+use crate::history::Ack;
+
+/// A commit that waits for a standby before its client is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    pub place: Place,
+    pub sent: True,
+}
+
+impl World {
+    /// Clients write to every server that lets them, without asking who leads: the worst that clients can be.
+    pub fn commits(&mut self, node: usize, pid: Pid) {
+        let postgres = &self.nodes[node].postgres;
+        if !postgres.is_server(pid) && !postgres.orphans {
+            return;
+        }
+        if self.acknowledges(node) {
+            let bytes = self.random.between(40, self.plan.commit_bytes);
+            if let Some(data) = &mut self.nodes[node].postgres.data {
+                let place = data.log.append(bytes);
+                self.committed(node, place);
+            }
+        }
+        let pause = self.random.between(10 * MS, 90 * MS);
+        self.after(pause, move |w| w.commits(node, pid));
+    }
+
+    fn committed(&mut self, node: usize, place: Place) {
+        let synchronous = self.nodes[node].postgres.data.as_ref().is_some_and(|d| !d.synchronous.is_empty());
+        if synchronous {
+            self.history.waiting[node].push(Waiting { place, sent: self.now });
+            self.acknowledge_synchronous(node);
+        } else {
+            self.acknowledged(Ack { at: self.now, node, place, synchronous });
+        }
+    }
+
+    /// Of the commits that wait for a standby, those that one of the named ones has.
+    pub fn acknowledge_synchronous(&mut self, node: usize) {
+        if self.history.waiting[node].is_empty() || !self.acknowledges(node) {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.history.waiting[node]);
+        let Some(data) = &self.nodes[node].postgres.data else { return };
+        let held = |place: Place| {
+            data.synchronous.iter().any(|s| {
+                self.nodes[*s].postgres.log().is_some_and(|l| l.contains(place)) && self.streams_from(*s, node)
+            })
+        };
+        let (done, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| held(w.place));
+        self.history.waiting[node] = rest;
+        for waiting in done {
+            self.acknowledged(Ack { at: self.now, node, place: waiting.place, synchronous: true });
+        }
+    }
+
+    pub fn streams_from(&self, standby: usize, upstream: usize) -> bool {
+        let postgres = &self.nodes[standby].postgres;
+        postgres.server.as_ref().is_some_and(|s| s.streaming)
+            && postgres.data.as_ref().is_some_and(|d| d.upstream == Some(upstream))
+    }
+
+    /// One round of a standby's WAL receiver.
+    pub fn stream(&mut self, node: usize, pid: Pid) {
+        if !self.nodes[node].postgres.is_server(pid) {
+            return;
+        }
+        let n = &self.nodes[node];
+        let (Some(server), Some(data)) = (&n.postgres.server, &n.postgres.data) else { return };
+        if server.primary {
+            return;
+        }
+        let upstream = data.upstream.filter(|u| self.connected(node, *u));
+        let able = n.powered && !n.suspended && n.disk == Disk::Works && !server.frozen;
+        let source = upstream.filter(|_| able).and_then(|u| self.nodes[u].postgres.log().cloned());
+        let (lag, was) = (n.lag, server.streaming);
+        let same_cluster = upstream
+            .is_some_and(|u| self.nodes[u].postgres.data.as_ref().map(|d| &d.system_id) == Some(&data.system_id));
+        let follows = source.filter(|log| same_cluster && data.log.continues_into(log));
+        let streaming = follows.is_some();
+        let postgres = &mut self.nodes[node].postgres;
+        if let (Some(server), Some(data)) = (&mut postgres.server, &mut postgres.data) {
+            server.streaming = streaming;
+            if let Some(log) = follows {
+                data.log.receive(&log, log.end);
+            }
+        }
+        if streaming != was {
+            self.nodes[node].stir();
+        }
+        if let Some(u) = upstream.filter(|_| streaming) {
+            self.acknowledge_synchronous(u);
+        }
+        // A stopping primary waits for the last records, and they are sent at once.
+        let hurry = upstream.is_some_and(|u| !self.nodes[u].postgres.serves());
+        let pause = match (streaming, hurry) {
+            (true, true) => self.random.between(MS, 20 * MS) + lag,
+            (true, false) => self.random.between(5 * MS, 60 * MS) + lag,
+            (false, _) => self.random.between(50 * MS, 300 * MS),
+        };
+        self.after(pause, move |w| w.stream(node, pid));
+    }
+
+    fn connected(&self, standby: usize, upstream: usize) -> bool {
+        let n = &self.nodes[upstream];
+        n.powered
+            && !n.suspended
+            && n.postgres.sends()
+            && n.disk != Disk::Hangs
+            && self.network.both_ways(End::Node(standby), End::Node(upstream))
+    }
+}

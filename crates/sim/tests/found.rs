@@ -1,0 +1,56 @@
+//! What the simulator found, kept by name: with the mend each story ends well, without it (planted again) it does not.
+
+use surus_core::settings::Timing;
+use surus_sim::bug::Bug;
+use surus_sim::plan::{Action, Plan, Who};
+use surus_sim::run::run;
+use surus_sim::world::clock::{MS, SECOND};
+use surus_sim::{shrink, story};
+
+const SEEDS: u64 = 150;
+
+fn plan(seed: u64, members: usize, actions: &[(u64, Action)], heal_at: u64) -> Plan {
+    let mut plan = Plan::calm(seed, members, Timing::NEW_CLUSTER);
+    plan.actions = actions.to_vec();
+    plan.heal_at = heal_at;
+    plan
+}
+
+fn ends_well(tell: impl Fn(u64) -> Plan) {
+    for seed in 1..=SEEDS {
+        let plan = tell(seed);
+        if let Some(violation) = run(&plan, None, false).violation {
+            let (plan, violation) = shrink::shrink(&plan, &violation, None);
+            panic!("{}", story::tell(&plan, &violation, None));
+        }
+    }
+}
+
+fn ends_badly(bug: Bug, tell: impl Fn(u64) -> Plan) {
+    let failed = (1..=SEEDS).filter(|seed| run(&tell(*seed), Some(bug), false).violation.is_some()).count();
+    assert!(failed > 0, "{bug:?} does no harm here: the story is not about it any more");
+}
+
+/// A former leader was frozen while another one led and wrote. It thaws just when that one's lease ends: its last
+/// reading still shows its own name in the leader key, and the key is free. It took it, and started its old data as the
+/// primary.
+#[test]
+fn a_former_leader_with_an_old_view_does_not_lead_again() {
+    let tell = |seed| {
+        let first = Action::FreezeAgent { who: Who::Leader, lasts: 19_250 * MS + seed * 10 * MS };
+        let second = Action::Suspend { who: Who::Leader, lasts: 17 * SECOND };
+        plan(seed, 2, &[(14 * SECOND, first), (24 * SECOND, second)], 45 * SECOND)
+    };
+    ends_badly(Bug::LeadRetakenBlindly, tell);
+    ends_well(tell);
+}
+
+/// The source of a rewind went away in the middle of it. What was left did not start, and nobody compared it again.
+#[test]
+fn a_rewind_that_broke_off_is_done_again() {
+    ends_well(|seed| {
+        let isolate = Action::Isolate { who: Who::Leader, lasts: 14 * SECOND };
+        let again = Action::Isolate { who: Who::Leader, lasts: 12 * SECOND };
+        plan(seed, 3, &[(14 * SECOND, isolate), (28_300 * MS + seed * 10 * MS, again)], 42 * SECOND)
+    });
+}

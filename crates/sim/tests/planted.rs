@@ -1,0 +1,61 @@
+//! Every invariant catches the bugs that are planted for it, within a bounded number of seeds.
+
+use surus_sim::bug::Bug;
+use surus_sim::plan::Plan;
+use surus_sim::run::run;
+
+/// By which promise, and within how many seeds.
+const PLANTED: &[(Bug, &str, u64)] = &[
+    (Bug::FenceNotArmed, "one writer", 300),
+    (Bug::FenceArmedFromTheAnswer, "one writer", 600),
+    (Bug::RenewalCountedFromTheAnswer, "one writer", 600),
+    (Bug::LeadGivenTwice, "one writer", 300),
+    (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
+    (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
+    (Bug::OneFailureEndsTheLease, "no needless failover", 300),
+    (Bug::LateRenewal, "no needless failover", 300),
+    (Bug::EndOfTaskForgotten, "it comes back", 100),
+    (Bug::NoNewSession, "it comes back", 300),
+    (Bug::RewindUnasked, "no silent loss of data", 600),
+    (Bug::RemovedInSilence, "no silent loss of data", 1500),
+    (Bug::DecisionNotRecorded, "every decision can be explained", 20),
+    (Bug::RuleNotNamed, "every decision can be explained", 20),
+    (Bug::PauseNotSeen, "paused means hands off", 1000),
+    (Bug::PausedFenceStaysArmed, "paused means hands off", 1000),
+];
+
+fn caught(bug: Bug, invariant: &str, within: u64) -> Result<u64, String> {
+    let mut others = std::collections::BTreeMap::new();
+    for seed in 1..=within {
+        if let Some(violation) = run(&Plan::of(seed), Some(bug), false).violation {
+            if violation.invariant == invariant {
+                return Ok(seed);
+            }
+            *others.entry(violation.invariant).or_insert(0) += 1;
+        }
+    }
+    Err(format!("{bug:?} is not caught by \"{invariant}\" within {within} seeds, but {others:?}"))
+}
+
+#[test]
+fn each_is_caught() {
+    let (first, second) = PLANTED.split_at(PLANTED.len() / 2);
+    let look = |bugs: &'static [(Bug, &'static str, u64)]| {
+        std::thread::spawn(move || {
+            bugs.iter()
+                .filter_map(|(bug, invariant, within)| caught(*bug, invariant, *within).err())
+                .collect::<Vec<_>>()
+        })
+    };
+    let looks = [look(first), look(second)];
+    let missed: Vec<String> = looks.into_iter().flat_map(|l| l.join().expect("no panic")).collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn every_promise_has_two() {
+    for invariant in surus_sim::invariant::all() {
+        let planted = PLANTED.iter().filter(|(_, by, _)| *by == invariant.name()).count();
+        assert!(planted >= 2, "{} has {planted}", invariant.name());
+    }
+}
