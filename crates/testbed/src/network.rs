@@ -116,9 +116,11 @@ async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
             // First: whoever dials a dead server again and again would keep the search busy.
             let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
             // Not on this thread, which carries all traffic.
-            let Ok(source) = tokio::task::spawn_blocking(move || homes.source_of(peer)).await else { return };
-            let there = Gate { links: links.clone(), link: source.map(|source| (source, target)) };
-            let back = Gate { links, link: source.map(|source| (target, source)) };
+            let search = tokio::task::spawn_blocking(move || homes.patiently_source_of(peer));
+            // Who speaks for nobody is not let through: no link is cut for it.
+            let Ok(Some(source)) = search.await else { return };
+            let there = Gate { links: links.clone(), link: (source, target) };
+            let back = Gate { links, link: (target, source) };
             relay(near, far, there, back).await;
         });
     }
@@ -128,17 +130,17 @@ async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
 #[derive(Clone)]
 struct Gate {
     links: watch::Receiver<Links>,
-    link: Option<(Endpoint, Endpoint)>,
+    link: (Endpoint, Endpoint),
 }
 
 impl Gate {
     fn state(&self) -> Link {
-        self.link.and_then(|link| self.links.borrow().get(&link).copied()).unwrap_or_default()
+        self.links.borrow().get(&self.link).copied().unwrap_or_default()
     }
 
     async fn until(&mut self, wanted: impl Fn(Link) -> bool) {
         let link = self.link;
-        let state = move |links: &Links| link.and_then(|link| links.get(&link).copied()).unwrap_or_default();
+        let state = move |links: &Links| links.get(&link).copied().unwrap_or_default();
         if self.links.wait_for(|links| wanted(state(links))).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -188,6 +190,14 @@ struct Homes {
 }
 
 impl Homes {
+    /// The kernel's table is read in pieces: a line may be missing from it while others come and go.
+    fn patiently_source_of(&self, peer: SocketAddr) -> Option<Endpoint> {
+        (0..10).find_map(|attempt| {
+            std::thread::sleep(Duration::from_millis(5) * attempt);
+            self.source_of(peer)
+        })
+    }
+
     /// The end whose process holds the other end of a loopback connection.
     fn source_of(&self, peer: SocketAddr) -> Option<Endpoint> {
         let SocketAddr::V4(peer) = peer else { return None };
