@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use surus_journal::{Account, Handle, Header, Options, Reader, Recorder, account};
+use surus_journal::{Handle, Header, Options, Reader, Recorder, account};
 
 use crate::inherited::boot_id;
 use crate::settings::Settings;
@@ -38,8 +38,9 @@ pub async fn finish(recorder: &Recorder) {
     }
 }
 
-/// What the journal tells since then (Unix milliseconds). Takes as long as the disk takes.
-pub fn read(handle: &Handle, since: i64) -> std::io::Result<Account> {
+/// What the journal tells since then (Unix milliseconds), as JSON. Takes as long as the disk takes.
+pub fn read(handle: &Handle, since: i64) -> std::io::Result<Vec<u8>> {
     handle.flush(FLUSH);
-    Ok(account(Reader::open(handle.directory())?, since, EVENTS))
+    let account = account(Reader::open_since(handle.directory(), since)?, since, EVENTS);
+    Ok(serde_json::to_vec(&account)?)
 }

@@ -100,6 +100,21 @@ impl Reader {
         })
     }
 
+    /// Without the files that were written to their end before then (Unix milliseconds), but for the last of them: it knows
+    /// what was going on.
+    pub fn open_since(path: &Path, since: i64) -> io::Result<Reader> {
+        let mut reader = Reader::open(path)?;
+        let over = |path: &PathBuf| {
+            let written = std::fs::metadata(path).and_then(|m| m.modified()).ok()?;
+            let unix = written.duration_since(std::time::UNIX_EPOCH).ok()?;
+            Some(i64::try_from(unix.as_millis()).ok()? < since)
+        };
+        while reader.files.get(1).is_some_and(|second| over(second) == Some(true)) {
+            reader.files.pop_front();
+        }
+        Ok(reader)
+    }
+
     /// Of the process whose records come now.
     pub fn header(&self) -> Option<&Header> {
         self.header.as_ref()

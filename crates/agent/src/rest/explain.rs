@@ -39,7 +39,7 @@ pub async fn since(app: &App, text: &str) -> Result<Response, Refusal> {
         .await
     };
     match tokio::time::timeout(READ, read).await {
-        Ok(Ok(Ok(account))) => Ok(respond::compact(&account)),
+        Ok(Ok(Ok(account))) => Ok(respond::document(account)),
         Ok(Ok(Err(e))) => Err(Refusal::unavailable(format!("the journal {place} cannot be read: {e}"))),
         Ok(Err(e)) => Err(Refusal::unavailable(format!("reading the journal broke: {e}; please report it as a BUG"))),
         Err(_) => Err(Refusal::unavailable(format!("the journal {place} could not be read within {READ:?}"))),

@@ -20,12 +20,9 @@ pub fn json(code: StatusCode, document: &Value) -> Response {
     )
 }
 
-/// For documents that only programs of ours read: long ones, without blanks.
-pub fn compact(document: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(document) {
-        Ok(body) => with_body(StatusCode::OK, Some("application/json"), body),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer cannot be written: {e}")),
-    }
+/// JSON that is written already.
+pub fn document(body: Vec<u8>) -> Response {
+    with_body(StatusCode::OK, Some("application/json"), body)
 }
 
 /// Not `text/html`, as peers say: these answers may repeat what the client sent.

@@ -38,15 +38,16 @@ struct Watch {
 
 pub fn compare(accounts: &[Account]) -> Vec<Clock> {
     let watches: BTreeMap<&MemberName, Watch> = accounts.iter().map(|a| (&a.member, Watch::of(a))).collect();
-    let of = |reference: &MemberName| -> Vec<Clock> {
-        let base = &watches[reference];
+    let of = |base: &Watch| -> Vec<Result<(), Clock>> {
         watches.iter().filter_map(|(member, watch)| difference(base, member, watch)).collect()
     };
-    // The clock with which most others agree; the first of them by name.
-    watches.keys().map(|m| of(m)).min_by_key(Vec::len).unwrap_or_default()
+    // The clock with which most others agree; the first of them by name. It agrees with itself.
+    let judged = watches.values().map(of).min_by_key(|judged| std::cmp::Reverse(judged.iter().flatten().count()));
+    judged.unwrap_or_default().into_iter().filter_map(Result::err).collect()
 }
 
-fn difference(base: &Watch, member: &MemberName, watch: &Watch) -> Option<Clock> {
+/// `Ok`: they agree. `None`: they saw nothing in common.
+fn difference(base: &Watch, member: &MemberName, watch: &Watch) -> Option<Result<(), Clock>> {
     let mut differences: Vec<i64> =
         watch.seen.iter().filter_map(|(change, at)| Some(at - base.seen.get(change)?)).collect();
     differences.sort_unstable();
@@ -58,7 +59,10 @@ fn difference(base: &Watch, member: &MemberName, watch: &Watch) -> Option<Clock>
     // One late look is no clock: several have to say the same.
     let spread = differences.last()? - differences.first()?;
     let likely = differences.len() >= 2 && ahead_ms.abs() > NOTICED_MS && spread < ahead_ms.abs() / 2;
-    (certain || likely).then(|| Clock { member: member.clone(), ahead_ms, seen: differences.len(), certain })
+    Some(match certain || likely {
+        true => Err(Clock { member: member.clone(), ahead_ms, seen: differences.len(), certain }),
+        false => Ok(()),
+    })
 }
 
 impl Watch {

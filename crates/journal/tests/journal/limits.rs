@@ -36,6 +36,10 @@ fn it_never_takes_more_room_than_it_is_given() {
     assert_eq!(problems, vec![]);
     assert!(found.len() < written, "the oldest are gone");
     assert!(found.iter().all(|r| replay(&r.decision).is_empty()));
+    // Who asks for what is new is not told what is old.
+    let files = fs::read_dir(dir.path()).unwrap().count();
+    let opened = |since| surus_journal::Reader::open_since(dir.path(), since).unwrap().count();
+    assert!(files > 4 && opened(i64::MAX) < opened(0) / 3, "{} of {} in {files} files", opened(i64::MAX), opened(0));
     eprintln!("{} decisions in {} bytes", found.len(), size(dir.path()));
 }
 

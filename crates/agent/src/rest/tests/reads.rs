@@ -450,3 +450,41 @@ async fn explain_puts_the_newest_decision_on_top() {
     assert_eq!(document["store"]["garbage"][0]["key"], "sync");
     assert!(document["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
 }
+
+#[tokio::test]
+async fn explain_since_reads_the_journal() {
+    let mut fake = Fake::new(published(), &[LEADER]).await;
+    let (code, body) = fake.send("GET", "/explain?since=60s", None).await;
+    assert_eq!((code, body.as_str()), (404, "this member keeps no journal (recorder.enabled is off)"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("journal");
+    let options = surus_journal::Options { directory: directory.clone(), max_size: 1 << 20 };
+    let recorder = surus_journal::Recorder::start(options, surus_journal::Header::now());
+    fake.handle.journal = recorder.handle();
+    let (code, body) = fake.send("GET", "/explain?since=60s", None).await;
+    assert!(code == 503 && body.contains("cannot be read"), "{code} {body}");
+    let (code, body) = fake.send("GET", "/explain?since=soon", None).await;
+    assert!(code == 400 && body.contains("since=soon is neither"), "{code} {body}");
+
+    std::fs::create_dir(&directory).unwrap();
+    let header = surus_journal::Header {
+        scope: "demo".into(),
+        member: "node1".into(),
+        at: 1_790_000_000_000,
+        ..surus_journal::Header::now()
+    };
+    let lines = [
+        serde_json::to_string(&header).unwrap(),
+        r#"{"lost":3,"at":1790000001000,"why":"x"}"#.to_owned(),
+        "garbage".to_owned(),
+        r#"{"lost":4,"at":1790000002000,"why":"y"}"#.to_owned(),
+    ];
+    std::fs::write(directory.join("00000001.jsonl"), lines.join("\n") + "\n").unwrap();
+    let (code, body) = fake.send("GET", "/explain?since=2026-09-21T14:13:21.500Z", None).await;
+    assert_eq!(code, 200, "{body}");
+    let told: surus_journal::Account = serde_json::from_str(&body).unwrap();
+    assert_eq!((told.scope.as_str(), told.member.as_str()), ("demo", "node1"));
+    assert_eq!(told.events, [surus_journal::Event::Lost { at: 1_790_000_002_000, lost: 4, why: "y".into() }]);
+    assert!(told.problems[0].contains("00000001.jsonl:3: is no record"), "{:?}", told.problems);
+}
