@@ -36,6 +36,7 @@ pub struct Published {
     /// I may call myself leader until then. `None`: I do not hold the lease.
     pub lease_until: Option<BootTime>,
     pub fence: crate::fence::Shown,
+    pub stalls: crate::stall::Shown,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
     pub progress: Option<Progress>,

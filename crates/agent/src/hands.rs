@@ -9,6 +9,7 @@ use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::order::Task;
 use surus_core::postgres::{DataDir, Progress};
+use surus_core::server::Killed;
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_store::clock::boot_now;
@@ -164,6 +165,10 @@ impl Hands for RealHands {
 
     async fn kill_hard(&self) -> Made {
         said(self.instance.kill_hard()).await
+    }
+
+    async fn silence(&self) -> Made<Killed> {
+        said(self.instance.silence()).await
     }
 
     async fn kill_orphans(&self) -> Made {

@@ -15,6 +15,7 @@ mod run;
 mod sample;
 mod settings;
 mod source;
+mod stall;
 pub mod stores;
 mod timer;
 

@@ -10,6 +10,7 @@ use crate::ids::{Lsn, MemberName, Timeline};
 use crate::order::{Epoch, Request, Task};
 use crate::postgres::{DataDir, Observed, ProcessState};
 use crate::settings::ClusterSettings;
+use crate::stall::Stalls;
 use crate::time::BootTime;
 
 /// What ends this server should its lead end while nobody here can act.
@@ -150,6 +151,8 @@ pub struct Facts {
     pub inherited: Option<BootTime>,
     #[serde(default)]
     pub fence: Fence,
+    #[serde(default)]
+    pub stalls: Stalls,
     pub postgres: PostgresFact,
     pub task: Option<RunningTask>,
     /// The end of a task, shown to exactly one step.

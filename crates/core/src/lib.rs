@@ -23,6 +23,7 @@ pub mod report;
 pub mod rules;
 pub mod server;
 pub mod slots;
+pub mod stall;
 pub mod step;
 pub mod store;
 

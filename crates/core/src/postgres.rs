@@ -130,6 +130,9 @@ pub struct Observed {
     pub timeline: Option<Timeline>,
     /// Flushed position of a primary; invalid on a standby.
     pub flush_lsn: Lsn,
+    /// Processes that wait for WAL beyond that to be written or forced to disk.
+    #[serde(default)]
+    pub flush_waiters: u32,
     /// Highest position received (written by the WAL receiver counts); invalid on a primary.
     pub receive_lsn: Lsn,
     pub replay_lsn: Lsn,

@@ -38,6 +38,9 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     if let Some(why) = facts.fence.forbids() {
         return leave(format!("my fence does not work: {why}"));
     }
+    if facts.stalls.disk_hangs(&facts.settings.timing) {
+        return leave("my disk hangs".into());
+    }
     if !observed.in_recovery {
         // A running primary keeps its role before anything else is weighed, but never on an old timeline.
         return match (observed.timeline, view.history_timeline()) {

@@ -46,6 +46,15 @@ pub enum Stopped {
     TimedOut,
 }
 
+/// How far a server is that was killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Killed {
+    Gone,
+    /// None of its processes can let a client in or answer one any more, but some cannot end either before a disk
+    /// answers; in words.
+    Silent(String),
+}
+
 /// Where a cleanly stopped primary ended (`spec/postgres.md §8.1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShutdownPosition {

@@ -83,6 +83,10 @@ fn housekeeping(work: &mut Work) {
         work.order(Order::ReleaseLead);
         work.again_in(Duration::from_millis(500));
     }
+    if work.leads == rules::Leads::Me && work.facts.stalls.suspicious() {
+        // Most stalls end at once; one that does not is to be seen to last as soon as it has.
+        work.again_in(Duration::from_secs(1));
+    }
     let (Some(view), true) = (work.view, work.leads == rules::Leads::Me) else { return };
     if work.facts.store.broken.is_some() || work.facts.shutdown {
         return;

@@ -91,6 +91,10 @@ impl Instance {
         found
     }
 
+    pub(crate) fn known_process(&self) -> Option<Postmaster> {
+        lock(&self.inner.process).clone().filter(Postmaster::is_alive)
+    }
+
     pub(crate) fn remember_process(&self, process: Option<Postmaster>) {
         *lock(&self.inner.process) = process;
     }

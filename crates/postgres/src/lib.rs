@@ -18,6 +18,7 @@ mod data_dir;
 mod disk;
 mod divergence;
 mod error;
+mod greet;
 mod history;
 mod instance;
 mod kill;
@@ -43,6 +44,7 @@ mod walsender;
 
 pub use config::{Credentials, InstanceConfig};
 pub use error::{ErrorKind, PgError, Result};
+pub use greet::Doors;
 pub use instance::Instance;
 pub use kill::{Killed, ServerProcesses};
 pub use lock::DataDirLock;

@@ -51,7 +51,11 @@ fn question(version: u32) -> String {
           FROM pg_settings p WHERE p.pending_restart)::text, \
          CASE WHEN r.standby AND w.received_tli IS NULL THEN greatest( \
               (SELECT timeline_id FROM pg_control_checkpoint()), \
-              (SELECT min_recovery_end_timeline FROM pg_control_recovery())) END::text \
+              (SELECT min_recovery_end_timeline FROM pg_control_recovery())) END::text, \
+         CASE WHEN NOT r.standby THEN \
+              CASE WHEN pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() THEN \
+                   (SELECT count(*) FROM pg_stat_get_activity(NULL) a \
+                    WHERE lower(a.wait_event) IN ('walwrite', 'walsync', 'walinitwrite', 'walinitsync')) END END::text \
          FROM (SELECT pg_is_in_recovery() AS standby) r LEFT JOIN (SELECT pid, status, slot_name, sender_host, sender_port, \
               latest_end_lsn, written_lsn, CASE WHEN latest_end_lsn IS NOT NULL THEN received_tli END AS received_tli \
               FROM pg_stat_get_wal_receiver()) w ON true"
@@ -129,6 +133,7 @@ fn read(at: BootTime, row: &Row) -> Result<(Observed, Option<Timeline>)> {
         in_recovery: cell(2).is_some_and(|v| v == "true"),
         timeline: timeline(3),
         flush_lsn: lsn(cell(4)).unwrap_or_default(),
+        flush_waiters: cell(18).and_then(|n| n.parse().ok()).unwrap_or(0),
         receive_lsn: lsn(cell(5)).unwrap_or_default(),
         replay_lsn: lsn(cell(6)).unwrap_or_default(),
         replay_timestamp: text(7),

@@ -49,9 +49,9 @@ impl Instance {
                 ));
             }
             for process in &found {
-                tracing::warn!(pid = process.pid, "ending a process left over from a former server or copy");
                 process.signal(Signal::QUIT)?;
                 if !ended.contains(&process.pid) {
+                    tracing::warn!(pid = process.pid, "ending a process left over from a former server or copy");
                     ended.push(process.pid);
                 }
             }

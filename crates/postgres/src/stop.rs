@@ -16,6 +16,9 @@ use crate::postmaster::PidFile;
 use crate::proc_fs::Proc;
 use crate::{ErrorKind, PgError, Result};
 
+/// How long processes that were killed may take to be gone; who is not by then waits for something.
+const SILENCE: Duration = Duration::from_secs(1);
+
 impl Instance {
     /// Waits without limit when `timeout` is absent.
     pub async fn stop(&self, mode: StopMode, timeout: Option<Duration>) -> Result<Stopped> {
@@ -101,6 +104,27 @@ impl Instance {
         }
         self.close_session().await;
         self.kill_orphans().await.map(|_| ())
+    }
+
+    /// As [`Instance::kill_hard`], and returns when no process can acknowledge anything any more, also if some cannot
+    /// end before a dead disk answers.
+    pub async fn silence(&self) -> Result<surus_core::server::Killed> {
+        // Looked up only in memory: on the disk it could take as long as the disk.
+        let process = self.known_process();
+        let (dir, programs) = (self.config().data_dir.clone(), self.postgres_names());
+        let killed = blocking("killing the server", IO_LIMIT, move || {
+            ServerProcesses::of(&dir, programs).kill(process.as_ref(), SILENCE)
+        })
+        .await?;
+        if !killed.gone {
+            return Ok(surus_core::server::Killed::Silent(format!(
+                "processes of PostgreSQL do not end, not even by SIGKILL; they probably wait for a dead disk and can do \
+                 nothing meanwhile (of {} processes, silent after {} ms)",
+                killed.processes,
+                killed.silent_after.as_millis()
+            )));
+        }
+        self.kill_hard().await.map(|()| surus_core::server::Killed::Gone)
     }
 
     /// `None` unless `pg_control` says `shut down`.

@@ -18,7 +18,7 @@ pub struct Node {
     pub rest: Port,
     pub postgres: Port,
     pub config: Value,
-    pub(crate) disk: Option<Disk>,
+    pub disk: Option<Disk>,
     pub(crate) clock: Option<Clock>,
     pub(crate) agent: Option<Child>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use surus_core::facts::{Answer, Facts, PostgresFact, StoreFact};
 use surus_core::postgres::{DataDir, ProcessState};
+use surus_postgres::{Postmaster, ServerProcesses};
 use surus_store::clock::boot_now;
 
 use super::Agent;
@@ -16,19 +17,28 @@ const DISK: Duration = Duration::from_secs(10);
 
 impl Agent {
     pub(super) async fn gather(&mut self) -> Facts {
-        self.look_at_process().await;
-        self.look_at_data_dir().await;
+        let timing = self.settings.effective.settings.timing;
+        // Each look at a disk that hangs would keep a thread for as long as it does; what is known of the files stays.
+        let disk_hangs = self.stalls.fact().disk_hangs(&timing);
+        self.look_at_process(disk_hangs).await;
+        if !disk_hangs {
+            self.look_at_data_dir().await;
+        }
         if self.process.0 == ProcessState::NotRunning {
             self.answer = Answer::Unknown(self.process.1, "PostgreSQL does not run".into());
-        } else {
+        } else if !disk_hangs || matches!(self.answer, Answer::Known(_)) {
+            // A new session would have to read where the server listens.
             self.ask_postgres().await;
         }
         let orphans = self.process.0 == ProcessState::NotRunning
             && matches!(self.data_dir, DataDir::Present { .. })
             && self.member.task().is_none()
-            && tokio::time::timeout(ANSWER, self.instance.orphans())
-                .await
-                .is_ok_and(|o| o.is_ok_and(|o| !o.is_empty()));
+            && self.orphans(disk_hangs).await;
+        let held = self.postmaster.as_ref().map(|p| (p.pid, p.start_ticks));
+        self.stalls.server(timing, held, self.process.0 == ProcessState::Accepting);
+        if let Answer::Known(observed) = &self.answer {
+            self.stalls.observed(observed, timing.loop_wait);
+        }
         let lease = self.lease_state.borrow().clone();
         let (now, seen) = (boot_now(), self.member.seen());
         Facts {
@@ -48,6 +58,7 @@ impl Agent {
             lead: lease.lead,
             inherited: self.member.inherited(),
             fence: self.fence.fact(),
+            stalls: self.stalls.fact(),
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
                 process: self.process.0,
@@ -73,8 +84,19 @@ impl Agent {
         })
     }
 
-    async fn look_at_process(&mut self) {
-        if self.postmaster.as_ref().is_none_or(|p| !p.is_alive()) {
+    async fn orphans(&self, disk_hangs: bool) -> bool {
+        if disk_hangs {
+            let (dir, programs) = (self.settings.data_dir(), self.instance.postgres_names());
+            return ServerProcesses::of(&dir, programs).count() > 0;
+        }
+        let looked = tokio::time::timeout(ANSWER, self.instance.orphans()).await;
+        looked.is_ok_and(|o| o.is_ok_and(|o| !o.is_empty()))
+    }
+
+    async fn look_at_process(&mut self, disk_hangs: bool) {
+        if disk_hangs {
+            self.postmaster = self.postmaster.take().filter(Postmaster::is_alive);
+        } else if self.postmaster.as_ref().is_none_or(|p| !p.is_alive()) {
             self.postmaster = self.instance.process().await;
             if self.postmaster.is_some() {
                 self.data_dir_read = None;

@@ -40,6 +40,7 @@ use crate::lease::{LeaseKeeper, LeaseState};
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
+use crate::stall::StallWatch;
 
 pub use events::Signals;
 
@@ -68,6 +69,7 @@ pub struct Agent {
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
     fence: FenceKeeper,
+    stalls: StallWatch,
     fence_state: watch::Receiver<FenceState>,
     deadline: Deadline,
     api: Arc<surus_api::Client>,
@@ -131,6 +133,8 @@ impl Agent {
             settings.local.fence,
             lease.subscribe(),
         );
+        let wake = Arc::<Notify>::default();
+        let stalls = StallWatch::start(instance.clone(), settings.data_dir(), timing, lease.subscribe(), wake.clone());
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
@@ -155,6 +159,7 @@ impl Agent {
             lease_state: lease.subscribe(),
             fence_state: fence.subscribe(),
             fence,
+            stalls,
             deadline,
             member,
             postmaster: None,
@@ -175,7 +180,7 @@ impl Agent {
             counters: Counters::default(),
             upkeep: upkeep::Upkeep::default(),
             name_checked: false,
-            wake: Arc::default(),
+            wake,
             me,
             source,
             settings,

@@ -38,6 +38,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
         store_last_seen: 0,
         lease_until: None,
         fence: Default::default(),
+        stalls: Default::default(),
         pending_restart: std::collections::BTreeMap::new(),
         scheduled_restart: None,
         progress: None,
@@ -114,6 +115,7 @@ impl Agent {
             store_last_seen: self.store_last_seen(),
             lease_until: lease.lead.map(|l| l.until),
             fence: self.fence.shown(),
+            stalls: self.stalls.shown(),
             pending_restart: self.pending_restart.clone(),
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| s.0.clone()),
             progress: self.progress.borrow().clone(),
@@ -172,6 +174,7 @@ impl Agent {
         let mut published = Published::clone(&self.published.load());
         published.lease_until = lease.lead.map(|l| l.until);
         published.fence = self.fence.shown();
+        published.stalls = self.stalls.shown();
         published.counters.lease_renewals = lease.renewals;
         published.counters.lease_renewal_failures = lease.failures;
         published.counters.last_lease_renewal = lease.renewed.map(|r| r.1);

@@ -94,11 +94,14 @@ impl<'a> Facts<'a> {
         let mut document = serde_json::to_value(self.status()).unwrap_or_default();
         if let Some(object) = document.as_object_mut() {
             let store = &self.published.store;
-            let ours = json!({
+            let mut ours = json!({
                 "version": VERSION,
                 "store": {"kind": store.kind, "summary": store.summary},
                 "fence": self.published.fence.document(self.now),
             });
+            if let Some(stalls) = self.published.stalls.document(self.now) {
+                ours["stalls"] = stalls;
+            }
             object.insert("surus".into(), ours);
         }
         document

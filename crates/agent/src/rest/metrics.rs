@@ -10,11 +10,13 @@ use surus_core::postgres::Observed;
 
 use super::facts::{Facts, SyncStandby};
 use super::version::{COMPATIBLE_VERSION, as_metric};
+use crate::stall::{KINDS, PAUSES};
 
 pub fn render(facts: &Facts<'_>) -> String {
     let mut page = Page::new(&facts.published.scope, facts.published.name.as_str());
     peers(facts, &mut page);
     ours(facts, &mut page);
+    stalls(facts, &mut page);
     page.text
 }
 
@@ -197,6 +199,21 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
         "Value is 1 if the journal of decisions cannot be written, 0 otherwise.",
         counters.journal.failing,
     );
+}
+
+fn stalls(facts: &Facts<'_>, page: &mut Page) {
+    let shown = &facts.published.stalls;
+    let lasting = shown.stalling().map(|stall| stall.map(|s| s.lasted()).unwrap_or_default());
+    let paused = shown.paused().map(|pause| pause.map(|p| p.lasted).unwrap_or_default());
+    let now = KINDS.iter().zip(lasting).zip(shown.totals).map(|row| (row, "now"));
+    let last = PAUSES.iter().zip(paused).zip(shown.pauses).map(|row| (row, "the last time"));
+    for ((((name, what), lasting), total), when) in now.chain(last) {
+        let gauge = format!("surus_stall_{name}_seconds");
+        page.gauge(&gauge, &format!("For how long, {when}: {what}; 0 if not."), lasting.as_secs_f64());
+        page.counter(&format!("surus_stall_{name}_total"), &format!("Times that are over: {what}."), total.times);
+        let sum = format!("surus_stall_{name}_seconds_total");
+        page.series(&sum, &format!("Sum of those times: {what}."), None, "counter", total.lasted.as_secs_f64());
+    }
 }
 
 const STATES: &str = "# Values: 0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, \

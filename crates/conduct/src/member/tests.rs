@@ -56,6 +56,7 @@ fn facts(view: ClusterView) -> Facts {
         shutdown: false,
         failover_due: None,
         fence: Default::default(),
+        stalls: Default::default(),
     }
 }
 

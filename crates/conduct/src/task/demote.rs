@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::Either;
 use surus_core::cluster::{Status, Upstream};
 use surus_core::facts::TaskDone;
-use surus_core::server::{StartAs, StopMode, Stopped};
+use surus_core::server::{Killed, StartAs, StopMode, Stopped};
 use surus_core::{BootTime, Lsn, MemberName};
 use tracing::{info, warn};
 
@@ -16,6 +16,8 @@ use crate::race::{first, within};
 const RELEASE: Duration = Duration::from_secs(2);
 /// How long a successor may take to receive the last records after the server here stopped.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long one task waits for processes that were killed to be gone.
+const GONE: Duration = Duration::from_secs(10);
 /// What killing needs when an immediate stop does not do.
 pub const KILL_RESERVE: Duration = Duration::from_millis(300);
 
@@ -129,19 +131,45 @@ pub async fn at_once(hands: &impl Hands) -> Outcome {
     Ok(TaskDone::Done)
 }
 
+/// The lead waits for no disk: it goes as soon as nobody here can acknowledge a commit. Whoever is left then has to be
+/// gone before anything is started here again.
 pub async fn release(cx: &TaskContext, hands: &impl Hands) -> Outcome {
-    stop_now(hands).await?;
+    if let Killed::Silent(why) = silence(hands).await? {
+        warn!("giving the leader lock up all the same: {why}");
+    }
     release_at(cx, hands, None).await;
     Ok(TaskDone::Released)
 }
 
-/// No backend may acknowledge anything after this returns.
+/// No backend may acknowledge anything after this returns, and none is left.
 pub async fn stop_now(hands: &impl Hands) -> Result<(), String> {
-    match stop(hands, StopMode::Immediate, KILL_RESERVE).await {
-        Ok(Stopped::Exited { .. }) => {}
-        _ => hands.kill_hard().await?,
+    match silence(hands).await? {
+        Killed::Gone => Ok(()),
+        Killed::Silent(why) => see_gone(hands, why).await,
     }
-    hands.kill_orphans().await
+}
+
+/// No backend may acknowledge anything after this returns.
+async fn silence(hands: &impl Hands) -> Result<Killed, String> {
+    let killed = match stop(hands, StopMode::Immediate, KILL_RESERVE).await {
+        Ok(Stopped::Exited { .. }) => Killed::Gone,
+        _ => hands.silence().await?,
+    };
+    if killed == Killed::Gone {
+        hands.kill_orphans().await?;
+    }
+    Ok(killed)
+}
+
+async fn see_gone(hands: &impl Hands, why: String) -> Result<(), String> {
+    let end = hands.now() + GONE;
+    while hands.now() < end && !hands.is_cancelled() {
+        first(hands.cancelled(), hands.sleep(Duration::from_secs(1))).await;
+        if hands.silence().await? == Killed::Gone {
+            return hands.kill_orphans().await;
+        }
+    }
+    Err(why)
 }
 
 /// Ends in time also where asking the server to stop has to wait, for example for a connection that hangs.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::postgres::DataDir;
-use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, SystemId, Timeline};
 
@@ -113,6 +113,11 @@ pub trait Hands: Send + Sync {
 
     /// Kills the server with everything below it. `Ok`: no postmaster runs. `Err`: it may still.
     fn kill_hard(&self) -> impl Future<Output = Made> + Send;
+
+    /// As [`Hands::kill_hard`], and content with processes that can do nothing any more but do not end.
+    fn silence(&self) -> impl Future<Output = Made<Killed>> + Send {
+        async { self.kill_hard().await.map(|()| Killed::Gone) }
+    }
 
     /// Ends server processes that outlived their postmaster and may acknowledge a commit. `Ok`: there are none.
     fn kill_orphans(&self) -> impl Future<Output = Made> + Send;

@@ -141,6 +141,28 @@ fn giving_the_lead_up_is_tried_for_a_while() {
 }
 
 #[test]
+fn a_dead_disk_holds_up_whatever_needs_the_server_gone_and_not_the_lead() {
+    let dead = |seconds| {
+        leader().takes("stop at once", FOREVER).with(|s| {
+            s.disk_dead_until = Some(fake::NOW + Duration::from_secs(seconds));
+        })
+    };
+    let fake = dead(3600);
+    assert_eq!(fake.run(Task::Demote(Demote::Release), context()), Ok(TaskDone::Released));
+    assert_eq!(fake.done(), [HARD[0], "kill", "release"]);
+    assert!(fake.passed() < Duration::from_secs(1));
+
+    for needs_gone in [Task::Demote(Demote::Deposed), Task::Reinitialize { from: upstream() }] {
+        let fake = dead(3600);
+        assert!(failed(&fake.run(needs_gone.clone(), context())).contains("dead disk"));
+        assert!(fake.passed() < Duration::from_secs(15));
+        assert!(!fake.done().contains(&"remove".into()), "{:?}", fake.done());
+        let fake = dead(3);
+        fake.run(needs_gone, context()).unwrap();
+    }
+}
+
+#[test]
 fn a_promotion_needs_the_lead_to_its_end() {
     let fake = leader();
     assert_eq!(fake.run(Task::Promote, context()), Ok(TaskDone::Done));

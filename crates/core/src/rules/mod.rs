@@ -8,6 +8,7 @@ mod primary;
 mod race;
 mod replica;
 mod shutdown;
+mod stall;
 mod startup;
 mod stopped;
 mod store;
@@ -41,6 +42,7 @@ pub fn table() -> impl Iterator<Item = &'static Rule> {
         operator::RULES,
         task::RULES,
         store::RULES,
+        stall::RULES,
         startup::RULES,
         stopped::RULES,
         race::RULES,

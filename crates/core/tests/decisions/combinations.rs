@@ -11,6 +11,7 @@ use surus_core::memory::Divergence;
 use surus_core::order::{Demote, Order, Request, Task};
 use surus_core::postgres::{ControlState, DataDir, ProcessState};
 use surus_core::race::{Verdict, judge};
+use surus_core::report::Section;
 use surus_core::rules::{Ctx, Leads, stop_reserve, table};
 
 use crate::scenario::*;
@@ -81,6 +82,11 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             }
             Task::Rewind { .. } => must(!ctx.i_lead(), "a leader is not rewound"),
             Task::Restart => must(asked, "a restart was asked for"),
+            Task::Demote(Demote::Release) => {
+                let hung = facts.stalls.hung(&facts.settings.timing).is_some();
+                let fit = step.report.candidates.iter().any(|c| c.fit);
+                must(!hung || step.report.section != Section::Primary || fit, "a hung server is given up for somebody");
+            }
             _ => {}
         }
         if facts.settings.pause {
@@ -276,6 +282,15 @@ fn every_combination_is_decided_and_safe() {
                     *s = s.clone().forked(true);
                     s.facts.settings.remove_data_directory_on_rewind_failure = true;
                 });
+                for (what, peer) in [("nobody to take over", false), ("somebody to take over", true)] {
+                    look(&format!("the disk hangs, {what}"), &|s| {
+                        s.facts.stalls.disk = hangs(20_000);
+                        if !peer {
+                            s.facts.peers.values_mut().for_each(|p| p.answer = Err("timeout".into()));
+                        }
+                    });
+                }
+                look("the postmaster hangs", &|s| s.facts.stalls.postmaster = hangs(20_000));
                 look("no fence works", &|s| *s = s.clone().unfenced());
                 look("handed over while paused", &|s| s.memory.handed_over = true);
                 look("standby cluster", &|s| s.facts.settings.standby_cluster = true);

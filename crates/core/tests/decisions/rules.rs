@@ -7,6 +7,7 @@ use surus_core::cluster::{Initialize, MemberRole};
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Request, Task};
 use surus_core::postgres::{ControlState, DataDir};
+use surus_core::stall::Stall;
 
 use crate::scenario::*;
 
@@ -97,6 +98,65 @@ fn tasks_and_store() -> Vec<Row> {
         (320, cut_off(), &[]),
         (330, Scenario::standby().store_away_since(before(60_000)), &[]),
         (335, Scenario::standby().with(|s| s.facts.store.session = false), &[]),
+    ]
+}
+
+fn hung_server() -> Vec<Row> {
+    let disk = |s: &mut Scenario| s.facts.stalls.disk = hangs(15_000);
+    let postmaster = |s: &mut Scenario| s.facts.stalls.postmaster = hangs(15_000);
+    let commits = |s: &mut Scenario| s.facts.stalls.commits = hangs(15_000);
+    let orphans = |s: &mut Scenario| s.facts.postgres.orphans = true;
+    vec![
+        (350, Scenario::leader().with(postmaster).with_unasked("b"), &["ask b"]),
+        // An answer that is too old to count.
+        (
+            350,
+            Scenario::leader().with_standby("b", 1000).with(disk).with(|s| {
+                s.facts.peers.get_mut(&"b".into()).expect("b").asked = before(6000);
+            }),
+            &["ask b"],
+        ),
+        (352, Scenario::leader().with(postmaster).with_standby("b", 1000), &["demote and release"]),
+        (352, Scenario::leader().with(disk).with_standby("b", 1000), &["demote and release"]),
+        (352, Scenario::leader().with(commits).with_standby("b", 1000), &["demote and release"]),
+        // Its sessions are lost as well.
+        (352, Scenario::leader().with(disk).with_standby("b", 1000).silent(), &["demote and release"]),
+        (
+            352,
+            Scenario::leader().with(postmaster).with_standby("b", 1000).starting(before(900)),
+            &["demote and release"],
+        ),
+        // The postmaster crashed, its backends go on.
+        (352, Scenario::crashed_leader().with(orphans).with(disk).with_standby("b", 1000), &["demote and release"]),
+        (354, Scenario::leader().with(disk), &[]),
+        (
+            354,
+            Scenario::leader().with(disk).with_standby("b", 1000).with_standby("c", 1000).with(|s| {
+                for peer in s.facts.peers.values_mut() {
+                    (peer.asked, peer.answer) = (before(1500), Err("timeout".into()));
+                }
+            }),
+            &["ask b c"],
+        ),
+        (
+            354,
+            Scenario::leader().with(disk).with_standby("b", 1000).with(|s| {
+                s.facts.peers.get_mut(&"b".into()).expect("b").answer = Err("timeout".into());
+            }),
+            &[],
+        ),
+        // Not for long enough, not while paused, not a standby's; what was seen of it counts, not how long ago it began.
+        (790, Scenario::leader().with(|s| s.facts.stalls.disk = hangs(14_900)).with_standby("b", 1000), &[]),
+        (790, Scenario::leader().with(disk).paused().with_standby("b", 1000), &[]),
+        (
+            790,
+            Scenario::leader().with_standby("b", 1000).with(|s| {
+                s.facts.stalls.postmaster = Some(Stall { since: before(60_000), seen: before(50_000) });
+            }),
+            &[],
+        ),
+        (640, Scenario::leaderless().with(disk).with_standby("b", 1000), &[]),
+        (300, Scenario::leader().with(disk).with_standby("b", 1000).lead_until(after(2000)), &["demote, lease ends"]),
     ]
 }
 
@@ -367,7 +427,17 @@ fn replica() -> Vec<Row> {
 }
 
 pub fn all() -> Vec<Row> {
-    [shutdown_and_operator(), tasks_and_store(), startup(), stopped_server(), race(), primary(), replica()].concat()
+    [
+        shutdown_and_operator(),
+        tasks_and_store(),
+        hung_server(),
+        startup(),
+        stopped_server(),
+        race(),
+        primary(),
+        replica(),
+    ]
+    .concat()
 }
 
 #[test]

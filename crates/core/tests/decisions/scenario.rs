@@ -13,6 +13,7 @@ use surus_core::memory::{Divergence, Memory};
 use surus_core::order::{Demote, Order, Request, Task};
 use surus_core::postgres::{ControlData, ControlState, DataDir, Observed, ProcessState, WalReceiver};
 use surus_core::settings::{ClusterSettings, Timing};
+use surus_core::stall::Stall;
 use surus_core::{BootTime, Lsn, Step, SystemId, Timeline};
 
 pub const NOW: BootTime = BootTime::from_millis(1_000_000);
@@ -73,6 +74,7 @@ pub fn primary_at(lsn: u64, timeline: u32) -> Observed {
         in_recovery: false,
         timeline: Some(Timeline(timeline)),
         flush_lsn: Lsn(lsn),
+        flush_waiters: 0,
         receive_lsn: Lsn(0),
         replay_lsn: Lsn(0),
         replay_timestamp: None,
@@ -143,6 +145,7 @@ impl Scenario {
             request: None,
             inherited: None,
             fence: Default::default(),
+            stalls: Default::default(),
             shutdown: false,
             failover_due: None,
         };
@@ -346,6 +349,10 @@ pub fn stopped(data_dir: DataDir) -> PostgresFact {
         orphans: false,
         answer: Answer::Unknown(before(5000), "not running".into()),
     }
+}
+
+pub fn hangs(ms: u64) -> Option<Stall> {
+    Some(Stall { since: before(ms), seen: NOW })
 }
 
 /// An order in a few words.

@@ -101,6 +101,7 @@ impl World {
             lead: Some(Lead { until: now + Duration::from_secs(7), version: 9 }),
             inherited: None,
             fence: Fence::default(),
+            stalls: Default::default(),
             postgres: PostgresFact {
                 data_dir: DataDir::Present { major_version: 17, standby_signal: false, control },
                 process: ProcessState::Accepting,
@@ -253,6 +254,7 @@ fn observed(at: BootTime, standby: bool) -> Observed {
         in_recovery: standby,
         timeline: Some(Timeline(1)),
         flush_lsn: if standby { Lsn::INVALID } else { Lsn(0x300_0060) },
+        flush_waiters: 0,
         receive_lsn: if standby { Lsn(0x300_0060) } else { Lsn::INVALID },
         replay_lsn: if standby { Lsn(0x300_0060) } else { Lsn::INVALID },
         replay_timestamp: None,

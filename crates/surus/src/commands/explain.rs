@@ -177,6 +177,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     if let Some(fence) = account.get("fence").and_then(fence_line) {
         line(out, 1, &fence);
     }
+    for stall in account.get("stalls").map(stall_lines).unwrap_or_default() {
+        line(out, 1, &stall);
+    }
     // The newest of them may be the decision above.
     let recent: Vec<&Value> = list(account, "recent").iter().filter(|e| e.get("at") != account.get("at")).collect();
     if !recent.is_empty() {
@@ -188,6 +191,20 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
             line(out, 2, format!("{at} {goal}{rule}").trim_start());
         }
     }
+}
+
+/// Each thing that stands still now, and the last times when this member itself did.
+fn stall_lines(stalls: &Value) -> Vec<String> {
+    let Some(all) = stalls.as_object() else { return vec![] };
+    let tell = |stall: &Value| {
+        let number = |key: &str| stall.get(key).and_then(Value::as_f64);
+        let (what, seconds) = (text(stall, "what")?, number("seconds")?);
+        Some(match number("seconds_ago") {
+            Some(ago) => format!("stall: {what} for {seconds:.1} s, until {ago:.0} s ago"),
+            None => format!("stall: {what}, for {seconds:.1} s now"),
+        })
+    };
+    all.values().filter_map(tell).collect()
 }
 
 fn fence_line(fence: &Value) -> Option<String> {
@@ -274,6 +291,22 @@ b
 c: does not explain itself: gone
 ";
         assert_eq!(render("x", &reading(), &weighed, &accounts), expected);
+    }
+
+    #[test]
+    fn what_stands_still_is_told() {
+        let stalls = json!({
+            "disk": {"what": "the disk does not answer", "seconds": 3.25},
+            "unscheduled": {"what": "this agent was not scheduled", "seconds": 31.2, "seconds_ago": 4.6},
+        });
+        assert_eq!(
+            stall_lines(&stalls),
+            [
+                "stall: the disk does not answer, for 3.2 s now",
+                "stall: this agent was not scheduled for 31.2 s, until 5 s ago"
+            ]
+        );
+        assert_eq!(stall_lines(&Value::Null), Vec::<String>::new());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use surus_core::Lsn;
 use surus_core::cluster::{KeyVersion, Member, Status, Tags, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::postgres::{ControlData, ControlState, DataDir};
-use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::store::{StoreError, StoreResult, TxnOutcome};
 use surus_core::{SystemId, Timeline};
 
@@ -43,6 +43,8 @@ pub struct State {
     /// When the stop that was asked for is complete.
     stops_at: Option<BootTime>,
     pub running: bool,
+    /// Until then nobody who was killed can end.
+    pub disk_dead_until: Option<BootTime>,
     /// What peers answer, the last one for ever.
     pub peer: VecDeque<Result<Lsn, String>>,
     pub position: Option<ShutdownPosition>,
@@ -331,6 +333,16 @@ impl Hands for Fake {
         self.op("kill", "").await?;
         self.state().running = false;
         Ok(())
+    }
+
+    async fn silence(&self) -> Made<Killed> {
+        let now = self.now();
+        let waits = self.state().disk_dead_until.is_some_and(|until| now < until);
+        if waits {
+            self.op("kill", "").await?;
+            return Ok(Killed::Silent("a process waits for a dead disk".into()));
+        }
+        self.kill_hard().await.map(|()| Killed::Gone)
     }
 
     async fn kill_orphans(&self) -> Made {

@@ -357,6 +357,7 @@ impl World {
             request: None,
             inherited: None,
             fence: Default::default(),
+            stalls: Default::default(),
             shutdown: node.shutdown,
             failover_due: None,
         };
