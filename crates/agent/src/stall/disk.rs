@@ -21,7 +21,6 @@ enum Ask {
 }
 
 pub struct DiskProbe {
-    pub dir: PathBuf,
     ask: SyncSender<Ask>,
     busy: Arc<AtomicBool>,
     holds: Arc<AtomicBool>,
@@ -31,9 +30,9 @@ impl DiskProbe {
     pub fn start(dir: PathBuf) -> io::Result<DiskProbe> {
         let (ask, asked) = sync_channel(1);
         let (busy, holds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let work = Work { dir: dir.clone(), busy: busy.clone(), holds: holds.clone(), file: None, told: None };
+        let work = Work { dir, busy: busy.clone(), holds: holds.clone(), file: None, told: None };
         std::thread::Builder::new().name("disk-probe".into()).stack_size(128 * 1024).spawn(move || work.run(&asked))?;
-        Ok(DiskProbe { dir, ask, busy, holds })
+        Ok(DiskProbe { ask, busy, holds })
     }
 
     /// Begins an attempt, unless one is outstanding.

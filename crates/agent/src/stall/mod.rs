@@ -18,7 +18,6 @@ use surus_core::postgres::Observed;
 use surus_core::settings::Timing;
 use surus_core::stall::{Stall, Stalls};
 use surus_postgres::{Doors, Instance};
-use surus_store::clock::boot_now;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
