@@ -63,6 +63,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         request: None,
         inherited: None,
         fence: Default::default(),
+        stalls: Default::default(),
         shutdown: false,
         failover_due: None,
     }
