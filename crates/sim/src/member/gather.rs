@@ -52,6 +52,7 @@ impl Member {
             lead: lease.lead,
             inherited: mind.conduct.inherited(),
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
+            stalls: Default::default(),
             postgres: PostgresFact {
                 data_dir: mind.data_dir.clone(),
                 process: mind.process.0,

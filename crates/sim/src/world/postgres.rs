@@ -148,6 +148,7 @@ impl World {
             in_recovery: !server.primary,
             timeline: Some(data.log.timeline()),
             flush_lsn: at.0,
+            flush_waiters: 0,
             receive_lsn: at.1,
             replay_lsn: at.1,
             replay_timestamp: None,
