@@ -129,9 +129,8 @@ impl Agent {
         let now = self.lease_state.borrow_and_update().clone();
         let led = self.published.load().lease_until.is_some();
         let matters = now.matters(led, self.keys.borrow().session_number);
-        if !matters {
-            self.publish_lease(&now);
-        }
+        // Gathering facts for the next step may take a while, and a lead that is gone is not to be shown meanwhile.
+        self.publish_lease(&now);
         matters
     }
 

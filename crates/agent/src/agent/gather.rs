@@ -12,6 +12,8 @@ use super::Agent;
 
 /// How long PostgreSQL may take to answer before the step goes on without its answer.
 const ANSWER: Duration = Duration::from_secs(2);
+/// The same while its disk hangs: what needs no disk is answered at once, and nothing else is.
+const HANGING: Duration = Duration::from_millis(200);
 /// How long the file system may take to tell what is in the data directory of a server that does not run.
 const DISK: Duration = Duration::from_secs(10);
 
@@ -28,7 +30,7 @@ impl Agent {
             self.answer = Answer::Unknown(self.process.1, "PostgreSQL does not run".into());
         } else if !disk_hangs || matches!(self.answer, Answer::Known(_)) {
             // A new session would have to read where the server listens.
-            self.ask_postgres().await;
+            self.ask_postgres(if disk_hangs { HANGING } else { ANSWER }).await;
         }
         let orphans = self.process.0 == ProcessState::NotRunning
             && matches!(self.data_dir, DataDir::Present { .. })
@@ -151,8 +153,8 @@ impl Agent {
         self.data_dir_read = Some(boot_now());
     }
 
-    async fn ask_postgres(&mut self) {
-        let limit = self.spare(ANSWER);
+    async fn ask_postgres(&mut self, most: Duration) {
+        let limit = self.spare(most);
         // Its own limit does not reach into a file system that hangs.
         let asked = tokio::time::timeout(limit + Duration::from_millis(50), self.instance.observe(limit)).await;
         let asked = asked.map_or_else(|_| Err("no answer in time".to_owned()), |o| o.map_err(|e| e.to_string()));
@@ -171,7 +173,7 @@ impl Agent {
                     Answer::Known(_) => boot_now(),
                 };
                 self.answer = Answer::Unknown(since, e);
-                let limit = self.spare(ANSWER);
+                let limit = self.spare(most);
                 let state =
                     tokio::time::timeout(limit + Duration::from_millis(50), self.instance.accepting(limit)).await;
                 let state = state.unwrap_or(ProcessState::NotAccepting);
