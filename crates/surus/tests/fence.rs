@@ -53,9 +53,9 @@ impl Server {
         procs::programs(&self.data()).len()
     }
 
-    fn postmaster(&self) -> Postmaster {
-        let pid = i32::try_from(self.postmaster.id()).unwrap();
-        Postmaster { pid, start_ticks: surus_postgres::start_ticks(pid).unwrap() }
+    fn postmaster(&self) -> Option<Postmaster> {
+        let pid = i32::try_from(self.postmaster.id()).ok()?;
+        Some(Postmaster { pid, start_ticks: surus_postgres::start_ticks(pid)? })
     }
 
     async fn fence(&self) -> Result<(FenceClient, State)> {
@@ -73,7 +73,7 @@ impl Server {
     }
 
     fn arm(&self, until: BootTime) -> Ask {
-        Ask::Arm { until, postmaster: Some(self.postmaster()) }
+        Ask::Arm { until, postmaster: self.postmaster() }
     }
 }
 
