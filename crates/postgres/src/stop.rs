@@ -17,7 +17,7 @@ use crate::proc_fs::Proc;
 use crate::{ErrorKind, PgError, Result};
 
 /// How long processes that were killed may take to be gone; who is not by then waits for something.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(600);
 
 impl Instance {
     /// Waits without limit when `timeout` is absent.
