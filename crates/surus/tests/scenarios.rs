@@ -50,6 +50,16 @@ async fn postmaster_and_agent_frozen() -> Result<()> {
     play("postmaster-and-agent-frozen", StoreKind::Etcd).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postmaster_frozen() -> Result<()> {
+    play("postmaster-frozen", StoreKind::Embedded).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_hangs() -> Result<()> {
+    play("disk-hangs", StoreKind::Embedded).await
+}
+
 /// What these tests look for can be seen: without the fence it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_fence_two_writers_are_seen() -> Result<()> {
