@@ -5,6 +5,7 @@ use std::time::Duration;
 use surus_conduct::race::first;
 use surus_core::facts::{Answer, Facts, Fence, PostgresFact, StoreFact};
 use surus_core::postgres::{DataDir, ProcessState};
+use surus_core::stall::{Stall, Stalls};
 
 use super::Member;
 use super::wait::{pause, sleep, until};
@@ -25,6 +26,7 @@ impl Member {
         } else {
             self.ask_postgres().await;
         }
+        let stalls = self.stalls();
         let (lease, orphans, fence, bug, now, unix_ms) = self.sim.with(|w| {
             let n = &w.nodes[self.node];
             (w.lease(self.node), n.postgres.orphans, n.fence.alive, w.bug, w.boot(self.node), n.clock.unix_ms(w.now))
@@ -52,7 +54,7 @@ impl Member {
             lead: lease.lead,
             inherited: mind.conduct.inherited(),
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
-            stalls: Default::default(),
+            stalls,
             postgres: PostgresFact {
                 data_dir: mind.data_dir.clone(),
                 process: mind.process.0,
@@ -67,6 +69,28 @@ impl Member {
             shutdown: mind.conduct.shutdown(),
             failover_due: None,
         }
+    }
+
+    /// What the probes would tell, seen only when a step is taken.
+    fn stalls(&self) -> Stalls {
+        let (disk, postmaster, now) = self.sim.with(|w| {
+            let (n, now) = (&w.nodes[self.node], w.boot(self.node));
+            let server = n.postgres.server.as_ref();
+            (n.disk == Disk::Hangs && (server.is_some() || n.postgres.orphans), server.is_some_and(|s| s.frozen), now)
+        });
+        let mut mind = self.mind();
+        let apart = mind.timing().loop_wait * 2;
+        let still = |known: Option<Stall>, hangs: bool| {
+            // Nothing is known of a time in which this agent stood still itself.
+            let known = known.filter(|stall| now.since(stall.seen) <= apart);
+            hangs.then(|| Stall { since: known.map_or(now, |stall| stall.since), seen: now })
+        };
+        mind.stalls = Stalls {
+            disk: still(mind.stalls.disk, disk),
+            postmaster: still(mind.stalls.postmaster, postmaster),
+            ..Stalls::default()
+        };
+        mind.stalls
     }
 
     fn look_at_process(&self) {

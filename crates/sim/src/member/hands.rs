@@ -9,7 +9,7 @@ use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::order::{Demote, Task};
 use surus_core::postgres::{ControlState, DataDir};
-use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
 
@@ -253,6 +253,15 @@ impl Hands for SimHands {
         self.with(|w, n| w.kill_server(n, "by its agent"));
         let gone = self.until(|w, n| w.nodes[n].postgres.server.is_none().then_some(()));
         self.within(Duration::from_secs(5), gone).await.ok_or_else(|| "the server does not end".into())
+    }
+
+    async fn silence(&self) -> Made<Killed> {
+        self.operate(Operation::Kill);
+        self.takes(MS, 20 * MS).await;
+        self.with(|w, n| w.kill_server(n, "by its agent"));
+        let gone = self.until(|w, n| w.nodes[n].postgres.server.is_none().then_some(()));
+        let gone = self.within(Duration::from_millis(600), gone).await;
+        Ok(gone.map_or_else(|| Killed::Silent("it waits for a disk that hangs".into()), |()| Killed::Gone))
     }
 
     async fn kill_orphans(&self) -> Made {
