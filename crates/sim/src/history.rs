@@ -114,6 +114,11 @@ pub struct History {
     invariants: Vec<Box<dyn Invariant>>,
     pub violation: Option<Violation>,
     pub acknowledged: u64,
+    pub last_ack: Option<(True, usize)>,
+    /// How often the lead went to another member, and to whom last, and how many acknowledged commits a promotion left behind.
+    pub leader_moves: u64,
+    led: Option<usize>,
+    pub lost: u64,
     pub promotions: u64,
     pub decisions: u64,
 }
@@ -125,6 +130,10 @@ impl Default for History {
             invariants: invariant::all(),
             violation: None,
             acknowledged: 0,
+            last_ack: None,
+            leader_moves: 0,
+            led: None,
+            lost: 0,
             promotions: 0,
             decisions: 0,
         }
@@ -135,7 +144,9 @@ impl World {
     pub fn happened(&mut self, what: Happened) {
         let mut invariants = std::mem::take(&mut self.history.invariants);
         for invariant in &mut invariants {
-            if let Some(text) = invariant.sees(self, &what)
+            let verdict = invariant.sees(self, &what);
+            self.history.lost += invariant.lost_now();
+            if let Some(text) = verdict
                 && self.history.violation.is_none()
             {
                 let (name, at) = (invariant.name(), self.now);
@@ -148,6 +159,7 @@ impl World {
 
     pub fn acknowledged(&mut self, ack: Ack) {
         self.history.acknowledged += 1;
+        self.history.last_ack = Some((ack.at, ack.node));
         self.happened(Happened::Acknowledged(&ack));
     }
 
@@ -172,6 +184,10 @@ impl World {
         }
         let number = |name: Option<surus_core::MemberName>| name.and_then(|n| self.number(&n));
         let (from, to) = (number(from), number(to));
+        if to.is_some() && to != self.history.led {
+            self.history.led = to;
+            self.history.leader_moves += 1;
+        }
         let name = |n: Option<usize>| n.map_or("nobody".to_owned(), |n| format!("n{}", n + 1));
         self.tell_world(|| format!("store: leader {} -> {}", name(from), name(to)));
         self.happened(Happened::Leader { from, to });

@@ -4,6 +4,7 @@
 //! - [`member`]: one agent process, over the shipped `surus-core` and `surus-conduct`.
 //! - [`plan`], [`faults`]: what happens to a cluster, drawn from a seed.
 //! - [`invariant`]: the seven promises, one file each; [`bug`]: what they must catch.
+//! - [`play`]: scenario files in this world.
 //! - [`run`]: one run; [`shrink`], [`story`]: a failing one made short and told in words.
 
 pub mod bug;
@@ -13,6 +14,7 @@ pub mod history;
 pub mod invariant;
 pub mod member;
 pub mod plan;
+pub mod play;
 pub mod random;
 pub mod run;
 mod said;

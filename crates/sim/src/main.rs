@@ -1,5 +1,6 @@
 //! `cargo xtask sim`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +10,7 @@ use clap::Parser;
 use surus_sim::plan::Plan;
 use surus_sim::run::run;
 use surus_sim::world::clock::SECOND;
-use surus_sim::{shrink, story};
+use surus_sim::{play, shrink, story};
 
 /// Runs members' shipped code in a simulated world.
 #[derive(Parser)]
@@ -27,6 +28,9 @@ struct Args {
     /// Every line of that one.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Plays this scenario file instead, on every seed.
+    #[arg(long)]
+    scenario: Option<PathBuf>,
     /// Do not stop at the first seed that fails.
     #[arg(long)]
     keep_going: bool,
@@ -34,10 +38,37 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(file) = &args.scenario {
+        return scenario(file, &args);
+    }
     match args.seed {
         Some(seed) => one(seed, args.trace),
         None => many(&args),
     }
+}
+
+fn scenario(file: &Path, args: &Args) -> ExitCode {
+    let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
+    let parsed = read.and_then(|text| surus_scenario::parse(&text).map_err(|e| e.to_string()));
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            eprintln!("{}: {e}", file.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let seeds = args.seed.map_or(args.from..args.from + args.seeds, |seed| seed..seed + 1);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let (ended, lines) = play::play(&parsed, seed, args.trace);
+        lines.iter().for_each(|line| println!("{line}"));
+        if let Err(e) = ended {
+            println!("{}, seed {seed}: {e}", file.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("{}: as expected on {count} seeds", file.display());
+    ExitCode::SUCCESS
 }
 
 fn one(seed: u64, trace: bool) -> ExitCode {

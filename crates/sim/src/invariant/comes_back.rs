@@ -37,6 +37,9 @@ pub fn well(w: &World) -> Result<usize, String> {
         if n.agent.is_none() {
             return Err(format!("the agent of {} does not run", n.name));
         }
+        if !n.postgres.serves() {
+            return Err(format!("PostgreSQL of {} does not serve", n.name));
+        }
         if node != leads && !w.streams_from(node, leads) && !is_twin(w, node, leads) {
             return Err(format!("{} does not stream from {leader}", n.name));
         }

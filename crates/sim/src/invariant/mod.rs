@@ -19,6 +19,11 @@ pub trait Invariant: Send {
 
     /// What is wrong with that, if anything is.
     fn sees(&mut self, world: &World, what: &Happened) -> Option<String>;
+
+    /// Acknowledged commits that were found missing, and not told before.
+    fn lost_now(&mut self) -> u64 {
+        0
+    }
 }
 
 pub fn all() -> Vec<Box<dyn Invariant>> {

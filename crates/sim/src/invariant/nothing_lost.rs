@@ -36,6 +36,7 @@ pub struct NothingLost {
     there: [Option<True>; 8],
     /// When a server last could send log.
     sent: True,
+    lost_now: u64,
 }
 
 impl NothingLost {
@@ -108,6 +109,10 @@ impl Invariant for NothingLost {
         "nothing acknowledged is lost"
     }
 
+    fn lost_now(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_now)
+    }
+
     fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
         match what {
             // What a primary that was left alone acknowledges is for the first promise to judge.
@@ -135,6 +140,7 @@ impl Invariant for NothingLost {
                 let log = w.nodes[*node].postgres.log()?;
                 self.reign = log.place().stretch;
                 let lost = self.lost(log);
+                self.lost_now += lost as u64;
                 let planned = self.planned.take();
                 if planned == Some(*node) && lost > 0 {
                     return Some(format!("a planned switchover to n{} lost {lost} acknowledged commits", node + 1));

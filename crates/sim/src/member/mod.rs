@@ -439,6 +439,8 @@ impl World {
         }
         self.kill_agent(node);
         // Whoever supervises it starts it again.
-        self.after(2 * SECOND, move |w| w.start_agent(node));
+        if self.supervised {
+            self.after(2 * SECOND, move |w| w.start_agent(node));
+        }
     }
 }

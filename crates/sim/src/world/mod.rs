@@ -81,6 +81,8 @@ pub struct World {
     pub thawed: bool,
     /// Nothing more is to be seen.
     pub over: bool,
+    /// An agent that ends is started again.
+    pub supervised: bool,
     pub well_since: Option<True>,
     me: Weak<Mutex<World>>,
 }
@@ -107,6 +109,7 @@ impl World {
             killed: vec![],
             thawed: false,
             over: false,
+            supervised: true,
             well_since: None,
             me: Weak::new(),
             plan,
