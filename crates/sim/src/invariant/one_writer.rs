@@ -64,6 +64,10 @@ impl Invariant for OneWriter {
                     let said = format!("n{} serves as a primary on a timeline that was left", node + 1);
                     return (!self.excused(w, *node)).then_some(said);
                 }
+                // One that is left alone or unguarded does not begin a reign: an agent that saw it would end it.
+                if self.excused(w, *node) {
+                    return None;
+                }
                 self.reign = mine;
                 let other = (0..w.nodes.len())
                     .find(|other| other != node && w.acknowledges(*other) && !self.excused(w, *other));
