@@ -173,6 +173,10 @@ impl World {
     fn held_up(&mut self, node: usize, pid: Pid, again: fn(&mut World, usize, Pid)) -> bool {
         let n = &self.nodes[node];
         let frozen = n.postgres.server.as_ref().is_some_and(|s| s.frozen);
+        // What was killed while its disk hung dies before it does anything else.
+        if n.postgres.server.as_ref().is_some_and(|s| s.doomed) {
+            return true;
+        }
         let held = n.suspended || n.disk == Disk::Hangs || frozen;
         if held {
             self.defer(node, Box::new(move |w| again(w, node, pid)));
