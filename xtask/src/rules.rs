@@ -61,7 +61,8 @@ fn rust_rules(name: &str, text: &str, found: &mut Found) {
     // replayed.
     const IMPURE: [&str; 6] = ["Instant::now", "SystemTime::now", "tokio::", "std::fs", "std::net", "std::process"];
     // The binary and the command-line programs talk to people; a library returns what it has to say.
-    let library = name.starts_with("crates/") && !name.starts_with("crates/surus/") && !name.contains("/bin/");
+    let program = name.starts_with("crates/surus/") || name.contains("/bin/") || name.ends_with("/src/main.rs");
+    let library = name.starts_with("crates/") && !program;
     for (number, line) in text.lines().enumerate() {
         let code = line.trim_start();
         if code.starts_with("//") {
@@ -111,6 +112,7 @@ mod tests {
         rust_rules("crates/core/src/x.rs", "// Instant::now\nlet t = Instant::now();\n", &mut found);
         rust_rules("crates/agent/src/x.rs", "use tokio::net;\nprintln!(\"x\");\n", &mut found);
         rust_rules("crates/surus/src/x.rs", "println!(\"x\");\n", &mut found);
+        rust_rules("crates/sim/src/main.rs", "println!(\"x\");\n", &mut found);
         assert_eq!(
             found.broken,
             [
