@@ -235,9 +235,10 @@ impl Builder {
         let homes = (0..self.nodes).map(|n| (Endpoint::Member(n), dir.path().join(format!("node{}", n + 1))));
         let servers = if self.store == StoreKind::Etcd { self.etcd_servers } else { 0 };
         let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("etcd{}", n + 1))).collect();
-        let network = Network::new(
-            homes.chain(stores.iter().cloned().enumerate().map(|(n, home)| (Endpoint::Store(n), home))).collect(),
-        )?;
+        let mut homes: Vec<(Endpoint, PathBuf)> = homes.collect();
+        homes.extend(stores.iter().cloned().enumerate().map(|(n, home)| (Endpoint::Store(n), home)));
+        homes.push((Endpoint::Guest, dir.path().to_owned()));
+        let network = Network::new(homes)?;
         let mut ports = Vec::new();
         let mut port = || -> Result<u16> {
             let port = Port::free()?;

@@ -40,6 +40,8 @@ pub enum Endpoint {
     Member(usize),
     /// A server of the store; of the embedded one, the part that lives in that member's agent.
     Store(usize),
+    /// Whoever else works in the cluster's directory, such as a second agent of a member. No link of its is ever cut.
+    Guest,
 }
 
 struct Route {
@@ -59,7 +61,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whoever works under one of the directories speaks for that end.
+    /// Whoever works under one of the directories speaks for that end; the first that fits counts.
     pub fn new(homes: Vec<(Endpoint, PathBuf)>) -> Result<Network> {
         let (links, watching) = watch::channel(Links::new());
         let (routes, mut incoming) = mpsc::unbounded_channel::<Route>();
