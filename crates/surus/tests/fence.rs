@@ -275,6 +275,8 @@ async fn a_fence_that_dies_is_replaced_and_paused_means_hands_off() -> Result<()
     .await?;
     assert!(cluster.postmaster_alive(leader), "paused means hands off");
     cluster.start(leader)?;
+    // Resumed before that, the cluster would be one that nobody leads.
+    assert_eq!(cluster.wait_healthy().await?, leader);
     cluster.send(replica, "PATCH", "/config", &serde_json::json!({"pause": null})).await?;
     assert_eq!(cluster.wait_healthy().await?, leader);
     fence_is(&cluster, leader, "armed").await?;
