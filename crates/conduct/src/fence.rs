@@ -12,6 +12,10 @@ pub fn guard(facts: &Facts) -> Option<bool> {
         return None;
     }
     let standby = postgres.observed().is_some_and(|o| o.in_recovery);
+    // An earlier run of this agent held the lead: it may have ordered a promotion that the server still has to finish.
+    if standby && !facts.settings.pause && facts.inherited.is_some_and(|until| facts.now < until) {
+        return None;
+    }
     if facts.settings.pause || standby || (!postgres.running() && !postgres.orphans) {
         return Some(false);
     }

@@ -2,7 +2,7 @@ use surus_core::Lsn;
 use surus_core::cluster::{ClusterView, FailoverRequest, Leader, Member as Peer, MemberRole, Tags, Versioned};
 use surus_core::facts::{Answer, PostgresFact, StoreFact, TaskDone};
 use surus_core::order::{Demote, Task};
-use surus_core::postgres::{DataDir, ProcessState};
+use surus_core::postgres::{DataDir, Observed, ProcessState};
 use surus_core::settings::ClusterSettings;
 use surus_core::store::{StoreError, TxnOutcome};
 
@@ -340,4 +340,63 @@ fn renewals_alone_are_no_reason_for_a_step() {
     let state = crate::lease::LeaseState { lead: lead(6000), session_number: 2, ..Default::default() };
     assert!(!state.matters(true, 2));
     assert!(state.matters(false, 2) && state.matters(true, 1));
+}
+
+fn observed(in_recovery: bool) -> Answer {
+    Answer::Known(Arc::new(Observed {
+        at: NOW,
+        server_version: 150_000,
+        postmaster_start_time: String::new(),
+        in_recovery,
+        timeline: None,
+        flush_lsn: Lsn(1),
+        flush_waiters: 0,
+        receive_lsn: Lsn(1),
+        replay_lsn: Lsn(1),
+        replay_timestamp: None,
+        replay_paused: false,
+        receiver: None,
+        senders: vec![],
+        slots: vec![],
+        primary_conninfo: None,
+        primary_slot_name: None,
+        restore_command: None,
+        synchronous_standby_names: String::new(),
+        pending_restart: BTreeMap::default(),
+    }))
+}
+
+#[test]
+fn the_fence_guards_whatever_may_accept_writes() {
+    let running = |answer: Answer| {
+        let mut facts = facts(view(20, "a"));
+        (facts.postgres.process, facts.postgres.answer) = (ProcessState::Accepting, answer);
+        facts
+    };
+    let (primary, standby) = (running(observed(false)), running(observed(true)));
+    let silent = running(Answer::Unknown(NOW, "busy".into()));
+    let with = |facts: &Facts, change: fn(&mut Facts)| {
+        let mut facts = facts.clone();
+        change(&mut facts);
+        facts
+    };
+    let paused = |f: &mut Facts| f.settings.pause = true;
+    let earlier_run = |f: &mut Facts| f.inherited = Some(NOW + ms(1000));
+    for (what, facts, guard) in [
+        ("a primary", primary.clone(), Some(true)),
+        ("one that gives no answer", silent, Some(true)),
+        ("a standby", standby.clone(), Some(false)),
+        ("a standby that an earlier run may have ordered to be promoted", with(&standby, earlier_run), None),
+        ("the same when that lead has ended", with(&standby, |f| f.inherited = Some(NOW)), Some(false)),
+        ("paused", with(&primary, paused), Some(false)),
+        ("nobody", facts(view(20, "a")), Some(false)),
+        ("backends without a postmaster", with(&facts(view(20, "a")), |f| f.postgres.orphans = true), None),
+        ("while a task makes it what it is to be", with(&standby, |f| f.task = Some(promoting())), None),
+    ] {
+        assert_eq!(crate::fence::guard(&facts), guard, "{what}");
+    }
+}
+
+fn promoting() -> RunningTask {
+    RunningTask { task: Task::Promote, epoch: 1, since: NOW }
 }
