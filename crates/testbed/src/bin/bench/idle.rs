@@ -13,9 +13,9 @@ use crate::record::Recorder;
 
 const WINDOW: Duration = Duration::from_secs(60);
 const WINDOWS: usize = 3;
-/// The log has not moved for that long: autovacuum, which writes a little in the first minutes of a new cluster, is
-/// through. A position that moved is news, and news is published.
-const REST: Duration = Duration::from_secs(60);
+/// The log has not moved for that long: autovacuum, which looks at one database a minute and writes a little in the first
+/// minutes of a new cluster, is through with all of them. A position that moved is news, and news is published.
+const REST: Duration = Duration::from_secs(150);
 const PATIENCE: Duration = Duration::from_secs(900);
 
 pub async fn idle(store: StoreKind, recorder: &mut Recorder) -> Result<()> {

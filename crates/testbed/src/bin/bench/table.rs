@@ -160,7 +160,7 @@ pub fn summary(out: &Path) -> Result<String> {
         "# Measured\n\n{}\n\nMedian [lowest - highest, number of runs]; a writer inserts every 5 ms and the gap is the \
          longest time between two acknowledged commits.\nThe peer is Patroni 4.1.5 with etcd 3.4 and PostgreSQL 15, \
          three nodes on a two-core machine, measured the same way. Raw data: the `.jsonl` files beside this one.\n\
-         Idle is a cluster whose WAL has not moved for a minute.\n\n\
+         Idle is a cluster whose WAL has not moved for two and a half minutes.\n\n\
          | what | peer | reach | etcd | embedded |\n|---|---|---|---|---|\n",
         machine()
     );
