@@ -17,11 +17,10 @@ pub struct Standing {
 impl Standing {
     /// Takes whatever this process is permitted to have.
     pub fn take() -> Standing {
-        Standing {
-            memory_not_locked: crate::memory::lock().err(),
-            not_realtime: realtime().err(),
-            not_oom_protected: std::fs::write("/proc/self/oom_score_adj", "-1000").err().map(|e| e.to_string()),
-        }
+        let not_realtime = realtime().err();
+        let not_oom_protected = std::fs::write("/proc/self/oom_score_adj", "-1000").err().map(|e| e.to_string());
+        // Last: what only the beginning needs is not to stay in memory.
+        Standing { memory_not_locked: crate::memory::lock().err(), not_realtime, not_oom_protected }
     }
 
     /// What is missing, in words; empty when nothing is.
