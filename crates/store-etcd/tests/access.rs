@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, EtcdServer, client, eventually, free_port, options, write};
+use common::{DEADLINE, EtcdServer, client, eventually, free_listener, options, write};
 use etcd_client::{Client, Permission, PermissionType};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use surus_store::{Kv, StoreError, WatchEvent};
@@ -172,8 +172,9 @@ async fn tls_with_client_certificates() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_server_is_not_taken_for_etcd() {
-    let port = free_port();
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let (listener, port) = free_listener();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let web = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];

@@ -18,12 +18,18 @@ const ETCD: &str = "/usr/bin/etcd";
 
 /// A port nobody listens on, below the range from which the kernel gives ports to clients.
 pub fn free_port() -> u16 {
+    free_listener().1
+}
+
+/// Listening already. Closed and opened again, a port can be found in use: a process that is just being started by another
+/// test holds a copy of the listener until it has become another program.
+pub fn free_listener() -> (TcpListener, u16) {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 900).unwrap_or(0) * 10;
     loop {
         let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return (listener, port);
         }
     }
 }
