@@ -40,9 +40,17 @@ const POSTGRES: Need = Need {
 };
 const ETCD: Need = Need { what: "etcd", packages: &["etcd-server"], present: || on_path("etcd") };
 
-pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
+const FAKETIME: Need =
+    Need { what: "libfaketime, for clocks that jump", packages: &["faketime"], present: || on_path("faketime") };
+const FILE_SYSTEM: Need = Need {
+    what: "ext4 tools, for disks that are full or hang",
+    packages: &["e2fsprogs"],
+    present: || on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
+};
+
+pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
-pub const DEMO_WITH_ETCD: &[Need] = EVERYTHING;
+pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];
 
 /// Installs what is missing when it may; else says the one command that does. Touches nothing when all is there.
