@@ -8,7 +8,7 @@ use crate::history::Violation;
 use crate::plan::Plan;
 use crate::said;
 use crate::trace::Trace;
-use crate::world::clock::{MS, True};
+use crate::world::clock::{MS, SECOND, True};
 use crate::world::{Sim, World};
 
 pub struct Ended {
@@ -42,16 +42,26 @@ pub fn run(plan: &Plan, bug: Option<Bug>, traced: bool) -> Ended {
     player.end()
 }
 
+/// More turns than that within one simulated second, and somebody does the same again and again instead of waiting.
+const TURNS: u64 = 200_000;
+
 /// Lets time pass in a world.
 pub struct Player {
     pub sim: Sim,
     executor: Executor,
+    /// The simulated second that is going on, and the turns taken in it.
+    turns: (True, u64),
     _listens: tracing::subscriber::DefaultGuard,
 }
 
 impl Player {
     pub fn new(sim: Sim) -> Player {
-        Player { sim, executor: Executor::default(), _listens: tracing::subscriber::set_default(said::Listener) }
+        Player {
+            sim,
+            executor: Executor::default(),
+            turns: (0, 0),
+            _listens: tracing::subscriber::set_default(said::Listener),
+        }
     }
 
     /// Until the next event, and what follows from it. `false`: an invariant is violated, or nothing is left to happen.
@@ -69,11 +79,26 @@ impl Player {
                 self.executor.thawed();
             }
             let sim = &self.sim;
-            if !self.executor.run_one(|pid| sim.with(|w| w.may(pid))) {
+            if !self.executor.run_one(|pid| sim.with(|w| w.may(pid))) || self.spins() {
                 break;
             }
         }
+        self.spins();
         self.sim.with(|w| w.history.violation.is_none())
+    }
+
+    /// A world in which time does not pass would never end.
+    fn spins(&mut self) -> bool {
+        let second = self.sim.with(|w| w.now) / SECOND;
+        self.turns = if second == self.turns.0 { (second, self.turns.1 + 1) } else { (second, 0) };
+        let spins = self.turns.1 > TURNS;
+        if spins {
+            self.sim.with(|w| {
+                let what = format!("more than {TURNS} turns in one second: somebody does not wait");
+                w.history.violation.get_or_insert(Violation { invariant: "time passes", at: w.now, what });
+            });
+        }
+        spins
     }
 
     pub fn end(self) -> Ended {

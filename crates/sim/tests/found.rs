@@ -54,3 +54,14 @@ fn a_rewind_that_broke_off_is_done_again() {
         plan(seed, 3, &[(14 * SECOND, isolate), (28_300 * MS + seed * 10 * MS, again)], 42 * SECOND)
     });
 }
+
+/// The agent was told to end, and its postmaster was killed just then. It took the server for stopped and gave the lead
+/// away while backends could still acknowledge a commit; and began to end again and again.
+#[test]
+fn backends_that_outlive_their_postmaster_end_before_the_lead_is_given_up() {
+    ends_well(|seed| {
+        let end = Action::EndAgent { who: Who::Leader };
+        let kill = Action::KillPostmaster { who: Who::Leader, outlive: 20 * SECOND };
+        plan(seed, 2, &[(14 * SECOND, end), (14 * SECOND + seed * 5 * MS, kill)], 40 * SECOND)
+    });
+}

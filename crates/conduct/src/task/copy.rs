@@ -70,7 +70,6 @@ pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {
 pub async fn rewind(hands: &impl Hands, from: &Upstream) -> Outcome {
     hands.tell(format!("running pg_rewind from {}", from.name));
     run::stop_fast(hands, false).await?;
-    hands.kill_orphans().await?;
     let begun = hands.now();
     hands.rewind(from).await?;
     info!("pg_rewind from {} took {:.1} s", from.name, hands.now().since(begun).as_secs_f64());

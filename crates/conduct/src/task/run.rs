@@ -134,7 +134,8 @@ pub async fn stop_fast(hands: &impl Hands, leased: bool) -> Result<(), String> {
             }
         }
         match demote::stop(hands, StopMode::Fast, slice).await? {
-            Stopped::NotRunning | Stopped::Exited { .. } => return Ok(()),
+            // A postmaster that was killed meanwhile has left backends behind, which may still finish a commit.
+            Stopped::NotRunning | Stopped::Exited { .. } => return hands.kill_orphans().await,
             Stopped::TimedOut => {
                 let waited = hands.now().since(begun).as_secs();
                 if waited >= told + 10 {
