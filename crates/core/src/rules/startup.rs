@@ -39,8 +39,11 @@ pub const RULES: &[Rule] = &[
                 _ => String::new(),
             };
             w.goal(format!("data directory is not accessible: {what}"));
-            if w.leads == Leads::Me {
+            if w.leads == Leads::Me && w.facts.settings.pause {
                 w.order(Order::ReleaseLead);
+            } else if w.leads == Leads::Me {
+                // Backends of a dead postmaster cannot be looked for on such a disk, and may still acknowledge a commit.
+                w.begin(Task::Demote(Demote::Release));
             }
             w.wait_for("the data directory");
             w.again_in(Duration::from_secs(1));

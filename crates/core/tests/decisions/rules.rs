@@ -169,7 +169,8 @@ fn startup() -> Vec<Row> {
     let joining = || Scenario::standby().with(|s| s.facts.postgres = stopped(DataDir::Empty));
     vec![
         (400, joining().dir(DataDir::Foreign("a file".into())), &["exit with error"]),
-        (405, Scenario::crashed_leader().dir(DataDir::Unreadable("EIO".into())), &["release"]),
+        (405, Scenario::crashed_leader().dir(DataDir::Unreadable("EIO".into())), &["demote and release"]),
+        (405, Scenario::crashed_leader().dir(DataDir::Unreadable("EIO".into())).paused(), &["release"]),
         (410, Scenario::standby().with(another), &["exit with error"]),
         (410, Scenario::leader().with(another), &["release", "exit with error"]),
         (412, Scenario::leader().paused().with(another), &["release"]),
