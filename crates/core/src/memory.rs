@@ -1,6 +1,7 @@
 //! What one step leaves to the next.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,7 @@ pub struct Memory {
     pub epoch: Epoch,
     /// The members as of the last view that had a leader, and that leader: a node that vanished
     /// together with the leader key is still asked in the race.
-    pub known_members: BTreeMap<MemberName, Member>,
+    pub known_members: Arc<BTreeMap<MemberName, Member>>,
     pub last_leader: Option<MemberName>,
     /// Since when nobody leads.
     pub leaderless_since: Option<BootTime>,

@@ -1,5 +1,6 @@
 //! One step: facts in, orders and their explanation out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,11 +40,12 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
 
     let ctx = Ctx::new(facts, &memory);
     let rule = rules::table().find(|r| (r.when)(&ctx));
+    let leads = ctx.leads;
     let mut work = Work {
         facts,
-        view: ctx.view,
-        leads: ctx.leads.clone(),
-        memory: memory.clone(),
+        view: facts.store.view.as_deref(),
+        leads,
+        memory,
         orders: vec![],
         goal: String::new(),
         candidates: vec![],
@@ -114,7 +116,9 @@ fn housekeeping(work: &mut Work) {
 fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
     match view.leader_name() {
         Some(leader) => {
-            memory.known_members = view.members.clone();
+            if *memory.known_members != view.members {
+                memory.known_members = Arc::new(view.members.clone());
+            }
             memory.leaderless_since = None;
             memory.race_round = None;
             memory.called &= *leader == facts.me;

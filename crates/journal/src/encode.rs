@@ -1,5 +1,7 @@
 //! Decisions in, lines of a journal out.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use surus_core::memory::Memory;
 
@@ -180,7 +182,7 @@ impl Likeness {
         let report = &decision.step.report;
         let mut memory = decision.step.memory.clone();
         // Positions of others are in it.
-        memory.known_members.clear();
+        memory.known_members = Arc::default();
         Likeness {
             rule: report.rule,
             goal: uncounted(&report.goal),

@@ -128,8 +128,8 @@ impl Decision {
     pub(crate) fn from_value(value: &Value) -> Result<Decision, String> {
         let mut decision = Decision::deserialize(value).map_err(|e| e.to_string())?;
         // A member's name is the key it stands under, and is not written a second time.
-        name_members(&mut decision.memory.known_members);
-        name_members(&mut decision.step.memory.known_members);
+        name_members(Arc::make_mut(&mut decision.memory.known_members));
+        name_members(Arc::make_mut(&mut decision.step.memory.known_members));
         if let Some(view) = &mut decision.facts.store.view {
             name_members(&mut Arc::make_mut(view).members);
         }

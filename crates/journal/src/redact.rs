@@ -26,7 +26,7 @@ pub fn redact(mut decision: Decision) -> Decision {
 }
 
 fn memory(memory: &mut Memory) {
-    memory.known_members.values_mut().for_each(member);
+    Arc::make_mut(&mut memory.known_members).values_mut().for_each(member);
 }
 
 fn facts(facts: &mut Facts) {

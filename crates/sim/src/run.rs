@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::bug::Bug;
-use crate::exec::Executor;
+use crate::exec::{Executor, Pid, Work};
 use crate::history::Violation;
 use crate::plan::Plan;
 use crate::said;
@@ -38,12 +38,33 @@ pub fn run(plan: &Plan, bug: Option<Bug>, traced: bool) -> Ended {
         w.tick();
     });
     let mut player = Player::new(sim.clone());
-    while player.advance() && !sim.with(|w| w.over) {}
+    while player.advance() && !sim.lock().over {}
     player.end()
 }
 
 /// More turns than that within one simulated second, and somebody does the same again and again instead of waiting.
 const TURNS: u64 = 200_000;
+
+/// What the executor is to know after something happened; taken at once, because most of what happens wakes nobody.
+struct Follows {
+    now: True,
+    spawned: Vec<(Pid, Work)>,
+    killed: Vec<Pid>,
+    thawed: bool,
+    violated: bool,
+}
+
+impl Follows {
+    fn take(w: &mut World) -> Follows {
+        Follows {
+            now: w.now,
+            spawned: std::mem::take(&mut w.spawned),
+            killed: std::mem::take(&mut w.killed),
+            thawed: std::mem::take(&mut w.thawed),
+            violated: w.history.violation.is_some(),
+        }
+    }
+}
 
 /// Lets time pass in a world.
 pub struct Player {
@@ -66,30 +87,35 @@ impl Player {
 
     /// Until the next event, and what follows from it. `false`: an invariant is violated, or nothing is left to happen.
     pub fn advance(&mut self) -> bool {
-        if !self.sim.with(World::happen) {
-            return false;
-        }
+        let mut follows = {
+            let mut w = self.sim.lock();
+            if !w.happen() {
+                return false;
+            }
+            Follows::take(&mut w)
+        };
         loop {
-            let (spawned, killed, thawed) = self.sim.with(|w| {
-                (std::mem::take(&mut w.spawned), std::mem::take(&mut w.killed), std::mem::take(&mut w.thawed))
-            });
-            killed.into_iter().for_each(|pid| self.executor.drop_process(pid));
-            spawned.into_iter().for_each(|(pid, work)| self.executor.spawn(pid, work));
-            if thawed {
+            let now = follows.now;
+            follows.killed.into_iter().for_each(|pid| self.executor.drop_process(pid));
+            follows.spawned.into_iter().for_each(|(pid, work)| self.executor.spawn(pid, work));
+            if follows.thawed {
                 self.executor.thawed();
             }
             let sim = &self.sim;
-            if !self.executor.run_one(|pid| sim.with(|w| w.may(pid))) || self.spins() {
-                break;
+            let ran = self.executor.run_one(|pid| sim.with(|w| w.may(pid)));
+            if self.spins(now) {
+                return false;
             }
+            if !ran {
+                return !follows.violated;
+            }
+            follows = Follows::take(&mut self.sim.lock());
         }
-        self.spins();
-        self.sim.with(|w| w.history.violation.is_none())
     }
 
     /// A world in which time does not pass would never end.
-    fn spins(&mut self) -> bool {
-        let second = self.sim.with(|w| w.now) / SECOND;
+    fn spins(&mut self, now: True) -> bool {
+        let second = now / SECOND;
         self.turns = if second == self.turns.0 { (second, self.turns.1 + 1) } else { (second, 0) };
         let spins = self.turns.1 > TURNS;
         if spins {

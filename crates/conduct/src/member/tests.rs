@@ -272,7 +272,7 @@ fn a_peer_is_asked_once_at_a_time_and_again_when_its_answer_got_lost() {
     shown.members.insert("b".into(), peer("http://new"));
     let facts = facts(shown);
     let mut member = member();
-    member.memory.known_members.insert("c".into(), peer("http://old"));
+    Arc::make_mut(&mut member.memory.known_members).insert("c".into(), peer("http://old"));
     let ask = |member: &mut Member<&'static str>, names: &[&str], now| {
         member.orders = [Order::Probe { members: names.iter().map(|n| (*n).into()).collect() }].into();
         match member.next(&facts, None, now) {

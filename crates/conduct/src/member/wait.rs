@@ -106,5 +106,47 @@ pub fn differ(a: &ClusterView, b: &ClusterView) -> bool {
         || a.history != b.history
         || a.garbage != b.garbage
         || a.members.len() != b.members.len()
-        || a.members.values().zip(b.members.values()).any(|(x, y)| positionless(x) != positionless(y))
+        || a.members.values().zip(b.members.values()).any(|(x, y)| !same_but_positions(x, y))
+}
+
+/// Whether the two are equal as [`positionless`], without copying them: asked for each change of the store, of each member.
+fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::Member) -> bool {
+    // A field that is added must be put on one of the two sides.
+    let surus_core::cluster::Member {
+        name,
+        conn_url,
+        api_url,
+        state,
+        role,
+        version,
+        proxy_url,
+        tags,
+        xlog_location: _,
+        receive_lsn: _,
+        replay_lsn: _,
+        replication_state,
+        timeline,
+        checkpoint_after_promote,
+        pending_restart,
+        pending_restart_reason,
+        scheduled_restart,
+        pause,
+        fence,
+    } = a;
+    *state == b.state
+        && *role == b.role
+        && *timeline == b.timeline
+        && *checkpoint_after_promote == b.checkpoint_after_promote
+        && *pending_restart == b.pending_restart
+        && *pause == b.pause
+        && *name == b.name
+        && *conn_url == b.conn_url
+        && *api_url == b.api_url
+        && *version == b.version
+        && *proxy_url == b.proxy_url
+        && *tags == b.tags
+        && *replication_state == b.replication_state
+        && *pending_restart_reason == b.pending_restart_reason
+        && *scheduled_restart == b.scheduled_restart
+        && *fence == b.fence
 }

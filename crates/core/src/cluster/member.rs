@@ -284,6 +284,11 @@ impl Member {
             let api_url = query.split('&').find_map(|kv| kv.strip_prefix("application_name=")).map(str::to_owned);
             return Ok(Member { conn_url: Some(conn.to_owned()), api_url, ..Member::unknown(name) });
         }
+        if text.starts_with('{')
+            && let Ok(member) = serde_json::from_str::<Member>(text)
+        {
+            return Ok(Member { name, timeline: member.timeline.filter(|t| t.0 != 0), ..member });
+        }
         let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON ({e})"))?;
         let Value::Object(map) = value else { return Err("is JSON but not an object".into()) };
         // Field by field, so that one field of the wrong type does not hide the others.

@@ -98,7 +98,7 @@ impl World {
         }
         let Some(sim) = self.sim() else { return };
         let (pid, me) = (self.new_pid(), self.nodes[node].name.clone());
-        let settings = self.plan.founding();
+        let settings = self.founding.clone();
         let timing = settings.settings.timing;
         let now = self.boot(node);
         let followed = Followed {
@@ -282,10 +282,10 @@ impl Member {
         let lead = self.sim.with(|w| w.lease(self.node).lead);
         let lost = {
             let mut mind = self.mind();
-            let config = seen.view.as_deref().and_then(|v| v.config.as_ref()).map(|c| (c.version, c.value.clone()));
-            if let Some((version, document)) = config.filter(|(version, _)| Some(*version) != mind.settings_version) {
-                mind.settings_version = Some(version);
-                mind.settings = Arc::new(DynamicConfig::read(&document).0);
+            let config = seen.view.as_deref().and_then(|v| v.config.as_ref());
+            if let Some(config) = config.filter(|c| Some(c.version) != mind.settings_version) {
+                mind.settings_version = Some(config.version);
+                mind.settings = Arc::new(DynamicConfig::read(&config.value).0);
                 let (timing, pause) = (mind.timing(), mind.settings.settings.pause);
                 self.sim.with(|w| {
                     if let Some(agent) = &mut w.nodes[self.node].agent {

@@ -16,6 +16,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use surus_config::DynamicConfig;
 use surus_core::{BootTime, MemberName};
 
 use crate::bug::Bug;
@@ -70,6 +71,7 @@ pub struct World {
     pub store: Store,
     pub network: Network,
     pub plan: Arc<Plan>,
+    pub founding: Arc<DynamicConfig>,
     pub bug: Option<Bug>,
     pub history: History,
     pub trace: Trace,
@@ -112,6 +114,7 @@ impl World {
             supervised: true,
             well_since: None,
             me: Weak::new(),
+            founding: plan.founding(),
             plan,
         }
     }

@@ -80,19 +80,14 @@ impl World {
         }
         let upstream = data.upstream.filter(|u| self.connected(node, *u));
         let able = n.powered && !n.suspended && n.disk == Disk::Works && !server.frozen;
-        let source = upstream.filter(|_| able).and_then(|u| self.nodes[u].postgres.log().cloned());
         let (lag, was) = (n.lag, server.streaming);
-        let same_cluster = upstream
-            .is_some_and(|u| self.nodes[u].postgres.data.as_ref().map(|d| &d.system_id) == Some(&data.system_id));
-        let follows = source.filter(|log| same_cluster && data.log.continues_into(log));
-        let streaming = follows.is_some();
-        let postgres = &mut self.nodes[node].postgres;
-        if let (Some(server), Some(data)) = (&mut postgres.server, &mut postgres.data) {
-            server.streaming = streaming;
-            if let Some(log) = follows {
-                data.log.receive(&log, log.end);
-            }
-        }
+        let follows = |source: usize| {
+            let source = self.nodes[source].postgres.data.as_ref();
+            source.is_some_and(|s| s.system_id == data.system_id && data.log.continues_into(&s.log))
+        };
+        let source = upstream.filter(|u| able && follows(*u));
+        let streaming = source.is_some();
+        self.receive(node, source);
         if streaming != was {
             self.nodes[node].stir();
         }
@@ -107,6 +102,19 @@ impl World {
             (false, _) => self.random.between(50 * MS, 300 * MS),
         };
         self.after(pause, move |w| w.stream(node, pid));
+    }
+
+    fn receive(&mut self, node: usize, source: Option<usize>) {
+        let (postgres, log) = match source.map(|u| self.nodes.get_disjoint_mut([node, u])) {
+            Some(Ok([n, source])) => (&mut n.postgres, source.postgres.log()),
+            _ => (&mut self.nodes[node].postgres, None),
+        };
+        if let (Some(server), Some(data)) = (&mut postgres.server, &mut postgres.data) {
+            server.streaming = source.is_some();
+            if let Some(log) = log {
+                data.log.receive(log, log.end);
+            }
+        }
     }
 
     fn connected(&self, standby: usize, upstream: usize) -> bool {

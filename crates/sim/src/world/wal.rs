@@ -81,7 +81,8 @@ impl Log {
     /// As far as `other` goes up to `end`.
     pub fn receive(&mut self, other: &Log, end: u64) {
         self.end = end.max(self.end).min(other.end);
-        self.stretches = other.stretches.iter().copied().filter(|s| s.start <= self.end).collect();
+        self.stretches.clear();
+        self.stretches.extend(other.stretches.iter().filter(|s| s.start <= self.end));
     }
 
     pub fn lsn(&self) -> Lsn {
