@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_conduct::task::{self, Hands, Launched, Made, Outcome, TaskContext};
+use surus_conduct::task::{self, Hands, Happened, Launched, Made, Outcome, TaskContext};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::order::Task;
@@ -18,11 +18,13 @@ use surus_store::{StoreResult, TxnOutcome};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::callbacks::CallbackRunner;
 use crate::fence::FenceKeeper;
 use crate::lease::LeaseKeeper;
 
 pub struct RealHands {
     pub instance: Instance,
+    pub callbacks: CallbackRunner,
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
@@ -76,6 +78,29 @@ impl Hands for RealHands {
 
     fn tell(&self, what: String) {
         self.progress.send_replace(Some(Progress { what, ..Progress::default() }));
+    }
+
+    fn happened(&self, what: Happened) {
+        self.callbacks.happened(what);
+    }
+
+    async fn pre_promote(&self) -> Made {
+        let Some(command) = self.instance.config().pre_promote.clone() else { return Ok(()) };
+        self.tell("running pre_promote".into());
+        said(self.instance.run_user_command(&command, Some(&self.cancel))).await?;
+        self.tell("promoting".into());
+        Ok(())
+    }
+
+    async fn before_stop(&self) {
+        let Some(command) = self.instance.config().before_stop.clone() else { return };
+        if self.instance.process().await.is_none() {
+            return;
+        }
+        self.tell("running before_stop".into());
+        if let Err(e) = Box::pin(self.instance.run_user_command(&command, Some(&self.cancel))).await {
+            tracing::warn!("going on with the stop: {e}");
+        }
     }
 
     fn lead(&self) -> Option<Lead> {
@@ -228,8 +253,10 @@ mod tests {
         let layout = Layout::new("service", "demo", None);
         let store = Arc::new(ClusterStore::new(Arc::new(MemoryStore::auto()), layout, "a".into()));
         let lease = LeaseKeeper::start(store.clone(), Timing::NEW_CLUSTER);
+        let instance = Instance::new(surus_postgres::InstanceConfig::default());
         let hands = RealHands {
-            instance: Instance::new(surus_postgres::InstanceConfig::default()),
+            callbacks: CallbackRunner::start(instance.clone()),
+            instance,
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
             lease,
             store,

@@ -1,6 +1,7 @@
 //! The shell around `surus-core`: gathers facts, asks for a step, carries out its orders.
 
 mod agent;
+mod callbacks;
 mod fence;
 pub mod handle;
 mod hands;

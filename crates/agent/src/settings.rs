@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use surus_config::{DynamicConfig, Effective, LocalConfig, RoleOverlay, find_bin_dir};
-use surus_postgres::{Credentials, InstanceConfig};
+use surus_postgres::{Credentials, InstanceConfig, UserCommand};
 use tracing::{info, warn};
 
 /// The stored document as this member last saw it, kept beside the data for a start without the store.
@@ -113,11 +113,25 @@ impl Settings {
             bootstrap_pg_hba: self.local.bootstrap.as_ref().map(|b| b.pg_hba.clone()).unwrap_or_default(),
             recovery_conf: e.recovery_conf.clone(),
             custom_conf: e.custom_conf.clone(),
+            callbacks: e
+                .callbacks
+                .iter()
+                .map(|(k, v)| (k.clone(), self.command(&format!("callbacks.{k}"), v)))
+                .collect(),
+            pre_promote: e.pre_promote.as_ref().map(|v| self.command("pre_promote", v)),
+            before_stop: e.before_stop.as_ref().map(|v| self.command("before_stop", v)),
             initdb_options: self.local.bootstrap.as_ref().map(|b| b.initdb.clone()).unwrap_or_default(),
             basebackup_options: e.basebackup.clone(),
             rewind_options: e.rewind.clone(),
             server_log: None,
         }
+    }
+
+    /// With the place it is written at, for whoever has to correct it.
+    fn command(&self, key: &str, text: &str) -> UserCommand {
+        let key = format!("postgresql.{key}");
+        let place = self.local.source_of(&key).map_or_else(|| "dynamic configuration".to_owned(), ToString::to_string);
+        UserCommand { setting: format!("{key} ({place})"), text: text.to_owned() }
     }
 
     pub fn data_dir(&self) -> PathBuf {

@@ -1,11 +1,13 @@
 //! The order in which a member does things, without a clock, a runtime or I/O: what `surus-core` decides is
 //! carried out here against hands that are lent, the agent's real ones or a simulator's.
 //!
+//! - [`callbacks`]: which of the user's callbacks is due when.
 //! - [`fence`]: when the fence stands guard.
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
 //! - [`member`]: what a step is shown, and its orders one deed after the other.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
 
+pub mod callbacks;
 pub mod fence;
 pub mod lease;
 pub mod member;

@@ -17,7 +17,7 @@ use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Task};
 use surus_core::{BootTime, MemberName};
 
-pub use hands::{Hands, Launched, Made};
+pub use hands::{Hands, Happened, Launched, Made};
 
 use crate::race::first;
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use surus_core::MemberName;
 
+use crate::user_command::UserCommand;
+
 /// A database user and how its connections are secured.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -73,6 +75,11 @@ pub struct InstanceConfig {
     pub recovery_conf: BTreeMap<String, String>,
     /// Included instead of `postgresql.base.conf`.
     pub custom_conf: Option<PathBuf>,
+
+    /// `on_start`, ... to what is run.
+    pub callbacks: BTreeMap<String, UserCommand>,
+    pub pre_promote: Option<UserCommand>,
+    pub before_stop: Option<UserCommand>,
 
     pub initdb_options: Vec<String>,
     pub basebackup_options: Vec<String>,

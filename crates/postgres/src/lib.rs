@@ -39,6 +39,7 @@ mod start;
 mod stop;
 mod tls;
 mod tool;
+mod user_command;
 mod version;
 mod walsender;
 
@@ -54,3 +55,4 @@ pub use settings::Setting;
 pub use slots::SlotChanges;
 pub use start::Started;
 pub use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
+pub use user_command::{Background, UserCommand};

@@ -16,12 +16,13 @@ impl Instance {
         self.write_files(Some(role.clone()), true).await.map(|_| ())
     }
 
-    /// Rewrites the files and has the server read them.
-    pub async fn reload(&self) -> Result<()> {
+    /// Rewrites the files and has the server read them. `true`: some were not as they are now.
+    pub async fn reload(&self) -> Result<bool> {
         let process = self.process().await.ok_or_else(|| self.no_server())?;
         let role = lock(&self.inner.role).clone();
-        self.write_files(role, false).await?;
-        process.signal(Signal::HUP)
+        let written = self.write_files(role, false).await?;
+        process.signal(Signal::HUP)?;
+        Ok(written.changed)
     }
 
     /// Points a standby to another upstream, without a restart where the server allows it.

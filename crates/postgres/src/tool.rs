@@ -1,5 +1,6 @@
 //! Running the programs that come with PostgreSQL: as its user, in a clean environment, with their words kept.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -30,6 +31,8 @@ pub(crate) struct Tool {
     dir: Option<PathBuf>,
     /// Words are in the language of the environment unless they are to be parsed.
     c_locale: bool,
+    /// The setting that names the program, if it is not one of PostgreSQL's.
+    set_by: Option<String>,
 }
 
 pub(crate) struct Output {
@@ -40,7 +43,7 @@ pub(crate) struct Output {
 
 impl Tool {
     pub fn new(program: PathBuf, user: Option<OsUser>) -> Tool {
-        Tool { program, args: Vec::new(), env: Vec::new(), user, dir: None, c_locale: true }
+        Tool { program, args: Vec::new(), env: Vec::new(), user, dir: None, c_locale: true, set_by: None }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Tool {
@@ -60,6 +63,11 @@ impl Tool {
 
     pub fn own_locale(mut self) -> Tool {
         self.c_locale = false;
+        self
+    }
+
+    pub fn set_by(mut self, setting: &str) -> Tool {
+        self.set_by = Some(setting.to_owned());
         self
     }
 
@@ -98,10 +106,12 @@ impl Tool {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = os_user::spawn(command, self.user.clone()).await.map_err(|e| self.cannot_run(&e))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
+        let group = Group::of(&child);
         let outcome = {
             let ended = CancellationToken::new();
             let waiting = async {
                 let status = child.wait().await;
+                group.let_go();
                 ended.cancel();
                 status
             };
@@ -135,15 +145,21 @@ impl Tool {
             }
             Err(e) => {
                 end_group(&mut child).await;
+                group.let_go();
                 Err(e)
             }
         }
     }
 
-    fn cannot_run(&self, error: &std::io::Error) -> PgError {
-        let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "; set postgresql.bin_dir to the directory PostgreSQL's programs are in",
-            std::io::ErrorKind::PermissionDenied => "; check its permissions and those of the directories above it",
+    pub fn cannot_run(&self, error: &std::io::Error) -> PgError {
+        let hint = match (error.kind(), &self.set_by) {
+            (_, Some(setting)) => &format!("; check that it is there and executable, or correct {setting}"),
+            (std::io::ErrorKind::NotFound, None) => {
+                "; set postgresql.bin_dir to the directory PostgreSQL's programs are in"
+            }
+            (std::io::ErrorKind::PermissionDenied, None) => {
+                "; check its permissions and those of the directories above it"
+            }
             _ => "",
         };
         PgError::new(ErrorKind::Tool, format!("cannot run {}: {error}{hint}", self.program.display()))
@@ -238,10 +254,35 @@ async fn collect(
     String::from_utf8_lossy(&kept).into_owned()
 }
 
+/// Ends what a child that leads its own process group started, when nobody waits for the child any more.
+struct Group(Cell<Option<Pid>>);
+
+impl Group {
+    fn of(child: &Child) -> Group {
+        Group(Cell::new(group_of(child)))
+    }
+
+    /// Once the child was waited for, its number can be somebody else's.
+    fn let_go(&self) {
+        self.0.set(None);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.get() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+fn group_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+}
+
 /// Ends a child that leads its own process group, and what it started.
 async fn end_group(child: &mut Child) {
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let Some(group) = group else { return };
+    let Some(group) = group_of(child) else { return };
     // The child is not waited for yet, so neither its pid nor its group can be anybody else's.
     let _ = kill_process_group(group, Signal::TERM);
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {

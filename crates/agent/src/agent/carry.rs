@@ -78,6 +78,7 @@ impl Agent {
         };
         let hands = RealHands {
             instance: self.instance.clone(),
+            callbacks: self.callbacks.clone(),
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),

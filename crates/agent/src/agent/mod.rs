@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::callbacks::CallbackRunner;
 use crate::fence::{FenceKeeper, FenceState};
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
 use crate::inherited::Deadline;
@@ -47,6 +48,9 @@ pub use events::Signals;
 /// Both ends: background work sends, the loop receives.
 type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);
 
+/// How long an ending agent waits for the callbacks of its stop to have begun.
+const CALLBACKS: Duration = Duration::from_secs(3);
+
 /// How long an ending leader waits for its successor.
 const SUCCESSOR: Duration = Duration::from_secs(5);
 
@@ -61,6 +65,7 @@ pub struct Agent {
     source: ConfigSource,
     settings: Settings,
     instance: Instance,
+    callbacks: CallbackRunner,
     _lock: DataDirLock,
     store: Arc<ClusterStore>,
     /// Kept for as long as it is to follow.
@@ -184,6 +189,7 @@ impl Agent {
             me,
             source,
             settings,
+            callbacks: CallbackRunner::start(instance.clone()),
             instance,
             _lock: lock,
             store,
@@ -251,6 +257,7 @@ impl Agent {
 
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
     async fn leave(&mut self, orderly: bool) {
+        self.callbacks.started(CALLBACKS).await;
         if orderly {
             self.fence.close().await;
         }

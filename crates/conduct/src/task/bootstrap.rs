@@ -10,7 +10,7 @@ use surus_core::server::StartAs;
 use surus_core::store::{StoreError, TxnOutcome};
 use tracing::{error, info, warn};
 
-use super::{Hands, Launched, Outcome, TaskContext, demote, ms_since};
+use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, ms_since};
 use crate::race::first;
 
 const STORE_LIMIT: Duration = Duration::from_secs(5);
@@ -86,6 +86,7 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
                 // Nobody else has this cluster's data yet, so nobody else can lead it.
                 warn!("the new cluster's primary is not fenced yet: {e}");
             }
+            hands.happened(Happened::Up { primary: true });
             info!("initialized a new cluster {id} in {:.1} s", hands.now().since(begun).as_secs_f64());
             Ok(TaskDone::Done)
         }

@@ -9,7 +9,7 @@ use surus_core::server::{Killed, StartAs, StopMode, Stopped};
 use surus_core::{BootTime, Lsn, MemberName};
 use tracing::{info, warn};
 
-use super::{Hands, Outcome, TaskContext, lead_ends, lead_left, left, ms_since};
+use super::{Hands, Happened, Outcome, TaskContext, lead_ends, lead_left, left, ms_since};
 use crate::race::{first, within};
 
 /// How long giving the lead up is tried. When all members end together, the embedded store is gone before the last one.
@@ -38,7 +38,9 @@ pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, ups
     info!("checkpoint before the switchover took {} ms", ms_since(hands, begun));
 
     hands.tell(format!("stopping PostgreSQL to hand over to {to}"));
+    before_stop(hands, true, Some(cx.patience)).await;
     let stopping = hands.now();
+    hands.happened(Happened::HandingOver);
     if !stop_within_lease(hands, cx.patience).await? {
         return go_on(hands, &format!("PostgreSQL did not stop within {} s", cx.patience.as_secs())).await;
     }
@@ -141,6 +143,28 @@ pub async fn release(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     Ok(TaskDone::Released)
 }
 
+/// The user's command before an orderly stop, as long as the lease and `patience` allow. It is left alone by stops in
+/// haste: nothing that a user wrote may stand between a lost lead and its end.
+pub async fn before_stop(hands: &impl Hands, leased: bool, patience: Option<Duration>) {
+    let hurry = async {
+        if leased {
+            lead_ends(hands).await;
+        } else {
+            hands.cancelled().await;
+        }
+    };
+    let limit = async {
+        match patience {
+            Some(patience) => hands.sleep(patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    let hurry = first(first(hands.cancelled(), hurry), limit);
+    if let Either::Right(_) = first(hands.before_stop(), hurry).await {
+        warn!("before_stop was ended because PostgreSQL has to stop now");
+    }
+}
+
 /// No backend may acknowledge anything after this returns, and none is left.
 pub async fn stop_now(hands: &impl Hands) -> Result<(), String> {
     match silence(hands).await? {
@@ -158,6 +182,7 @@ async fn silence(hands: &impl Hands) -> Result<Killed, String> {
     if killed == Killed::Gone {
         hands.kill_orphans().await?;
     }
+    hands.happened(Happened::Stopped);
     Ok(killed)
 }
 
@@ -174,7 +199,11 @@ async fn see_gone(hands: &impl Hands, why: String) -> Result<(), String> {
 
 /// Ends in time also where asking the server to stop has to wait, for example for a connection that hangs.
 pub async fn stop(hands: &impl Hands, mode: StopMode, limit: Duration) -> Result<Stopped, String> {
-    within(hands, limit, hands.stop(mode, limit)).await.unwrap_or(Ok(Stopped::TimedOut))
+    let stopped = within(hands, limit, hands.stop(mode, limit)).await.unwrap_or(Ok(Stopped::TimedOut));
+    if let Ok(Stopped::Exited { .. }) = stopped {
+        hands.happened(Happened::Stopped);
+    }
+    stopped
 }
 
 pub async fn shutdown(cx: &TaskContext, hands: &impl Hands, to: Option<&MemberName>) -> Outcome {
@@ -182,6 +211,9 @@ pub async fn shutdown(cx: &TaskContext, hands: &impl Hands, to: Option<&MemberNa
     let lead = cx.is_primary && !lead_left(hands).is_zero();
     if lead && let Either::Right(Err(e)) = first(lead_ends(hands), hands.checkpoint(cx.patience)).await {
         warn!("the checkpoint before the stop failed, going on without it: {e}");
+    }
+    if lead {
+        hands.happened(Happened::HandingOver);
     }
     super::run::stop_fast(hands, lead).await?;
     if lead {

@@ -9,6 +9,8 @@ use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, St
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, SystemId, Timeline};
 
+pub use crate::callbacks::Happened;
+
 /// `Err` tells a person what happened, to what, and what to do. The work may have been done in part.
 pub type Made<T = ()> = Result<T, String>;
 
@@ -44,6 +46,19 @@ pub trait Hands: Send + Sync {
 
     /// Says what the task is at.
     fn tell(&self, what: String);
+
+    /// Tells what became of the server, for the user's callbacks. Nobody waits for those.
+    fn happened(&self, _what: Happened) {}
+
+    /// The user's command before a promotion. `Err`: there is to be none. Dropped, it is ended.
+    fn pre_promote(&self) -> impl Future<Output = Made> + Send {
+        async { Ok(()) }
+    }
+
+    /// The user's command before an orderly stop; what comes of it changes nothing. Dropped, it is ended.
+    fn before_stop(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 
     /// The lead as the lease keeper knows it at this moment. It may have ended: see its `until`.
     fn lead(&self) -> Option<Lead>;

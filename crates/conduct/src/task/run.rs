@@ -8,8 +8,8 @@ use surus_core::facts::TaskDone;
 use surus_core::server::{FollowOutcome, StartAs, StopMode, Stopped};
 use tracing::{info, warn};
 
-use super::{Hands, Launched, Outcome, TaskContext, demote, lead_left, ms_since};
-use crate::race::first;
+use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, lead_ends, lead_left, ms_since};
+use crate::race::{first, within};
 
 pub async fn start_primary(hands: &impl Hands) -> Outcome {
     hands.tell("starting PostgreSQL as the primary".into());
@@ -40,9 +40,16 @@ pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
             }
             Err("given up on request".into())
         }
-        Either::Right(started) => match started? {
+        Either::Right(Err(why)) => {
+            if role.is_primary() && hands.lead().is_some() {
+                hands.happened(Happened::StartFailed);
+            }
+            Err(why)
+        }
+        Either::Right(Ok(started)) => match started {
             Launched::Up { took } => {
                 info!("PostgreSQL is up after {} ms", took.as_millis());
+                hands.happened(Happened::Up { primary: role.is_primary() });
                 Ok(TaskDone::Done)
             }
             Launched::Starting(_) => {
@@ -59,6 +66,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     if lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err("the leader lock ended before the promotion began".into());
     }
+    allowed(cx, hands).await?;
     hands.arm_fence().await?;
     let begun = hands.now();
     let promotion = async {
@@ -69,6 +77,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         Either::Left(()) => "the leader lock was lost during the promotion".to_owned(),
         Either::Right(Ok(timeline)) => {
             info!("promoted to timeline {timeline} in {} ms", ms_since(hands, begun));
+            hands.happened(Happened::Promoted);
             return Ok(TaskDone::Done);
         }
         Either::Right(Err(why)) => why,
@@ -80,12 +89,37 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     }
 }
 
+/// Asks the user's command. Nothing was ordered yet, so the standby goes on whatever it says.
+async fn allowed(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
+    // The lead is renewed meanwhile and keeps everybody else from promoting: it must not be kept for ever.
+    let asked = within(hands, cx.start_timeout, hands.pre_promote());
+    match first(first(hands.cancelled(), lead_ends(hands)), asked).await {
+        Either::Right(Some(said)) => said?,
+        Either::Right(None) => {
+            return Err(format!(
+                "pre_promote did not end within {} s (primary_start_timeout) and was ended",
+                cx.start_timeout.as_secs()
+            ));
+        }
+        Either::Left(_) => return Err("the leader lock was lost while pre_promote ran".into()),
+    }
+    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err("the leader lock ended while pre_promote ran".into());
+    }
+    Ok(())
+}
+
 pub async fn follow(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
     let slot = upstream.as_ref().and_then(|_| cx.slot());
     match hands.follow(upstream.as_ref(), slot.as_deref()).await? {
-        FollowOutcome::Unchanged | FollowOutcome::Reloaded => Ok(TaskDone::Done),
+        FollowOutcome::Unchanged => Ok(TaskDone::Done),
+        FollowOutcome::Reloaded => {
+            hands.happened(Happened::Reloaded);
+            Ok(TaskDone::Done)
+        }
         FollowOutcome::RestartNeeded => {
             hands.tell("restarting PostgreSQL to follow another member".into());
+            hands.happened(Happened::Restarting);
             stop_fast(hands, false).await?;
             start_standby(cx, hands, upstream).await
         }
@@ -110,6 +144,7 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         });
         StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
     };
+    hands.happened(Happened::Restarting);
     stop_fast(hands, leased).await?;
     if leased && lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err(
@@ -122,6 +157,7 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 /// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A `leased`
 /// server stops before the lease ends, in whatever way that takes.
 pub async fn stop_fast(hands: &impl Hands, leased: bool) -> Result<(), String> {
+    demote::before_stop(hands, leased, None).await;
     let begun = hands.now();
     let mut told = 0;
     loop {

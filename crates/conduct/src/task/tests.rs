@@ -1,4 +1,5 @@
 mod fake;
+mod hooks;
 
 use fake::{Event, FOREVER, context, leader, ms, system_id};
 use surus_core::Lsn;

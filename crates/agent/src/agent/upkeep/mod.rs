@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use surus_conduct::callbacks::Happened;
 use surus_config::RoleOverlay;
 use surus_core::cluster::{MemberRole, PendingRestart};
 use surus_core::facts::Facts;
@@ -110,6 +111,9 @@ impl Agent {
                 self.pending_restart = pending;
             }
         }
+        if self.member.task().is_none() {
+            self.callbacks.seen(facts);
+        }
         self.follow_role(facts);
         self.reload_postgres(facts);
         self.cache_settings(facts);
@@ -145,8 +149,13 @@ impl Agent {
         if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.member.task().is_some() {
             return;
         }
-        let instance = self.instance.clone();
-        let reload = async move { instance.reload().await.map_err(|e| e.to_string()) };
+        let (instance, callbacks) = (self.instance.clone(), self.callbacks.clone());
+        let reload = async move {
+            if instance.reload().await.map_err(|e| e.to_string())? {
+                callbacks.happened(Happened::Reloaded);
+            }
+            Ok(())
+        };
         if self.upkeep.spawn("reloading PostgreSQL", reload) {
             self.upkeep.reload_wanted = false;
             self.upkeep.generation += 1;

@@ -15,6 +15,7 @@ use surus_core::store::{StoreError, StoreResult, TxnOutcome};
 use surus_core::{SystemId, Timeline};
 
 use super::super::*;
+use crate::callbacks::Callbacks;
 
 pub const NOW: BootTime = BootTime::from_millis(100_000);
 pub const FOREVER: Duration = Duration::from_secs(100_000);
@@ -52,6 +53,9 @@ pub struct State {
     pub views: VecDeque<StoreResult<ClusterView>>,
     pub released: VecDeque<StoreResult<()>>,
     pub status: Option<String>,
+    pub callbacks: Callbacks,
+    /// Which of the user's commands there are: written down among what is done.
+    pub hooks: bool,
 }
 
 #[derive(Clone, Default)]
@@ -210,6 +214,24 @@ impl Hands for Fake {
     }
 
     fn tell(&self, _: String) {}
+
+    fn happened(&self, what: Happened) {
+        let mut state = self.state();
+        let now = state.now;
+        if let Some(call) = state.callbacks.happened(what, now).filter(|_| state.hooks) {
+            state.done.push(format!("{} {}", call.action.name(), call.role.as_str()));
+        }
+    }
+
+    async fn pre_promote(&self) -> Made {
+        if self.state().hooks { self.op("pre_promote", "").await } else { Ok(()) }
+    }
+
+    async fn before_stop(&self) {
+        if self.state().hooks {
+            let _ = self.op("before_stop", "").await;
+        }
+    }
 
     fn lead(&self) -> Option<Lead> {
         self.state().lead
