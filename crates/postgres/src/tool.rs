@@ -1,9 +1,9 @@
 //! Running the programs that come with PostgreSQL: as its user, in a clean environment, with their words kept.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -255,22 +255,25 @@ async fn collect(
 }
 
 /// Ends what a child that leads its own process group started, when nobody waits for the child any more.
-struct Group(Cell<Option<Pid>>);
+struct Group {
+    leader: Option<Pid>,
+    left: AtomicBool,
+}
 
 impl Group {
     fn of(child: &Child) -> Group {
-        Group(Cell::new(group_of(child)))
+        Group { leader: group_of(child), left: AtomicBool::new(false) }
     }
 
     /// Once the child was waited for, its number can be somebody else's.
     fn let_go(&self) {
-        self.0.set(None);
+        self.left.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0.get() {
+        if let Some(group) = self.leader.filter(|_| !self.left.load(Ordering::Relaxed)) {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
