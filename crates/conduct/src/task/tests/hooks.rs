@@ -18,7 +18,8 @@ fn hooked(primary: bool) -> Fake {
 fn callbacks_in_the_order_of_what_happens() {
     let to_standby = || Task::StartStandby { upstream: Some(upstream()) };
     let standby = || TaskContext { is_primary: false, ..context() };
-    let cases: Vec<(Fake, Vec<(Task, TaskContext)>, Vec<&str>)> = vec![
+    type Case<'a> = (Fake, Vec<(Task, TaskContext)>, Vec<&'a str>);
+    let cases: Vec<Case<'_>> = vec![
         (hooked(true), vec![(Task::Restart, context())], vec!["before_stop", "on_restart primary"]),
         (hooked(false), vec![(Task::Restart, standby())], vec!["before_stop", "on_restart replica"]),
         (hooked(false), vec![(Task::Promote, standby())], vec!["pre_promote", "on_role_change primary"]),
