@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
+use surus_core::slots::{IgnoreSlot, PermanentSlot};
 
 use crate::finding::{Source, Warning};
 use crate::local::{Layer, PostgresqlSettings, read_settings};
 use crate::reader::{Reader, Section, found, is_empty};
-use crate::slots::{self, IgnoreSlot, PermanentSlot};
+use crate::slots;
 use crate::timing;
 use crate::tree::{Node, NodeValue};
 use crate::value::{self, TimeUnit};

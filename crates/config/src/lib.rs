@@ -39,6 +39,5 @@ pub use local::{
     ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
 };
 pub use secret::Secret;
-pub use slots::{IgnoreSlot, PermanentSlot};
 pub use timing::{TimingFault, check_timing};
 pub use value::{TimeUnit, parse_bool, parse_bytes, parse_int, parse_time};

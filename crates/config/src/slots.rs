@@ -2,30 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use surus_core::slots::{IgnoreSlot, PermanentSlot};
+
 use crate::reader::{Reader, Section, is_empty};
 use crate::tree::{Node, NodeValue};
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PermanentSlot {
-    /// `on_primary_cluster` / `on_standby_cluster`: whether it exists in a cluster of that kind.
-    Physical {
-        on_primary_cluster: bool,
-        on_standby_cluster: bool,
-    },
-    Logical {
-        database: String,
-        plugin: String,
-    },
-}
-
-/// A slot that is none of our business matches an entry when every given field equals; an empty entry matches all.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct IgnoreSlot {
-    pub name: Option<String>,
-    pub kind: Option<String>,
-    pub database: Option<String>,
-    pub plugin: Option<String>,
-}
 
 /// Under the first of three names that is there.
 pub(crate) fn read_slots(s: &mut Section<'_>, r: &mut Reader) -> BTreeMap<String, PermanentSlot> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use surus_config::{DynamicConfig, PermanentSlot};
+use surus_config::DynamicConfig;
+use surus_core::slots::PermanentSlot;
 use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
 
 fn read(document: serde_json::Value) -> (DynamicConfig, Vec<String>) {

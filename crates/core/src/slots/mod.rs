@@ -1,0 +1,335 @@
+//! Which replication slots a node keeps, and how far the inactive ones may advance (`spec/ha.md §17`).
+
+mod plan;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use plan::{Action, Here, LogicalSlot, Plan, plan};
+pub use watch::{Retention, Room, Withheld};
+
+use crate::cluster::{ClusterView, Member, Tags};
+use crate::ids::{Lsn, MemberName};
+use crate::postgres::Slot;
+use crate::settings::ClusterSettings;
+
+/// A slot that the dynamic configuration asks for on every member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PermanentSlot {
+    /// Whether it exists in a cluster of that kind.
+    Physical {
+        on_primary_cluster: bool,
+        on_standby_cluster: bool,
+    },
+    Logical {
+        database: String,
+        plugin: String,
+    },
+}
+
+/// A slot that is none of our business matches an entry when every given field equals; an empty entry matches all.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IgnoreSlot {
+    pub name: Option<String>,
+    pub kind: Option<String>,
+    pub database: Option<String>,
+    pub plugin: Option<String>,
+}
+
+impl IgnoreSlot {
+    pub fn matches(&self, slot: &Slot) -> bool {
+        let is = |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == value);
+        is(&self.name, Some(&slot.name))
+            && is(&self.kind, Some(if slot.logical { "logical" } else { "physical" }))
+            && is(&self.database, slot.database.as_deref())
+            && is(&self.plugin, slot.plugin.as_deref())
+    }
+}
+
+/// The node whose slots are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    pub view: &'a ClusterView,
+    pub me: &'a MemberName,
+    pub tags: &'a Tags,
+    pub settings: &'a ClusterSettings,
+    pub permanent: &'a BTreeMap<String, PermanentSlot>,
+    /// It holds the lead.
+    pub leads: bool,
+    pub server_version: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    Physical {
+        /// Somebody is to stream from it here. The others only keep what their owner may need one day.
+        used_here: bool,
+        /// Where its owner is known to be.
+        at: Option<Lsn>,
+    },
+    Logical {
+        database: String,
+        plugin: String,
+        /// What its reader has confirmed to the leader.
+        at: Option<Lsn>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Wanted {
+    pub slots: BTreeMap<String, Want>,
+    /// What cannot be had as it is written down, in words.
+    pub faults: BTreeSet<String>,
+}
+
+/// Slots of the other members, on the leader and on replicas alike: a new leader that already has them serves its
+/// followers without delay and has kept the WAL they need. And the permanent ones.
+pub fn wanted(node: &Node<'_>) -> Wanted {
+    let mut wanted = Wanted::default();
+    if !node.settings.use_slots {
+        return wanted;
+    }
+    members(node, &mut wanted);
+    if !node.tags.nofailover() {
+        let mine = node.me.slot_name();
+        for slot in node.view.status.retain_slots.iter().filter(|s| **s != mine) {
+            let at = node.published(slot);
+            wanted.slots.entry(slot.clone()).or_insert(Want::Physical { used_here: node.leads, at });
+        }
+        permanent(node, &mut wanted);
+    }
+    wanted
+}
+
+fn members(node: &Node<'_>, wanted: &mut Wanted) {
+    let ttl = node.settings.member_slots_ttl;
+    let everywhere = node.server_version >= 110_000 && ttl > Duration::ZERO && !node.tags.nofailover();
+    let mut owners: BTreeMap<String, Vec<&MemberName>> = BTreeMap::new();
+    for member in node.view.others(node.me).filter(|m| !m.tags.nostream()) {
+        let slot = member.name.slot_name();
+        owners.entry(slot.clone()).or_default().push(&member.name);
+        let used_here = node.feeds(member);
+        if used_here || everywhere {
+            let own = member.tags.replicatefrom().and(member.xlog_location);
+            let at = node.published(&slot).max(own).filter(|lsn| lsn.is_valid());
+            wanted.slots.insert(slot, Want::Physical { used_here, at });
+        }
+    }
+    for (slot, owners) in owners.into_iter().filter(|(_, owners)| owners.len() > 1) {
+        let names: Vec<&str> = owners.iter().map(|name| name.0.as_str()).collect();
+        wanted.faults.insert(format!(
+            "Following cluster members share a replication slot name: {} ({slot}); give one of them another name",
+            names.join(", ")
+        ));
+    }
+}
+
+fn permanent(node: &Node<'_>, wanted: &mut Wanted) {
+    // Older servers cannot move a slot that nobody reads, and it would hold back WAL for ever.
+    if node.server_version < 110_000 && !node.leads {
+        return;
+    }
+    for (name, slot) in node.permanent {
+        match slot {
+            PermanentSlot::Physical { on_primary_cluster, on_standby_cluster } => {
+                let here = if node.settings.standby_cluster { *on_standby_cluster } else { *on_primary_cluster };
+                if here && *name != node.me.slot_name() {
+                    let at = node.published(name);
+                    wanted.slots.entry(name.clone()).or_insert(Want::Physical { used_here: node.leads, at });
+                }
+            }
+            PermanentSlot::Logical { database, plugin } => {
+                if wanted.slots.contains_key(name) {
+                    wanted.faults.insert(format!(
+                        "Permanent logical replication slot '{name}' is conflicting with slot name for cluster member; \
+                         rename it in `slots`"
+                    ));
+                } else if !node.settings.standby_cluster && node.decodes() {
+                    let (database, plugin) = (database.clone(), plugin.clone());
+                    wanted.slots.insert(name.clone(), Want::Logical { database, plugin, at: node.published(name) });
+                }
+            }
+        }
+    }
+}
+
+impl Node<'_> {
+    fn published(&self, slot: &str) -> Option<Lsn> {
+        self.view.status.slots.get(slot).copied().filter(|lsn| lsn.is_valid())
+    }
+
+    /// That member streams from this node.
+    fn feeds(&self, member: &Member) -> bool {
+        match member.tags.replicatefrom() {
+            Some(from) if self.view.members.contains_key(&from) => {
+                from == *self.me && (self.leads || self.view.leader_name() != Some(&member.name))
+            }
+            _ => self.leads,
+        }
+    }
+
+    /// A server that streams, directly or through others, and so can tell the primary what a logical slot still needs.
+    fn decodes(&self) -> bool {
+        let mut tags = self.tags;
+        for _ in 0..=self.view.members.len() {
+            if tags.nostream() {
+                return false;
+            }
+            match tags.replicatefrom().and_then(|name| self.view.members.get(&name)) {
+                Some(upstream) => tags = &upstream.tags,
+                None => return true,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Status;
+
+    fn cluster() -> ClusterView {
+        let mut view = ClusterView {
+            status: Status {
+                optime: Lsn(9),
+                slots: [("c".into(), Lsn(5)), ("changes".into(), Lsn(6))].into(),
+                retain_slots: vec!["gone".into(), "b".into()],
+            },
+            ..ClusterView::default()
+        };
+        for (name, from, nostream) in
+            [("a", None, false), ("b", None, false), ("c", Some("b"), false), ("d", None, true)]
+        {
+            let mut m = Member { xlog_location: Some(Lsn(7)), ..Member::unknown(name.into()) };
+            if let Some(from) = from {
+                m.tags.0.insert("replicatefrom".into(), from.into());
+            }
+            m.tags.0.insert("nostream".into(), nostream.into());
+            view.members.insert(name.into(), m);
+        }
+        view
+    }
+
+    fn policy() -> BTreeMap<String, PermanentSlot> {
+        let physical = |primary, standby| PermanentSlot::Physical {
+            on_primary_cluster: primary,
+            on_standby_cluster: standby,
+        };
+        [
+            ("audit".to_owned(), physical(true, true)),
+            ("a".to_owned(), physical(true, true)),
+            ("only_standby".to_owned(), physical(false, true)),
+            ("changes".to_owned(), PermanentSlot::Logical { database: "app".into(), plugin: "pgoutput".into() }),
+        ]
+        .into()
+    }
+
+    struct Case {
+        view: ClusterView,
+        settings: ClusterSettings,
+        permanent: BTreeMap<String, PermanentSlot>,
+        version: u32,
+    }
+
+    impl Case {
+        fn new() -> Case {
+            Case { view: cluster(), settings: ClusterSettings::default(), permanent: BTreeMap::new(), version: 150_000 }
+        }
+
+        fn of(&self, me: &str, leads: bool) -> Wanted {
+            let me: MemberName = me.into();
+            wanted(&Node {
+                view: &self.view,
+                tags: &self.view.members[&me].tags,
+                me: &me,
+                settings: &self.settings,
+                permanent: &self.permanent,
+                leads,
+                server_version: self.version,
+            })
+        }
+
+        fn names(&self, me: &str, leads: bool) -> Vec<String> {
+            self.of(me, leads).slots.into_keys().collect()
+        }
+    }
+
+    fn physical(used_here: bool, at: Option<u64>) -> Want {
+        Want::Physical { used_here, at: at.map(Lsn) }
+    }
+
+    #[test]
+    fn members_and_absentees() {
+        let mut case = Case::new();
+        let leader = case.of("a", true).slots;
+        assert_eq!(leader.keys().collect::<Vec<_>>(), ["b", "c", "gone"]);
+        assert_eq!(leader["b"], physical(true, None));
+        assert_eq!(leader["c"], physical(false, Some(7)), "c streams from b: here it only advances");
+        let replica = case.of("b", false).slots;
+        assert_eq!(replica.keys().collect::<Vec<_>>(), ["a", "c", "gone"]);
+        assert_eq!(replica["c"], physical(true, Some(7)));
+        assert_eq!(case.names("d", false), ["a", "b", "c", "gone"]);
+        case.settings.member_slots_ttl = Duration::ZERO;
+        assert_eq!(case.names("b", false), ["b", "c", "gone"].map(str::to_owned)[1..]);
+        assert_eq!(case.names("a", true), ["b", "gone"]);
+        case.settings.use_slots = false;
+        assert_eq!(case.of("a", true), Wanted::default());
+    }
+
+    #[test]
+    fn old_servers_keep_what_is_read_from_them() {
+        let mut case = Case::new();
+        case.version = 100_000;
+        case.permanent = policy();
+        assert_eq!(case.names("b", false), ["c", "gone"]);
+        assert_eq!(case.names("a", true), ["audit", "b", "changes", "gone"]);
+    }
+
+    #[test]
+    fn a_member_that_must_not_lead_keeps_only_what_is_read_from_it() {
+        let mut case = Case::new();
+        case.permanent = policy();
+        case.view.members.get_mut(&MemberName::from("b")).unwrap().tags.0.insert("nofailover".into(), true.into());
+        assert_eq!(case.names("b", false), ["c"]);
+    }
+
+    #[test]
+    fn permanent_slots() {
+        let mut case = Case::new();
+        case.permanent = policy();
+        let leader = case.of("a", true);
+        let logical = |at: Option<u64>| Want::Logical {
+            database: "app".into(),
+            plugin: "pgoutput".into(),
+            at: at.map(Lsn),
+        };
+        assert_eq!(leader.slots.keys().collect::<Vec<_>>(), ["audit", "b", "c", "changes", "gone"]);
+        assert_eq!((&leader.slots["audit"], &leader.slots["changes"]), (&physical(true, None), &logical(Some(6))));
+        let replica = case.of("b", false);
+        assert_eq!(replica.slots["audit"], physical(false, None));
+        assert!(replica.slots.contains_key("a") && replica.slots.contains_key("changes"));
+        // Without streaming nobody can tell the primary what a logical slot needs; the same through a cascade.
+        assert!(!case.names("d", false).contains(&"changes".to_owned()));
+        let c = case.view.members.get_mut(&MemberName::from("c")).unwrap();
+        c.tags.0.insert("replicatefrom".into(), "d".into());
+        assert!(!case.names("c", false).contains(&"changes".to_owned()));
+        case.settings.standby_cluster = true;
+        assert_eq!(case.names("a", true), ["audit", "b", "c", "gone", "only_standby"]);
+    }
+
+    #[test]
+    fn names_that_collide_are_told() {
+        let mut case = Case::new();
+        case.view.members.insert("B".into(), Member::unknown("B".into()));
+        let logical = PermanentSlot::Logical { database: "app".into(), plugin: "p".into() };
+        case.permanent.insert("c".into(), logical);
+        let faults: Vec<String> = case.of("a", true).faults.into_iter().collect();
+        assert_eq!(faults.len(), 2);
+        assert!(faults[0].contains("share a replication slot name: B, b"), "{faults:?}");
+        assert!(faults[1].contains("'c' is conflicting"), "{faults:?}");
+    }
+}

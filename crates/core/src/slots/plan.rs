@@ -1,0 +1,306 @@
+//! What is to be done to the slots that are there (`spec/ha.md §17.4`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{IgnoreSlot, Want};
+use crate::ids::Lsn;
+use crate::postgres::Slot;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicalSlot {
+    pub name: String,
+    pub database: String,
+    pub plugin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Drop { name: String, why: &'static str },
+    CreatePhysical(String),
+    CreateLogical(LogicalSlot),
+    AdvancePhysical(String, Lsn),
+    AdvanceLogical { slot: LogicalSlot, to: Lsn },
+}
+
+/// The server the slots are on.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    pub primary: bool,
+    /// What a standby has applied: a logical slot cannot be ahead of that.
+    pub replayed: Lsn,
+    /// Nothing is dropped while the cluster is paused.
+    pub paused: bool,
+    /// Unwanted, and left alone for now.
+    pub spared: &'a BTreeSet<String>,
+    pub ignored: &'a [IgnoreSlot],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In this order.
+    pub actions: Vec<Action>,
+    /// Should go, and is in use.
+    pub in_use: BTreeSet<String>,
+    /// Logical slots that only a copy of the leader's can bring to this standby.
+    pub to_copy: Vec<LogicalSlot>,
+    /// Slots of subscribers that nobody asked to keep: not there after a failover.
+    pub unprotected: BTreeSet<String>,
+}
+
+pub fn plan(found: &[Slot], wanted: &BTreeMap<String, Want>, here: &Here<'_>) -> Plan {
+    let mut plan = Plan::default();
+    for slot in found.iter().filter(|s| !wanted.contains_key(&s.name)) {
+        surplus(slot, here, &mut plan);
+    }
+    let found: BTreeMap<&str, &Slot> = found.iter().map(|s| (s.name.as_str(), s)).collect();
+    for (name, want) in wanted {
+        let slot = found.get(name.as_str()).copied();
+        match want {
+            Want::Physical { used_here, at } => physical(name, *used_here, *at, slot, here, &mut plan),
+            Want::Logical { database, plugin, at } => {
+                let want = LogicalSlot { name: name.clone(), database: database.clone(), plugin: plugin.clone() };
+                logical(want, *at, slot, here, &mut plan);
+            }
+        }
+    }
+    plan
+}
+
+fn surplus(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
+    if here.ignored.iter().any(|i| i.matches(slot)) {
+        return;
+    }
+    if slot.logical && here.primary {
+        // Somebody subscribed to it. That it is not in use just now does not make it worthless: dropped, its reader
+        // would have lost what it has not read yet.
+        plan.unprotected.insert(slot.name.clone());
+    } else if !here.spared.contains(&slot.name) {
+        drop(slot, "no member and no setting asks for it", here, plan);
+    }
+}
+
+/// `true`: it will be gone.
+fn drop(slot: &Slot, why: &'static str, here: &Here<'_>, plan: &mut Plan) -> bool {
+    if here.paused {
+        return false;
+    }
+    if slot.active {
+        plan.in_use.insert(slot.name.clone());
+        return false;
+    }
+    plan.actions.push(Action::Drop { name: slot.name.clone(), why });
+    true
+}
+
+fn lost(slot: &Slot) -> bool {
+    slot.wal_status.as_deref() == Some("lost")
+}
+
+fn physical(name: &str, used_here: bool, at: Option<Lsn>, slot: Option<&Slot>, here: &Here<'_>, plan: &mut Plan) {
+    let create = Action::CreatePhysical(name.to_owned());
+    let Some(slot) = slot else {
+        plan.actions.push(create);
+        return;
+    };
+    let why = if slot.logical {
+        "a physical slot of that name is wanted"
+    } else if lost(slot) {
+        "the WAL it was to keep is gone"
+    } else if !used_here && slot.has_xmin {
+        "nobody streams from it here, and its xmin would hold back vacuum for ever"
+    } else if !used_here && slot.restart_lsn.is_none() {
+        "it keeps no WAL"
+    } else {
+        if let (false, false, Some(at)) = (used_here, slot.active, at)
+            && slot.restart_lsn.is_some_and(|restart| restart < at)
+        {
+            plan.actions.push(Action::AdvancePhysical(name.to_owned(), at));
+        }
+        return;
+    };
+    if drop(slot, why, here, plan) {
+        plan.actions.push(create);
+    }
+}
+
+fn logical(want: LogicalSlot, at: Option<Lsn>, slot: Option<&Slot>, here: &Here<'_>, plan: &mut Plan) {
+    let Some(slot) = slot else {
+        if here.primary {
+            plan.actions.push(Action::CreateLogical(want));
+        } else if at.is_some() {
+            plan.to_copy.push(want);
+        }
+        return;
+    };
+    let same = slot.logical
+        && slot.database.as_deref() == Some(want.database.as_str())
+        && slot.plugin.as_deref() == Some(want.plugin.as_str());
+    if !same || lost(slot) {
+        let why = if same { "the WAL it was to keep is gone" } else { "its type, database or plugin is another one" };
+        if drop(slot, why, here, plan) && here.primary {
+            plan.actions.push(Action::CreateLogical(want));
+        }
+    } else if !here.primary && !slot.active {
+        let to = at.map(|at| at.min(here.replayed)).filter(|to| slot.confirmed_flush_lsn.is_some_and(|c| c < *to));
+        plan.actions.extend(to.map(|to| Action::AdvanceLogical { slot: want, to }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(name: &str, restart: u64) -> Slot {
+        Slot {
+            name: name.into(),
+            logical: false,
+            active: false,
+            restart_lsn: Some(Lsn(restart)),
+            confirmed_flush_lsn: None,
+            has_xmin: false,
+            wal_status: None,
+            plugin: None,
+            database: None,
+        }
+    }
+
+    fn logical_slot(name: &str, confirmed: u64) -> Slot {
+        Slot {
+            logical: true,
+            confirmed_flush_lsn: Some(Lsn(confirmed)),
+            has_xmin: true,
+            plugin: Some("pgoutput".into()),
+            database: Some("app".into()),
+            ..slot(name, confirmed)
+        }
+    }
+
+    const NONE: &BTreeSet<String> = &BTreeSet::new();
+
+    const PRIMARY: Here<'_> =
+        Here { primary: true, replayed: Lsn(0), paused: false, spared: NONE, ignored: &[] };
+    const STANDBY: Here<'_> =
+        Here { primary: false, replayed: Lsn(8), paused: false, spared: NONE, ignored: &[] };
+
+    fn physical(used_here: bool, at: u64) -> Want {
+        Want::Physical { used_here, at: (at > 0).then_some(Lsn(at)) }
+    }
+
+    fn changes(at: u64) -> BTreeMap<String, Want> {
+        let want = Want::Logical {
+            database: "app".into(),
+            plugin: "pgoutput".into(),
+            at: (at > 0).then_some(Lsn(at)),
+        };
+        [("changes".to_owned(), want)].into()
+    }
+
+    /// What was decided, in short.
+    fn told(plan: &Plan) -> Vec<String> {
+        let actions = plan.actions.iter().map(|action| match action {
+            Action::Drop { name, .. } => format!("drop {name}"),
+            Action::CreatePhysical(name) => format!("create {name}"),
+            Action::CreateLogical(slot) => format!("create logical {}", slot.name),
+            Action::AdvancePhysical(name, to) => format!("advance {name} {}", to.0),
+            Action::AdvanceLogical { slot, to } => format!("advance logical {} {}", slot.name, to.0),
+        });
+        let copies = plan.to_copy.iter().map(|slot| format!("copy {}", slot.name));
+        let in_use = plan.in_use.iter().map(|name| format!("in use {name}"));
+        let open = plan.unprotected.iter().map(|name| format!("unprotected {name}"));
+        actions.chain(copies).chain(in_use).chain(open).collect()
+    }
+
+    #[test]
+    fn physical_slots() {
+        let found = [
+            slot("stray", 5),
+            Slot { active: true, ..slot("busy", 5) },
+            slot("spared", 5),
+            slot("ignored", 5),
+            Slot { active: true, has_xmin: true, ..slot("used", 5) },
+            slot("behind", 5),
+            slot("there", 9),
+            Slot { has_xmin: true, ..slot("xmin", 5) },
+            Slot { restart_lsn: None, ..slot("unreserved", 5) },
+            Slot { wal_status: Some("lost".into()), ..slot("lost", 5) },
+            logical_slot("other_kind", 5),
+        ];
+        let wanted: BTreeMap<String, Want> = [
+            ("used", physical(true, 0)),
+            ("behind", physical(false, 9)),
+            ("there", physical(false, 9)),
+            ("xmin", physical(false, 0)),
+            ("unreserved", physical(false, 9)),
+            ("lost", physical(true, 9)),
+            ("new", physical(true, 0)),
+            ("other_kind", physical(true, 0)),
+        ]
+        .map(|(name, want)| (name.to_owned(), want))
+        .into();
+        let spared = ["spared".to_owned()].into();
+        let ignored = [IgnoreSlot { name: Some("ignored".into()), ..IgnoreSlot::default() }];
+        let here = Here { spared: &spared, ignored: &ignored, ..PRIMARY };
+        let told = told(&plan(&found, &wanted, &here));
+        assert_eq!(
+            told.join(", "),
+            "drop stray, advance behind 9, drop lost, create lost, create new, drop other_kind, create other_kind, \
+             drop unreserved, create unreserved, drop xmin, create xmin, in use busy"
+        );
+    }
+
+    #[test]
+    fn nothing_is_dropped_in_a_pause() {
+        let found = [slot("stray", 5), Slot { has_xmin: true, ..slot("xmin", 5) }, slot("behind", 5)];
+        let wanted =
+            [("xmin".to_owned(), physical(false, 0)), ("behind".to_owned(), physical(false, 7))].into();
+        let paused = Here { paused: true, ..PRIMARY };
+        assert_eq!(told(&plan(&found, &wanted, &paused)), ["advance behind 7"]);
+    }
+
+    #[test]
+    fn logical_slots() {
+        let here = [logical_slot("changes", 5)];
+        let other = [Slot { plugin: Some("wal2json".into()), ..logical_slot("changes", 5) }];
+        let gone = [Slot { wal_status: Some("lost".into()), ..logical_slot("changes", 5) }];
+        let busy = [Slot { active: true, ..logical_slot("changes", 5) }];
+        let nothing = BTreeMap::new();
+        let cases: [(&[Slot], &BTreeMap<String, Want>, Here<'_>, &[&str]); 11] = [
+            (&[], &changes(0), PRIMARY, &["create logical changes"]),
+            (&[], &changes(0), STANDBY, &[]),
+            (&[], &changes(6), STANDBY, &["copy changes"]),
+            (&here, &changes(7), PRIMARY, &[]),
+            (&here, &changes(7), STANDBY, &["advance logical changes 7"]),
+            // The standby has not applied that yet.
+            (&here, &changes(20), STANDBY, &["advance logical changes 8"]),
+            (&busy, &changes(7), STANDBY, &[]),
+            (&other, &changes(7), PRIMARY, &["drop changes", "create logical changes"]),
+            (&gone, &changes(7), STANDBY, &["drop changes"]),
+            // A subscriber's slot on a primary is not ours to drop; on a standby it only holds back WAL.
+            (&here, &nothing, PRIMARY, &["unprotected changes"]),
+            (&here, &nothing, STANDBY, &["drop changes"]),
+        ];
+        for (i, (found, wanted, server, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(told(&plan(found, wanted, &server)), expected, "case {i}");
+        }
+    }
+
+    #[test]
+    fn what_is_ignored() {
+        let entry = |text: [&str; 4]| {
+            let [name, kind, database, plugin] = text.map(|t| (!t.is_empty()).then(|| t.to_owned()));
+            IgnoreSlot { name, kind, database, plugin }
+        };
+        for (fields, matches) in [
+            (["", "", "", ""], true),
+            (["changes", "", "", ""], true),
+            (["changes", "physical", "", ""], false),
+            (["", "logical", "app", "pgoutput"], true),
+            (["", "logical", "other", "pgoutput"], false),
+            (["", "", "app", "wal2json"], false),
+        ] {
+            assert_eq!(entry(fields).matches(&logical_slot("changes", 5)), matches, "{fields:?}");
+        }
+    }
+}
