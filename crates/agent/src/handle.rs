@@ -37,6 +37,7 @@ pub struct Published {
     pub lease_until: Option<BootTime>,
     pub fence: crate::fence::Shown,
     pub stalls: crate::stall::Shown,
+    pub slots: crate::agent::SlotsShown,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
     pub progress: Option<Progress>,

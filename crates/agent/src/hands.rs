@@ -10,6 +10,7 @@ use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::order::Task;
 use surus_core::postgres::{DataDir, Progress};
 use surus_core::server::Killed;
+use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_store::clock::boot_now;
@@ -218,6 +219,14 @@ impl Hands for RealHands {
 
     async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
         said(self.instance.follow(upstream, slot)).await
+    }
+
+    async fn fetch_slots(&self, from: &Upstream, slots: &[LogicalSlot], limit: Duration) -> Made<Vec<SlotCopy>> {
+        said(self.instance.fetch_slots(from, slots, limit)).await
+    }
+
+    async fn put_slots(&self, copies: Vec<SlotCopy>) -> Made {
+        said(self.instance.put_slots(copies)).await
     }
 
     async fn divergence(&self, from: &Upstream, limit: Duration) -> Made<Divergence> {

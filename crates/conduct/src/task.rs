@@ -8,6 +8,7 @@ mod copy;
 mod demote;
 mod hands;
 mod run;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub async fn perform<H: Hands>(task: Task, cx: TaskContext, hands: H) -> Outcome
         Task::Promote => run::promote(cx, hands).await,
         Task::Follow { upstream } => run::follow(cx, hands, upstream).await,
         Task::Restart => run::restart(cx, hands).await,
+        Task::CopySlots { from, slots } => slots::copy(cx, hands, from, &slots).await,
         Task::KillOrphans => hands.kill_orphans().await.map(|()| TaskDone::Done),
         Task::Demote(Demote::Handover { to, upstream }) => demote::handover(cx, hands, &to, upstream.as_ref()).await,
         Task::Demote(Demote::LeaseEnding { stop_by }) => demote::before(hands, stop_by).await,

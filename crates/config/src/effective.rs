@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use surus_core::postgres::RECOVERY_SETTINGS;
 use surus_core::settings::{ClusterSettings, SynchronousMode};
+use surus_core::slots::PermanentSlot;
 
 use crate::address::{HostPort, Listen};
 use crate::dynamic::DynamicConfig;
@@ -259,6 +260,10 @@ impl Merged {
             // Which standbys are synchronous is agreed in the store.
             self.drop("synchronous_standby_names");
         }
+        if decodes(local, dynamic) && version >= 110_000 {
+            // Vacuum on the primary has to spare what the copies of logical slots on this member still need.
+            self.set("hot_standby_feedback", "on", Place::of(Source::Dynamic));
+        }
         for rule in CONTROLLED.iter().filter(|c| c.since > version) {
             self.drop(rule.name);
         }
@@ -293,6 +298,13 @@ impl Merged {
         let place = self.sources.remove(name);
         Some((self.parameters.remove(name)?, place.unwrap_or_else(|| Place::of(Source::Default))))
     }
+}
+
+/// This member keeps copies of permanent logical slots while it is a standby.
+fn decodes(local: &LocalConfig, dynamic: &DynamicConfig) -> bool {
+    let logical = dynamic.slots.values().any(|slot| matches!(slot, PermanentSlot::Logical { .. }));
+    let keeps = dynamic.settings.use_slots && !dynamic.settings.standby_cluster;
+    logical && keeps && !local.tags.nostream() && !local.tags.nofailover()
 }
 
 type Select = fn(&PostgresqlSettings) -> &RoleSettings;

@@ -10,6 +10,7 @@ use crate::ids::{Lsn, MemberName, Timeline};
 use crate::order::{Epoch, Request, Task};
 use crate::postgres::{DataDir, Observed, ProcessState};
 use crate::settings::ClusterSettings;
+use crate::slots::LogicalSlot;
 use crate::stall::Stalls;
 use crate::time::BootTime;
 
@@ -160,6 +161,9 @@ pub struct Facts {
     pub peers: BTreeMap<MemberName, PeerFact>,
     /// Shown again until a step has answered it.
     pub request: Option<Request>,
+    /// Permanent logical slots that this standby lacks and could copy from the leader.
+    #[serde(default)]
+    pub missing_slots: Vec<LogicalSlot>,
     /// The agent was asked to end.
     pub shutdown: bool,
     /// When the failover request asks to be carried out, in Unix milliseconds; an unreadable text is `Err`.

@@ -47,6 +47,9 @@ pub struct Memory {
     /// Consecutive failures to bring the server up, and when the last one was.
     pub start_failures: u32,
     pub last_failure: Option<BootTime>,
+    /// When copying logical slots from the leader was last tried.
+    #[serde(default)]
+    pub slots_copied: Option<BootTime>,
     /// The lease ended under a running primary: serve reads as a standby until the store is back.
     pub lost_store: bool,
     /// Version of the failover request for which candidates are being asked, and since when.

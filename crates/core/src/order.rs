@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{FailoverRequest, KeyVersion, Upstream};
 use crate::ids::{MemberName, SystemId};
+use crate::slots::LogicalSlot;
 use crate::time::BootTime;
 
 /// Counts the tasks of this process. The end of a task of an older epoch is dropped.
@@ -53,6 +54,11 @@ pub enum Task {
         from: Upstream,
     },
     Restart,
+    /// Bring logical slots over from the leader, which takes a restart of this standby.
+    CopySlots {
+        from: Upstream,
+        slots: Vec<LogicalSlot>,
+    },
     /// End the server processes that a dead postmaster left behind.
     KillOrphans,
     /// Stop because the agent ends: hand the lead over if I have it.
@@ -77,6 +83,7 @@ impl Task {
             Task::Rewind { from } => format!("running pg_rewind from {}", from.name),
             Task::Reinitialize { .. } => "reinitialize".into(),
             Task::Restart => "restart".into(),
+            Task::CopySlots { .. } => "copy_logical_slots".into(),
             Task::KillOrphans => "ending orphaned server processes".into(),
             Task::Shutdown { .. } => "shutdown".into(),
         }

@@ -301,6 +301,12 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                 memory.divergence_checked = Some(finished.at);
             }
         }
+        (Task::CopySlots { .. }, outcome) => {
+            memory.slots_copied = Some(finished.at);
+            if outcome.is_ok() {
+                memory.not_streaming_since = Some(finished.at);
+            }
+        }
         (Task::Demote(_) | Task::KillOrphans | Task::Shutdown { .. }, _) => {}
     }
     // A divergence found against a leader that is not the leader any more says nothing.

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use surus_core::slots::Room;
+
 use crate::config::beside;
 use crate::os_user::OsUser;
 use crate::{ErrorKind, PgError, Result};
@@ -70,6 +72,17 @@ pub(crate) fn replace_file(path: &Path, text: &str, mode: u32, user: Option<&OsU
     fs::rename(&staged, &target).map_err(|e| PgError::io("replace", &target, &e))?;
     sync_parent(&target);
     Ok(!same)
+}
+
+/// What the file system that holds a directory has.
+pub async fn room(dir: &Path) -> Result<Room> {
+    let dir = dir.to_owned();
+    blocking("looking at the free space of a disk", IO_LIMIT, move || {
+        let stat = rustix::fs::statvfs(&dir).map_err(|e| PgError::io("look at the disk of", &dir, &e))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Room { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+    })
+    .await
 }
 
 pub(crate) fn sync_parent(path: &Path) {

@@ -44,6 +44,7 @@ mod version;
 mod walsender;
 
 pub use config::{Credentials, InstanceConfig};
+pub use disk::room;
 pub use error::{ErrorKind, PgError, Result};
 pub use greet::Doors;
 pub use instance::Instance;
@@ -52,7 +53,7 @@ pub use lock::DataDirLock;
 pub use postmaster::Postmaster;
 pub use proc_fs::start_ticks;
 pub use settings::Setting;
-pub use slots::SlotChanges;
+pub use slots::Changed;
 pub use start::Started;
 pub use surus_core::server::{Divergence, FollowOutcome, ShutdownPosition, StartAs, StopMode, Stopped};
 pub use user_command::{Background, UserCommand};

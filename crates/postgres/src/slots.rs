@@ -1,161 +1,178 @@
-//! Physical slots of members (`spec/ha.md §17.1, §17.4`).
+//! Changing the slots of the running server, and bringing logical ones over from the leader (`spec/ha.md §17.4`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
-use surus_core::Lsn;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use surus_core::cluster::Upstream;
+use surus_core::slots::{Action, LogicalSlot, SlotCopy, Xmins};
 use tokio::time::Instant;
 
-use crate::Result;
+use crate::disk::{IO_LIMIT, blocking, give_to, make_dirs};
 use crate::instance::Instance;
-use crate::sql::{Profile, Row, literal};
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotChanges {
-    pub created: Vec<String>,
-    pub dropped: Vec<String>,
-    pub advanced: Vec<String>,
-    /// Unwanted, but in use.
-    pub still_active: Vec<String>,
-}
+use crate::os_user::{OsUser, run_as};
+use crate::sql::{Endpoint, Profile, Row, Session, literal};
+use crate::{ErrorKind, PgError, Result};
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Moving a logical slot reads the log from where it stands.
+const ADVANCE: Duration = Duration::from_secs(600);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    physical: bool,
-    active: bool,
-    restart_lsn: Option<Lsn>,
-    has_xmin: bool,
-    lost: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Action {
-    Drop(String),
-    Create(String),
-    Advance(String, Lsn),
-}
-
-/// What is to be done, in this order.
-fn plan(
-    found: &BTreeMap<String, Found>,
-    wanted: &BTreeSet<String>,
-    advance: &BTreeMap<String, Lsn>,
-    keep: Option<&BTreeSet<String>>,
-) -> (Vec<Action>, Vec<String>) {
-    let (mut actions, mut still_active) = (Vec::new(), Vec::new());
-    if let Some(keep) = keep {
-        for (name, slot) in found.iter().filter(|(n, s)| s.physical && !wanted.contains(*n) && !keep.contains(*n)) {
-            if slot.active {
-                still_active.push(name.clone());
-            } else {
-                actions.push(Action::Drop(name.clone()));
-            }
-        }
-    }
-    for name in wanted {
-        let Some(slot) = found.get(name) else {
-            actions.push(Action::Create(name.clone()));
-            continue;
-        };
-        let elsewhere = advance.get(name);
-        // Nobody streams from a slot to be advanced: an xmin in it would hold back vacuum for ever.
-        let useless = elsewhere.is_some() && (slot.has_xmin || slot.restart_lsn.is_none());
-        if !slot.physical || slot.lost || useless {
-            if slot.active {
-                still_active.push(name.clone());
-            } else {
-                actions.push(Action::Drop(name.clone()));
-                actions.push(Action::Create(name.clone()));
-            }
-        } else if let (Some(target), false) = (elsewhere, slot.active)
-            && slot.restart_lsn.is_some_and(|at| at < *target)
-        {
-            actions.push(Action::Advance(name.clone(), *target));
-        }
-    }
-    (actions, still_active)
-}
-
-fn read(rows: &[Row]) -> BTreeMap<String, Found> {
-    let slot = |row: &Row| {
-        let cell = |i: usize| row.get(i).and_then(Option::as_deref);
-        let found = Found {
-            physical: cell(1) == Some("physical"),
-            active: cell(2) == Some("t"),
-            restart_lsn: cell(3).and_then(|t| t.parse().ok()),
-            has_xmin: cell(4) == Some("t"),
-            lost: cell(5) == Some("lost"),
-        };
-        Some((cell(0)?.to_owned(), found))
-    };
-    rows.iter().filter_map(slot).collect()
+/// How each of the changes went.
+#[derive(Debug)]
+pub struct Changed {
+    pub action: Action,
+    pub outcome: Result<()>,
 }
 
 impl Instance {
-    /// `wanted` slots are created, and created anew where they are of no use. `advance` names those of them whose
-    /// members stream from elsewhere, and how far their members are. With `keep`, inactive physical slots in neither
-    /// set are dropped; without it none is.
-    pub async fn sync_member_slots(
-        &self,
-        wanted: &BTreeSet<String>,
-        advance: &BTreeMap<String, Lsn>,
-        keep: Option<&BTreeSet<String>>,
-    ) -> Result<SlotChanges> {
+    /// One that cannot be had does not keep the others from being there.
+    pub async fn change_slots(&self, actions: Vec<Action>) -> Result<Vec<Changed>> {
         let deadline = Instant::now() + LIMIT;
-        let rows = self
-            .kept_rows(
-                "SELECT slot_name, slot_type, active, restart_lsn, coalesce(xmin, catalog_xmin) IS NOT NULL, wal_status \
-                 FROM pg_replication_slots WHERE NOT temporary",
-                deadline,
-            )
-            .await?;
-        let (actions, still_active) = plan(&read(&rows), wanted, advance, keep);
-        let mut changes = SlotChanges { still_active, ..SlotChanges::default() };
-        if actions.is_empty() {
-            return Ok(changes);
-        }
         let session = self.session(&Profile::WORK, deadline).await?;
-        let mut first = None;
+        let mut changed = Vec::new();
         for action in actions {
-            let (sql, name, list) = match action {
-                Action::Drop(name) => (
-                    format!(
-                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-                         WHERE slot_name = {} AND NOT active",
-                        literal(&name)
-                    ),
-                    name,
-                    &mut changes.dropped,
-                ),
-                Action::Create(name) => (
-                    format!(
-                        "SELECT pg_create_physical_replication_slot({0}, true) \
-                         WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {0})",
-                        literal(&name)
-                    ),
-                    name,
-                    &mut changes.created,
-                ),
-                Action::Advance(name, to) => (
-                    format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(&name)),
-                    name,
-                    &mut changes.advanced,
-                ),
-            };
-            // One slot that cannot be had must not keep the others from being there.
-            match session.rows(&sql, deadline).await {
-                Ok(_) => list.push(name),
-                Err(e) => {
-                    tracing::warn!("replication slot {name}: {e}");
-                    first = first.or(Some(e));
+            let outcome = match &action {
+                Action::AdvanceLogical { slot, to } => {
+                    let sql = format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(&slot.name));
+                    self.in_database(&slot.database, &sql, ADVANCE).await
                 }
+                Action::CreateLogical(slot) => {
+                    let sql = format!(
+                        "SELECT pg_create_logical_replication_slot({0}, {1}) \
+                         WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {0})",
+                        literal(&slot.name),
+                        literal(&slot.plugin)
+                    );
+                    self.in_database(&slot.database, &sql, LIMIT).await
+                }
+                _ => session.rows(&statement(&action), Instant::now() + LIMIT).await.map(|_| ()),
+            };
+            changed.push(Changed { action, outcome });
+        }
+        Ok(changed)
+    }
+
+    /// A logical slot belongs to its database: elsewhere it can be neither made nor moved.
+    async fn in_database(&self, database: &str, sql: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        self.session_in(database, &Profile::WORK, deadline).await?.rows(sql, deadline).await.map(|_| ())
+    }
+
+    /// Reads logical slots of a primary as files. Those it does not have, or has otherwise, are left out.
+    pub async fn fetch_slots(&self, from: &Upstream, wanted: &[LogicalSlot], limit: Duration) -> Result<Vec<SlotCopy>> {
+        let deadline = Instant::now() + limit;
+        let session = self.session_at(from, deadline).await?;
+        let names: Vec<String> = wanted.iter().map(|slot| literal(&slot.name)).collect();
+        let sql = format!(
+            "SELECT slot_name, database, plugin, \
+             translate(encode(pg_read_binary_file('pg_replslot/' || slot_name || '/state'), 'base64'), E'\\n', '') \
+             FROM pg_replication_slots WHERE slot_type = 'logical' AND NOT pg_is_in_recovery() AND slot_name IN ({})",
+            names.join(", ")
+        );
+        let mut copies = Vec::new();
+        for row in session.rows(&sql, deadline).await? {
+            let cell = |i: usize| row.get(i).cloned().flatten();
+            let (Some(name), Some(database), Some(plugin), Some(text)) = (cell(0), cell(1), cell(2), cell(3)) else {
+                continue;
+            };
+            let slot = LogicalSlot { name, database, plugin };
+            let state = BASE64.decode(text).map_err(|e| {
+                PgError::new(ErrorKind::Tool, format!("{}: slot {} has no readable state: {e}", from.name, slot.name))
+            })?;
+            if wanted.contains(&slot) {
+                copies.push(SlotCopy { slot, state });
             }
         }
-        match first {
-            Some(e) => Err(e),
-            None => Ok(changes),
+        Ok(copies)
+    }
+
+    /// The oldest transaction whose catalog rows each slot of a primary needs.
+    pub async fn catalog_xmins_at(&self, at: &Upstream, limit: Duration) -> Result<Xmins> {
+        let deadline = Instant::now() + limit;
+        let sql = "SELECT slot_name, catalog_xmin::text FROM pg_replication_slots WHERE NOT pg_is_in_recovery()";
+        Ok(xmins(&self.session_at(at, deadline).await?.rows(sql, deadline).await?))
+    }
+
+    /// The same for the slots here.
+    pub async fn catalog_xmins(&self, limit: Duration) -> Result<Xmins> {
+        let sql = "SELECT slot_name, catalog_xmin::text FROM pg_replication_slots";
+        Ok(xmins(&self.kept_rows(sql, Instant::now() + limit).await?))
+    }
+
+    async fn session_at(&self, at: &Upstream, deadline: Instant) -> Result<Session> {
+        let config = self.config();
+        let profile = &Profile::HEARTBEAT;
+        Session::connect(&Endpoint::from(at), config.rewind_credentials(), &config.database, profile, deadline).await
+    }
+
+    /// Puts copies into the data directory of a server that does not run.
+    pub async fn put_slots(&self, copies: Vec<SlotCopy>) -> Result<()> {
+        if self.process().await.is_some() {
+            return Err(PgError::new(ErrorKind::Refused, "PostgreSQL runs; slots cannot be put below it"));
+        }
+        let data_dir = self.config().data_dir.clone();
+        blocking("copying replication slots", IO_LIMIT, move || {
+            let user = run_as(&data_dir)?;
+            let dir = data_dir.join("pg_replslot");
+            copies.iter().try_for_each(|copy| put(&dir, copy, user.as_ref()))
+        })
+        .await
+    }
+}
+
+fn xmins(rows: &[Row]) -> Xmins {
+    let xmin = |row: &Row| row.get(1)?.as_ref()?.parse().ok();
+    rows.iter().filter_map(|row| Some((row.first()?.clone()?, xmin(row)))).collect()
+}
+
+/// Whole or not at all: a server does not start over a slot that is cut off.
+fn put(dir: &Path, copy: &SlotCopy, user: Option<&OsUser>) -> Result<()> {
+    let (target, staged) = (dir.join(&copy.slot.name), dir.join(format!("{}.tmp", copy.slot.name)));
+    let io = |what: &str, path: &Path| {
+        let (what, path) = (what.to_owned(), path.to_owned());
+        move |e: std::io::Error| PgError::io(&what, &path, &e)
+    };
+    if staged.exists() {
+        fs::remove_dir_all(&staged).map_err(io("remove", &staged))?;
+    }
+    make_dirs(&staged, user)?;
+    let file = staged.join("state");
+    let write = || {
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
+        out.write_all(&copy.state)?;
+        out.sync_all()
+    };
+    write().map_err(io("write", &file))?;
+    give_to(&file, user)?;
+    if target.exists() {
+        fs::remove_dir_all(&target).map_err(io("remove", &target))?;
+    }
+    fs::rename(&staged, &target).map_err(io("rename", &staged))?;
+    for path in [target.as_path(), dir] {
+        fs::File::open(path).and_then(|d| d.sync_all()).map_err(io("sync", path))?;
+    }
+    Ok(())
+}
+
+fn statement(action: &Action) -> String {
+    match action {
+        Action::Drop { name, .. } => format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {} AND NOT active",
+            literal(name)
+        ),
+        Action::CreatePhysical(name) => format!(
+            "SELECT pg_create_physical_replication_slot({0}, true) \
+             WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {0})",
+            literal(name)
+        ),
+        Action::AdvancePhysical(name, to) => format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(name)),
+        Action::CreateLogical(slot) | Action::AdvanceLogical { slot, .. } => {
+            unreachable!("{} is changed in its database", slot.name)
         }
     }
 }
@@ -164,52 +181,19 @@ impl Instance {
 mod tests {
     use super::*;
 
-    fn slot(active: bool, restart: Option<u64>, has_xmin: bool) -> Found {
-        Found { physical: true, active, restart_lsn: restart.map(Lsn), has_xmin, lost: false }
-    }
-
-    fn set(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|n| (*n).to_owned()).collect()
-    }
-
     #[test]
-    fn what_is_done_to_slots() {
-        let found: BTreeMap<String, Found> = [
-            ("stray", slot(false, Some(5), false)),
-            ("busy", slot(true, Some(5), false)),
-            ("kept", slot(false, Some(5), false)),
-            ("logical", Found { physical: false, ..slot(false, Some(5), true) }),
-            ("a", slot(true, Some(5), true)),
-            ("behind", slot(false, Some(5), false)),
-            ("there", slot(false, Some(9), false)),
-            ("xmin", slot(false, Some(5), true)),
-            ("unreserved", slot(false, None, false)),
-            ("lost", Found { lost: true, ..slot(false, Some(5), false) }),
-        ]
-        .map(|(n, s)| (n.to_owned(), s))
-        .into();
-        let wanted = set(&["a", "new", "behind", "there", "xmin", "unreserved", "lost"]);
-        let advance: BTreeMap<String, Lsn> =
-            ["behind", "there", "xmin", "unreserved"].map(|n| (n.to_owned(), Lsn(9))).into();
-        let (actions, active) = plan(&found, &wanted, &advance, Some(&set(&["kept"])));
-        let drop = |n: &str| Action::Drop(n.into());
-        let create = |n: &str| Action::Create(n.into());
-        assert_eq!(
-            actions,
-            [
-                drop("stray"),
-                Action::Advance("behind".into(), Lsn(9)),
-                drop("lost"),
-                create("lost"),
-                create("new"),
-                drop("unreserved"),
-                create("unreserved"),
-                drop("xmin"),
-                create("xmin"),
-            ]
-        );
-        assert_eq!(active, ["busy"]);
-        let (quiet, active) = plan(&found, &set(&["a", "there"]), &BTreeMap::new(), None);
-        assert!(quiet.is_empty() && active.is_empty());
+    fn a_copy_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let slot = LogicalSlot { name: "changes".into(), database: "app".into(), plugin: "pgoutput".into() };
+        let mut copy = SlotCopy { slot, state: vec![1, 2, 3] };
+        // What an earlier try left behind, and what was there before.
+        fs::create_dir_all(dir.path().join("changes.tmp/x")).unwrap();
+        put(dir.path(), &copy, None).unwrap();
+        copy.state = vec![4];
+        put(dir.path(), &copy, None).unwrap();
+        assert_eq!(fs::read(dir.path().join("changes/state")).unwrap(), [4]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let error = put(&dir.path().join("absent"), &copy, None).unwrap_err().to_string();
+        assert!(error.contains("absent/changes.tmp"), "{error}");
     }
 }

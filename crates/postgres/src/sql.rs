@@ -217,10 +217,14 @@ impl Instance {
 
     /// A session of its own on this server.
     pub(crate) async fn session(&self, profile: &Profile, deadline: Instant) -> Result<Session> {
+        self.session_in(&self.config().database, profile, deadline).await
+    }
+
+    pub(crate) async fn session_in(&self, database: &str, profile: &Profile, deadline: Instant) -> Result<Session> {
         let config = self.config();
         let mut first = None;
         for way in self.endpoints().await? {
-            match Session::connect(&way, &config.superuser, &config.database, profile, deadline).await {
+            match Session::connect(&way, &config.superuser, database, profile, deadline).await {
                 Ok(session) => return Ok(session),
                 // Starting up, shutting down, in recovery: the other way says the same.
                 Err(e) if e.sqlstate() == Some("57P03") || e.is_timeout() => return Err(e),

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use common::{LIMIT, Site, bin_dir, eventually, is_root, kill, one, processes_in}
 use rustix::process::Signal;
 use surus_core::Timeline;
 use surus_core::postgres::{ControlState, DataDir, ProcessState};
+use surus_core::slots::{Action, LogicalSlot};
 use surus_postgres::{DataDirLock, ErrorKind, Instance, Postmaster, StartAs, StopMode, Stopped};
 use tokio_util::sync::CancellationToken;
 
@@ -76,14 +76,14 @@ async fn from_initdb_to_a_clean_stop() {
     assert_eq!(pending["max_worker_processes"].new_value, "9");
     assert!(node.settings(LIMIT).await.unwrap()["max_worker_processes"].pending_restart);
 
-    // Slots.
-    let wanted: BTreeSet<String> = ["b".to_owned(), "c".to_owned()].into();
-    let changes = node.sync_member_slots(&wanted, &BTreeMap::new(), None).await.unwrap();
-    assert_eq!(changes.created, ["b", "c"]);
-    let fewer: BTreeSet<String> = ["b".to_owned()].into();
-    assert_eq!(node.sync_member_slots(&fewer, &BTreeMap::new(), None).await.unwrap(), Default::default());
-    let changes = node.sync_member_slots(&fewer, &BTreeMap::new(), Some(&BTreeSet::new())).await.unwrap();
-    assert_eq!(changes.dropped, ["c"]);
+    // Slots. One that cannot be had does not keep the others from being there.
+    let create = |name: &str| Action::CreatePhysical(name.to_owned());
+    let logical = LogicalSlot { name: "l".into(), database: "postgres".into(), plugin: "no_such_plugin".into() };
+    let actions = vec![create("b"), Action::CreateLogical(logical), create("c"), create("b")];
+    let changed = node.change_slots(actions).await.unwrap();
+    assert_eq!(changed.iter().map(|c| c.outcome.is_ok()).collect::<Vec<_>>(), [true, false, true, true]);
+    let drop = |name: &str| Action::Drop { name: name.to_owned(), why: "test" };
+    assert!(node.change_slots(vec![drop("c")]).await.unwrap()[0].outcome.is_ok());
     assert_eq!(node.observe(LIMIT).await.unwrap().slots.len(), 1);
 
     node.checkpoint(LIMIT).await.unwrap();

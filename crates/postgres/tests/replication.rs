@@ -10,6 +10,7 @@ use std::time::Instant;
 use common::{LIMIT, Site, eventually, no_progress, one, upstream};
 use surus_core::Timeline;
 use surus_core::postgres::{DataDir, Progress};
+use surus_core::slots::Action;
 use surus_postgres::{Divergence, ErrorKind, FollowOutcome, Instance, StartAs, StopMode};
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +54,7 @@ async fn clone_promote_follow_rewind() {
     let site = Site::new();
     let a = site.primary("a").await;
     one(&a, "CREATE TABLE public.t (n int); INSERT INTO public.t VALUES (1); SELECT 1").await;
-    a.sync_member_slots(&["b".to_owned()].into(), &Default::default(), None).await.unwrap();
+    a.change_slots(vec![Action::CreatePhysical("b".into())]).await.unwrap();
 
     let (b, c) = (site.instance("b"), site.instance("c"));
     let began = Instant::now();

@@ -17,6 +17,7 @@ pub fn render(facts: &Facts<'_>) -> String {
     peers(facts, &mut page);
     ours(facts, &mut page);
     stalls(facts, &mut page);
+    slots(facts, &mut page);
     page.text
 }
 
@@ -201,6 +202,19 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
     );
 }
 
+fn slots(facts: &Facts<'_>, page: &mut Page) {
+    let shown = &facts.published.slots;
+    let held = || shown.withheld.iter().map(|w| (w.slot.as_str(), w.bytes as f64));
+    page.for_each("surus_slot_withheld_bytes", "WAL that a replication slot holds back.", "slot", held());
+    let full = shown.withheld.iter().filter_map(|w| Some((w.slot.as_str(), w.full_in?.as_secs_f64())));
+    let help = "Until the disk is full if the reader of a replication slot stays where it is.";
+    page.for_each("surus_slot_disk_full_seconds", help, "slot", full);
+    if let Some(room) = shown.room {
+        page.gauge("surus_wal_disk_free_bytes", "Free space on the disk of the WAL.", room.free);
+        page.gauge("surus_wal_disk_total_bytes", "Size of the disk of the WAL.", room.total);
+    }
+}
+
 fn stalls(facts: &Facts<'_>, page: &mut Page) {
     let shown = &facts.published.stalls;
     let lasting = shown.stalling().map(|stall| stall.map(|s| s.lasted()).unwrap_or_default());
@@ -241,6 +255,17 @@ impl Page {
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.series(name, help, None, "counter", value);
+    }
+
+    /// One series with a label more, for each of several things; nothing without any.
+    fn for_each<'a>(&mut self, name: &str, help: &str, label: &str, values: impl Iterator<Item = (&'a str, f64)>) {
+        for (i, (thing, value)) in values.enumerate() {
+            if i == 0 {
+                let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
+            }
+            let labels = self.labels.trim_end_matches('}');
+            let _ = writeln!(self.text, "{name}{labels},{label}=\"{}\"}} {value}", escape(thing));
+        }
     }
 
     fn series(&mut self, name: &str, help: &str, comment: Option<&str>, kind: &str, value: impl Display) {

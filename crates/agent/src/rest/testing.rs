@@ -122,6 +122,7 @@ pub fn published() -> Published {
         lease_until: Some(NOW + Duration::from_secs(20)),
         fence: Default::default(),
         stalls: Default::default(),
+        slots: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,
         progress: None,

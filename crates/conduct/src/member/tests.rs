@@ -53,6 +53,7 @@ fn facts(view: ClusterView) -> Facts {
         finished: None,
         peers: BTreeMap::new(),
         request: None,
+        missing_slots: vec![],
         shutdown: false,
         failover_due: None,
         fence: Default::default(),

@@ -6,6 +6,7 @@ use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::postgres::DataDir;
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, SystemId, Timeline};
 
@@ -155,6 +156,17 @@ pub trait Hands: Send + Sync {
         upstream: Option<&Upstream>,
         slot: Option<&str>,
     ) -> impl Future<Output = Made<FollowOutcome>> + Send;
+
+    /// Reads logical slots of a running primary; those it does not have are left out.
+    fn fetch_slots(
+        &self,
+        from: &Upstream,
+        slots: &[LogicalSlot],
+        limit: Duration,
+    ) -> impl Future<Output = Made<Vec<SlotCopy>>> + Send;
+
+    /// Puts copies of slots into the data directory of a server that does not run, each whole or not at all.
+    fn put_slots(&self, copies: Vec<SlotCopy>) -> impl Future<Output = Made> + Send;
 
     /// Compares local history with the upstream's. `Err`: cannot be told now.
     fn divergence(&self, from: &Upstream, limit: Duration) -> impl Future<Output = Made<Divergence>> + Send;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use surus_config::DynamicConfig;
-use surus_core::slots::PermanentSlot;
 use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
+use surus_core::slots::PermanentSlot;
 
 fn read(document: serde_json::Value) -> (DynamicConfig, Vec<String>) {
     let (config, warnings) = DynamicConfig::read(&document);

@@ -9,6 +9,9 @@ use crate::memory::Divergence;
 use crate::order::{Demote, Task};
 use crate::report::Section;
 
+/// How long copying slots is left alone after it was tried: each time the standby restarts.
+const COPY_AGAIN: Duration = Duration::from_secs(60);
+
 /// How long the same upstream is not ordered again.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(10);
 
@@ -117,6 +120,28 @@ pub const RULES: &[Rule] = &[
             }
         },
         why: "A server whose log forked cannot stream; one whose log did not only needs a moment.",
+    },
+    Rule {
+        id: 840,
+        section: Section::Replica,
+        name: "permanent logical slots of the leader are missing here",
+        when: |c| {
+            c.other_leads()
+                && !c.paused
+                && !c.facts.missing_slots.is_empty()
+                && c.facts.postgres.observed().is_some_and(|o| o.is_streaming())
+                && leader_primary(c).is_some()
+                && c.memory.slots_copied.is_none_or(|at| c.facts.now.since(at) >= COPY_AGAIN)
+        },
+        then: |w| {
+            if let Some(from) = leader_upstream(w) {
+                let slots = w.facts.missing_slots.clone();
+                let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
+                w.goal(format!("copying logical slots from {}: {}", from.name, names.join(", ")));
+                w.begin(Task::CopySlots { from, slots });
+            }
+        },
+        why: "A subscriber that finds its slot on the new primary goes on where it was; a standby cannot create one.",
     },
     Rule {
         id: 890,

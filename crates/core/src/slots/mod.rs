@@ -1,6 +1,7 @@
 //! Which replication slots a node keeps, and how far the inactive ones may advance (`spec/ha.md §17`).
 
 mod plan;
+mod ready;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use plan::{Action, Here, LogicalSlot, Plan, plan};
+pub use plan::{Action, Here, LogicalSlot, Plan, SlotCopy, plan};
+pub use ready::{Readiness, Xmins};
 pub use watch::{Retention, Room, Withheld};
 
 use crate::cluster::{ClusterView, Member, Tags};
@@ -215,10 +217,8 @@ mod tests {
     }
 
     fn policy() -> BTreeMap<String, PermanentSlot> {
-        let physical = |primary, standby| PermanentSlot::Physical {
-            on_primary_cluster: primary,
-            on_standby_cluster: standby,
-        };
+        let physical =
+            |primary, standby| PermanentSlot::Physical { on_primary_cluster: primary, on_standby_cluster: standby };
         [
             ("audit".to_owned(), physical(true, true)),
             ("a".to_owned(), physical(true, true)),
@@ -302,11 +302,8 @@ mod tests {
         let mut case = Case::new();
         case.permanent = policy();
         let leader = case.of("a", true);
-        let logical = |at: Option<u64>| Want::Logical {
-            database: "app".into(),
-            plugin: "pgoutput".into(),
-            at: at.map(Lsn),
-        };
+        let logical =
+            |at: Option<u64>| Want::Logical { database: "app".into(), plugin: "pgoutput".into(), at: at.map(Lsn) };
         assert_eq!(leader.slots.keys().collect::<Vec<_>>(), ["audit", "b", "c", "changes", "gone"]);
         assert_eq!((&leader.slots["audit"], &leader.slots["changes"]), (&physical(true, None), &logical(Some(6))));
         let replica = case.of("b", false);

@@ -8,11 +8,18 @@ use super::{IgnoreSlot, Want};
 use crate::ids::Lsn;
 use crate::postgres::Slot;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LogicalSlot {
     pub name: String,
     pub database: String,
     pub plugin: String,
+}
+
+/// A logical slot of the leader as it is on its disk.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SlotCopy {
+    pub slot: LogicalSlot,
+    pub state: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,21 +186,15 @@ mod tests {
 
     const NONE: &BTreeSet<String> = &BTreeSet::new();
 
-    const PRIMARY: Here<'_> =
-        Here { primary: true, replayed: Lsn(0), paused: false, spared: NONE, ignored: &[] };
-    const STANDBY: Here<'_> =
-        Here { primary: false, replayed: Lsn(8), paused: false, spared: NONE, ignored: &[] };
+    const PRIMARY: Here<'_> = Here { primary: true, replayed: Lsn(0), paused: false, spared: NONE, ignored: &[] };
+    const STANDBY: Here<'_> = Here { primary: false, replayed: Lsn(8), paused: false, spared: NONE, ignored: &[] };
 
     fn physical(used_here: bool, at: u64) -> Want {
         Want::Physical { used_here, at: (at > 0).then_some(Lsn(at)) }
     }
 
     fn changes(at: u64) -> BTreeMap<String, Want> {
-        let want = Want::Logical {
-            database: "app".into(),
-            plugin: "pgoutput".into(),
-            at: (at > 0).then_some(Lsn(at)),
-        };
+        let want = Want::Logical { database: "app".into(), plugin: "pgoutput".into(), at: (at > 0).then_some(Lsn(at)) };
         [("changes".to_owned(), want)].into()
     }
 
@@ -253,8 +254,7 @@ mod tests {
     #[test]
     fn nothing_is_dropped_in_a_pause() {
         let found = [slot("stray", 5), Slot { has_xmin: true, ..slot("xmin", 5) }, slot("behind", 5)];
-        let wanted =
-            [("xmin".to_owned(), physical(false, 0)), ("behind".to_owned(), physical(false, 7))].into();
+        let wanted = [("xmin".to_owned(), physical(false, 0)), ("behind".to_owned(), physical(false, 7))].into();
         let paused = Here { paused: true, ..PRIMARY };
         assert_eq!(told(&plan(&found, &wanted, &paused)), ["advance behind 7"]);
     }

@@ -82,6 +82,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             }
             Task::Rewind { .. } => must(!ctx.i_lead(), "a leader is not rewound"),
             Task::Restart => must(asked, "a restart was asked for"),
+            Task::CopySlots { .. } => must(!primary && !ctx.i_lead(), "slots are copied to a standby"),
             Task::Demote(Demote::Release) => {
                 let hung = facts.stalls.hung(&facts.settings.timing).is_some();
                 let fit = step.report.candidates.iter().any(|c| c.fit);

@@ -47,6 +47,7 @@ fn any_task() -> impl Strategy<Value = (Task, Result<TaskDone, String>)> {
         Task::Rewind { from: upstream("b") },
         Task::CheckDivergence { from: upstream("b") },
         Task::Follow { upstream: None },
+        Task::CopySlots { from: upstream("b"), slots: vec![] },
     ];
     let outcomes = vec![Ok(TaskDone::Done), Ok(TaskDone::Released), Ok(TaskDone::LostRace), Err("why".to_owned())];
     (proptest::sample::select(tasks), proptest::sample::select(outcomes))

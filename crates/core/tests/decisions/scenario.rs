@@ -146,6 +146,7 @@ impl Scenario {
             inherited: None,
             fence: Default::default(),
             stalls: Default::default(),
+            missing_slots: vec![],
             shutdown: false,
             failover_due: None,
         };
@@ -374,6 +375,7 @@ pub fn brief(order: &Order) -> String {
             Task::Rewind { from } => format!("rewind from {}", from.name),
             Task::Reinitialize { from } => format!("reinitialize from {}", from.name),
             Task::Restart => "restart".into(),
+            Task::CopySlots { from, slots } => format!("copy {} slot from {}", slots.len(), from.name),
             Task::KillOrphans => "kill orphans".into(),
             Task::Shutdown { to } => format!("shut down, to {}", to.as_ref().map_or("nobody", |n| n.as_str())),
         },

@@ -113,6 +113,7 @@ impl World {
             finished: None,
             peers: BTreeMap::new(),
             request: None,
+            missing_slots: vec![],
             shutdown: false,
             failover_due: None,
         };

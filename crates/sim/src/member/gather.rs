@@ -66,6 +66,7 @@ impl Member {
             finished: mind.conduct.finished().cloned(),
             peers: mind.conduct.peers().clone(),
             request: mind.conduct.request(),
+            missing_slots: vec![],
             shutdown: mind.conduct.shutdown(),
             failover_due: None,
         }

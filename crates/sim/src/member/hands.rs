@@ -10,6 +10,7 @@ use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::order::{Demote, Task};
 use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
 
@@ -320,6 +321,14 @@ impl Hands for SimHands {
             }
         });
         Ok(FollowOutcome::Reloaded)
+    }
+
+    async fn fetch_slots(&self, from: &Upstream, _: &[LogicalSlot], _: Duration) -> Made<Vec<SlotCopy>> {
+        Err(format!("{} has no logical slots in simulation", from.name))
+    }
+
+    async fn put_slots(&self, _: Vec<SlotCopy>) -> Made {
+        Ok(())
     }
 
     async fn divergence(&self, from: &Upstream, limit: Duration) -> Made<Divergence> {

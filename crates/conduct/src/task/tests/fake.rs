@@ -11,6 +11,7 @@ use surus_core::cluster::{KeyVersion, Member, Status, Tags, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::postgres::{ControlData, ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
+use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreError, StoreResult, TxnOutcome};
 use surus_core::{SystemId, Timeline};
 
@@ -390,6 +391,15 @@ impl Hands for Fake {
 
     async fn follow(&self, _: Option<&Upstream>, slot: Option<&str>) -> Made<FollowOutcome> {
         self.op("follow", slot.unwrap_or_default()).await.map(|()| FollowOutcome::RestartNeeded)
+    }
+
+    async fn fetch_slots(&self, _: &Upstream, slots: &[LogicalSlot], _: Duration) -> Made<Vec<SlotCopy>> {
+        self.op("fetch slots", "").await?;
+        Ok(slots.iter().map(|slot| SlotCopy { slot: slot.clone(), state: vec![] }).collect())
+    }
+
+    async fn put_slots(&self, copies: Vec<SlotCopy>) -> Made {
+        self.op("put slots", &copies.len().to_string()).await
     }
 
     async fn divergence(&self, _: &Upstream, _: Duration) -> Made<Divergence> {

@@ -358,6 +358,7 @@ impl World {
             inherited: None,
             fence: Default::default(),
             stalls: Default::default(),
+            missing_slots: vec![],
             shutdown: node.shutdown,
             failover_due: None,
         };

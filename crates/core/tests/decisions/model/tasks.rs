@@ -141,6 +141,7 @@ impl World {
                 self.nodes[i].serve(Server::Primary, now);
                 Ok(TaskDone::Done)
             }
+            (Task::CopySlots { .. }, _) => Ok(TaskDone::Done),
             (Task::StartStandby { upstream } | Task::Follow { upstream }, _) => {
                 self.nodes[i].serve(Server::Standby { of: upstream.as_ref().map(|u| u.name.clone()) }, now);
                 Ok(TaskDone::Done)

@@ -64,6 +64,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         inherited: None,
         fence: Default::default(),
         stalls: Default::default(),
+        missing_slots: vec![],
         shutdown: false,
         failover_due: None,
     }
