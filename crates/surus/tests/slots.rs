@@ -74,6 +74,9 @@ async fn a_subscriber_goes_on_where_it_was_after_a_failover() -> Result<()> {
     })
     .await?;
 
+    // Left there, it would keep the copy from being called safe until it is dropped as surplus on the new standby.
+    cluster.sql(old, "select pg_drop_replication_slot('subscriber')").await?;
+
     cluster.sql(old, "insert into t values (2)").await?;
     let written = cluster.sql(old, "select pg_current_wal_lsn()::text").await?;
     wait_for("the copies have it", LONG, async || {
