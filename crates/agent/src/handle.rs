@@ -38,6 +38,7 @@ pub struct Published {
     pub fence: crate::fence::Shown,
     pub stalls: crate::stall::Shown,
     pub slots: crate::agent::SlotsShown,
+    pub losses: Arc<crate::loss::Shown>,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
     pub progress: Option<Progress>,
@@ -115,6 +116,8 @@ pub struct AgentHandle {
     pub store: Arc<ClusterStore>,
     /// The journal of decisions; absent when it is switched off.
     pub journal: Option<surus_journal::Handle>,
+    /// Where loss receipts are.
+    pub loss: std::path::PathBuf,
     /// The boot-time clock.
     pub now: fn() -> BootTime,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use surus_conduct::task::{self, Hands, Happened, Launched, Made, Outcome, TaskContext};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::loss::{Destroying, Recorded};
 use surus_core::order::Task;
 use surus_core::postgres::{DataDir, Progress};
 use surus_core::server::Killed;
@@ -237,8 +238,28 @@ impl Hands for RealHands {
         said(self.instance.basebackup(from, &self.progress, &self.cancel)).await
     }
 
-    async fn rewind(&self, from: &Upstream) -> Made {
-        said(self.instance.rewind(from, &self.progress, &self.cancel)).await
+    async fn record_loss(&self, against: &Upstream, destroying: Destroying, limit: Duration) -> Made<Recorded> {
+        said(self.instance.record_loss(against, destroying, limit, &self.cancel)).await
+    }
+
+    async fn archive_pending(&self, limit: Duration) -> Made<usize> {
+        said(self.instance.archive_pending(limit, &self.cancel)).await
+    }
+
+    async fn recover(&self) -> Made<bool> {
+        said(async {
+            let needed = self.instance.needs_recovery().await?;
+            if needed {
+                self.tell("crash recovery before pg_rewind".into());
+                self.instance.crash_recover_single_user(&self.cancel).await?;
+            }
+            Ok(needed)
+        })
+        .await
+    }
+
+    async fn rewind(&self, from: &Upstream, limit: Duration) -> Made {
+        said(self.instance.rewind(from, limit, &self.progress, &self.cancel)).await
     }
 
     async fn remove_data_dir(&self) -> Made {

@@ -9,6 +9,7 @@ mod inherited;
 mod journal;
 mod keys;
 pub mod lease;
+mod loss;
 mod member;
 pub mod rest;
 mod run;

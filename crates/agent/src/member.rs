@@ -15,6 +15,8 @@ pub struct Extra<'a> {
     pub start_failed: bool,
     /// The server ended without being told to.
     pub crashed: bool,
+    /// Of receipts that nobody has acknowledged.
+    pub loss: Option<String>,
 }
 
 pub fn state(facts: &Facts, extra: &Extra) -> MemberState {
@@ -97,6 +99,7 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         scheduled_restart: extra.scheduled_restart.cloned(),
         pause: facts.settings.pause,
         fence: facts.fence.remark(),
+        loss: extra.loss.clone(),
     }
 }
 
@@ -113,8 +116,14 @@ mod tests {
 
     fn published(facts: &Facts, start_failed: bool, crashed: bool) -> String {
         let none = BTreeMap::new();
-        let extra =
-            Extra { pending_restart: &none, scheduled_restart: None, checkpoint_pending: false, start_failed, crashed };
+        let extra = Extra {
+            pending_restart: &none,
+            scheduled_restart: None,
+            checkpoint_pending: false,
+            start_failed,
+            crashed,
+            loss: None,
+        };
         format!("{}, {}", role(facts).as_str(), state(facts, &extra).as_str())
     }
 

@@ -21,6 +21,8 @@ pub struct Settings {
     pub effective: Arc<Effective>,
     pub server_version: Option<u32>,
     pub overlay: RoleOverlay,
+    /// As of the start of this process: everybody looks for receipts in one place.
+    pub loss_directory: PathBuf,
 }
 
 impl Settings {
@@ -32,7 +34,16 @@ impl Settings {
         let (dynamic, warnings) = DynamicConfig::read(&document);
         tell(&warnings);
         let effective = Arc::new(Effective::build(&local, &dynamic, None));
-        Settings { local, dynamic, version: None, effective, server_version: None, overlay: RoleOverlay::None }
+        let loss_directory = local.loss.directory(&effective.data_dir);
+        Settings {
+            loss_directory,
+            local,
+            dynamic,
+            version: None,
+            effective,
+            server_version: None,
+            overlay: RoleOverlay::None,
+        }
     }
 
     /// Takes another stored document over. `true`: something that matters to PostgreSQL or to decisions changed.
@@ -123,6 +134,8 @@ impl Settings {
             initdb_options: self.local.bootstrap.as_ref().map(|b| b.initdb.clone()).unwrap_or_default(),
             basebackup_options: e.basebackup.clone(),
             rewind_options: e.rewind.clone(),
+            loss_dir: Some(self.loss_directory.clone()),
+            loss_keep_wal: self.local.loss.keep_wal,
             server_log: None,
         }
     }

@@ -50,7 +50,7 @@ pub async fn perform<H: Hands>(task: Task, cx: TaskContext, hands: H) -> Outcome
         Task::Clone { from } => copy::clone(hands, &from).await,
         Task::Reinitialize { from } => copy::reinitialize(cx, hands, &from).await,
         Task::CheckDivergence { from } => copy::check(hands, &from).await,
-        Task::Rewind { from } => copy::rewind(hands, &from).await,
+        Task::Rewind { from } => copy::rewind(cx, hands, &from).await,
         Task::StartPrimary => run::start_primary(hands).await,
         Task::StartStandby { upstream } => run::start_standby(cx, hands, upstream).await,
         Task::Promote => run::promote(cx, hands).await,

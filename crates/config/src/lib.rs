@@ -35,8 +35,9 @@ pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
 pub use local::{
     Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, FenceMode,
-    LocalConfig, Log, LogFormat, LogLevel, LogType, Postgresql, PostgresqlSettings, RaftConfig, RaftTls, Recorder,
-    ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog, WatchdogMode,
+    LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings, RaftConfig, RaftTls,
+    Recorder, ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog,
+    WatchdogMode,
 };
 pub use secret::Secret;
 pub use timing::{TimingFault, check_timing};

@@ -16,6 +16,7 @@ pub mod candidate;
 pub mod divergence;
 pub mod facts;
 pub mod follow;
+pub mod loss;
 pub mod memory;
 pub mod order;
 pub mod race;

@@ -292,10 +292,12 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
         }
         (Task::Rewind { from }, outcome) => {
             memory.divergence = match outcome {
+                // Nothing was changed: the source is no primary any more, or does not answer.
+                Ok(TaskDone::Undecided(_)) => Divergence::Unchecked,
                 Ok(_) => Divergence::None { against: from.name.clone() },
                 Err(why) => Divergence::RewindFailed { against: from.name.clone(), why: why.clone() },
             };
-            if outcome.is_err() {
+            if matches!(outcome, Err(_) | Ok(TaskDone::Undecided(_))) {
                 memory.last_failure = Some(finished.at);
                 memory.start_failures += 1;
                 memory.divergence_checked = Some(finished.at);

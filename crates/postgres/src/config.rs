@@ -85,6 +85,11 @@ pub struct InstanceConfig {
     pub basebackup_options: Vec<String>,
     pub rewind_options: Vec<String>,
 
+    /// Where loss receipts go. Absent: beside the data directory.
+    pub loss_dir: Option<PathBuf>,
+    /// How many bytes of log are kept with all of them together.
+    pub loss_keep_wal: u64,
+
     /// Where the server's stdout and stderr go. Absent: to ours. A file lets a failed start tell why.
     pub server_log: Option<PathBuf>,
 }

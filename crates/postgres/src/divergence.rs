@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use surus_core::cluster::Upstream;
-use surus_core::divergence::{LocalEnd, compare};
+use surus_core::divergence::{HistoryRow, LocalEnd, compare};
 use surus_core::postgres::{ControlData, ControlState};
 use surus_core::server::Divergence;
 use surus_core::{Lsn, Timeline};
@@ -15,6 +15,16 @@ use crate::instance::Instance;
 use crate::sql::{Endpoint, Profile, Session};
 use crate::walsender::Walsender;
 use crate::{ErrorKind, PgError, Result};
+
+/// What is known of the local end before the other's history is.
+enum Local {
+    End(LocalEnd),
+    /// A primary that was killed: its log goes on behind the checkpoint, as far as records can be read.
+    Crashed {
+        checkpoint: (Timeline, Lsn),
+        segment: u64,
+    },
+}
 
 /// Where the record behind one of that length begins: records are aligned to 8 bytes and skip page headers.
 pub(crate) fn record_end(start: Lsn, total_len: u64, segment_size: u64) -> Lsn {
@@ -37,6 +47,20 @@ impl Instance {
     pub async fn divergence(&self, upstream: &Upstream, timeout: Duration) -> Result<Divergence> {
         let deadline = Instant::now() + timeout;
         let (local, end) = self.local_end(deadline).await?;
+        let (timeline, history) = self.upstream_history(upstream, deadline).await?;
+        let end = match end {
+            Local::End(end) => end,
+            Local::Crashed { checkpoint, segment } => self.crashed_end(local, checkpoint, segment, &history).await?,
+        };
+        Ok(compare(local, end, timeline, &history))
+    }
+
+    /// Timeline and past of a primary of this cluster. An error: it is none, or does not answer.
+    pub(crate) async fn upstream_history(
+        &self,
+        upstream: &Upstream,
+        deadline: Instant,
+    ) -> Result<(Timeline, Vec<HistoryRow>)> {
         let config = self.config();
         let to = Endpoint::from(upstream);
         let session =
@@ -62,15 +86,37 @@ impl Instance {
                 ),
             ));
         }
-        let history = if local < identity.timeline && identity.timeline.0 > 1 {
+        let history = if identity.timeline.0 > 1 {
             parse_history(&walsender.timeline_history(identity.timeline).await?)
         } else {
             Vec::new()
         };
-        Ok(compare(local, end, identity.timeline, &history))
+        Ok((identity.timeline, history))
     }
 
-    async fn local_end(&self, deadline: Instant) -> Result<(Timeline, LocalEnd)> {
+    /// A killed primary that has nothing behind the point where the other left its timeline can stream as it is; crash
+    /// recovery would add a checkpoint to it and make that a fork. So it is asked before, from its log.
+    async fn crashed_end(
+        &self,
+        timeline: Timeline,
+        checkpoint: (Timeline, Lsn),
+        segment: u64,
+        history: &[HistoryRow],
+    ) -> Result<LocalEnd> {
+        let left = history.iter().find(|row| row.timeline == timeline).map(|row| row.switch_lsn);
+        let Some(left) = left.filter(|at| *at > checkpoint.1) else {
+            return Ok(LocalEnd::Checkpoint { start: checkpoint.1, end: None });
+        };
+        // Readable at all: only then does an error at the other place mean that nothing is there.
+        self.wal_record(checkpoint.0, checkpoint.1, segment).await?;
+        Ok(LocalEnd::Replayed(match self.wal_record(timeline, left, segment).await {
+            Ok(record) => record_end(record.at, record.total_len, segment),
+            Err(e) if e.is_timeout() => return Err(e),
+            Err(_) => left,
+        }))
+    }
+
+    async fn local_end(&self, deadline: Instant) -> Result<(Timeline, Local)> {
         if self.process().await.is_some() {
             let identity = self.local_walsender(deadline).await?.identify_system().await?;
             let rows =
@@ -80,15 +126,19 @@ impl Instance {
                 return Err(PgError::new(ErrorKind::Refused, "the local server is a running primary; stop it first"));
             }
             let lsn = cell(0).and_then(|t| t.parse().ok()).unwrap_or(identity.lsn);
-            return Ok((identity.timeline, LocalEnd::Replayed(lsn)));
+            return Ok((identity.timeline, Local::End(LocalEnd::Replayed(lsn))));
         }
         let text = self.controldata_text().await?;
         let control = crate::control::parse_controldata(&text).map_err(|e| PgError::new(ErrorKind::Tool, e))?;
-        let (timeline, start) = match stopped_end(&control)? {
-            (timeline, Some(replayed)) => return Ok((timeline, LocalEnd::Replayed(replayed))),
-            (timeline, None) => (timeline, control.checkpoint_lsn),
-        };
         let segment = wal_segment_size(&text).unwrap_or(16 << 20);
+        let (timeline, start) = match stopped_end(&control) {
+            None => {
+                let checkpoint = (control.checkpoint_timeline, control.checkpoint_lsn);
+                return Ok((last_timeline(&control), Local::Crashed { checkpoint, segment }));
+            }
+            Some((timeline, Some(replayed))) => return Ok((timeline, Local::End(LocalEnd::Replayed(replayed)))),
+            Some((timeline, None)) => (timeline, control.checkpoint_lsn),
+        };
         let end = match self.wal_record(timeline, start, segment).await {
             Ok(record) => Some(record_end(start, record.total_len, segment)),
             Err(e) => {
@@ -96,26 +146,32 @@ impl Instance {
                 None
             }
         };
-        Ok((timeline, LocalEnd::Checkpoint { start, end }))
+        Ok((timeline, Local::End(LocalEnd::Checkpoint { start, end })))
     }
 }
 
-/// Timeline, and how far a stopped standby replayed; `None` for a primary that was shut down.
-fn stopped_end(control: &ControlData) -> Result<(Timeline, Option<Lsn>)> {
+/// Timeline, and how far a stopped standby replayed; the latter is absent for a primary that was shut down. `None`: a
+/// primary that was not.
+pub(crate) fn stopped_end(control: &ControlData) -> Option<(Timeline, Option<Lsn>)> {
     let primary = (control.checkpoint_timeline, None);
     match control.state {
-        ControlState::ShutDown => Ok(primary),
+        ControlState::ShutDown => Some(primary),
         ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery => {
-            Ok(match control.min_recovery_timeline.filter(|_| control.min_recovery_lsn.is_valid()) {
+            Some(match control.min_recovery_timeline.filter(|_| control.min_recovery_lsn.is_valid()) {
                 Some(timeline) => (timeline, Some(control.min_recovery_lsn)),
                 None => primary,
             })
         }
-        state => Err(PgError::new(
-            ErrorKind::Refused,
-            format!("the server was not shut down cleanly (pg_control says {state:?}); recover it first"),
-        )),
+        ControlState::StartingUp
+        | ControlState::ShuttingDown
+        | ControlState::InCrashRecovery
+        | ControlState::InProduction => None,
     }
+}
+
+/// Of a primary that was not shut down. Right after a promotion only the end of recovery is on the new timeline.
+pub(crate) fn last_timeline(control: &ControlData) -> Timeline {
+    control.checkpoint_timeline.max(control.min_recovery_timeline.unwrap_or(control.checkpoint_timeline))
 }
 
 #[cfg(test)]

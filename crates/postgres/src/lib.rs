@@ -6,6 +6,7 @@
 //! - A data directory comes into being whole (made elsewhere, then renamed into place) and never vanishes unasked.
 //! - A password appears in no log, no error and no command line.
 
+mod archive;
 mod aside;
 mod bootstrap;
 mod clone;
@@ -23,6 +24,7 @@ mod history;
 mod instance;
 mod kill;
 mod lock;
+pub mod loss;
 mod observe;
 mod orphans;
 mod os_user;

@@ -1,16 +1,20 @@
 //! Making a data directory fit to follow again: `pg_rewind` and single-user recovery (`spec/postgres.md §15, §16.3`).
 
+use std::time::Duration;
+
 use surus_core::cluster::Upstream;
-use surus_core::postgres::Progress;
+use surus_core::postgres::{ControlState, Progress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::missing_segment;
 use crate::bootstrap::SYNC_LIMIT;
 use crate::clone::Meter;
 use crate::conf_write::{read_if_there, remove_if_there};
 use crate::conninfo::tool_conninfo;
 use crate::disk::{IO_LIMIT, blocking, sync_trees};
 use crate::instance::{Instance, PROBE_LIMIT};
+use crate::tool::Output;
 use crate::{ErrorKind, PgError, Result};
 
 impl Instance {
@@ -28,25 +32,49 @@ impl Instance {
     }
 
     /// The server must be stopped. A failure can leave a data directory that is of no use; the caller decides.
+    ///
+    /// Log that is not here any more is fetched by `restore_command`, each segment within `patience`. By us and not by
+    /// `pg_rewind --restore-target-wal`: the program waits for a command that hangs as long as that hangs.
     pub async fn rewind(
         &self,
         from: &Upstream,
+        patience: Duration,
         progress: &watch::Sender<Option<Progress>>,
         cancel: &CancellationToken,
     ) -> Result<()> {
         let _exclusive = self.inner.exclusive.lock().await;
         self.must_not_run("cannot rewind").await?;
         self.kill_orphans().await?;
+        let mut fetched = Vec::new();
+        loop {
+            let output = self.run_rewind(from, progress, cancel).await?;
+            if output.status.success() {
+                tracing::info!("pg_rewind: {}", crate::disk::tail(&output.stderr, 4).replace('\n', "; "));
+                break;
+            }
+            let failure = output.failure(&format!("pg_rewind from {} ({}:{})", from.name, from.host, from.port));
+            let missing = missing_segment(&output.stderr).filter(|name| !fetched.contains(name));
+            let (Some(missing), Some(command)) = (missing, self.restore_command().await) else { return Err(failure) };
+            tracing::info!("pg_rewind misses the segment {missing}, fetching it by restore_command");
+            let fetch = self.restore_segment(&command, &missing, patience, cancel).await;
+            fetch
+                .map_err(|e| PgError::new(e.kind.clone(), format!("{failure}\nand fetching {missing} failed: {e}")))?;
+            fetched.push(missing);
+        }
+        let dir = self.config().data_dir.clone();
+        blocking("forcing the rewound data directory to disk", SYNC_LIMIT, move || sync_trees(&dir)).await
+    }
+
+    async fn run_rewind(
+        &self,
+        from: &Upstream,
+        progress: &watch::Sender<Option<Progress>>,
+        cancel: &CancellationToken,
+    ) -> Result<Output> {
         let (config, version) = (self.config(), self.major_version().await?);
         let who = config.rewind_credentials();
         let source = tool_conninfo(who, from, Some(&config.database), true, version);
         let mut tool = self.tool("pg_rewind").await?.args(["--progress", "--no-sync"]);
-        if config.recovery_conf.get("restore_command").is_some_and(|c| !c.is_empty()) {
-            // Before 15 the program finds the setting only in a configuration beside the data.
-            if version >= 150_000 || !config.separate_config_dir() {
-                tool = tool.arg("--restore-target-wal");
-            }
-        }
         if version >= 150_000 && config.separate_config_dir() {
             let mut arg = std::ffi::OsString::from("--config-file=");
             arg.push(config.conf());
@@ -72,11 +100,19 @@ impl Instance {
             })
             .await;
         progress.send_replace(None);
-        let output = output?.success(&format!("pg_rewind from {} ({}:{})", from.name, from.host, from.port))?;
-        let dir = config.data_dir.clone();
-        blocking("forcing the rewound data directory to disk", SYNC_LIMIT, move || sync_trees(&dir)).await?;
-        tracing::info!("pg_rewind: {}", crate::disk::tail(&output.stderr, 4).replace('\n', "; "));
-        Ok(())
+        output
+    }
+
+    /// Whether the data directory has to go through crash recovery before `pg_rewind` takes it.
+    pub async fn needs_recovery(&self) -> Result<bool> {
+        let control = self.control_data().await?;
+        if matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
+            return Ok(false);
+        }
+        // An unfinished backup begins where its label says, which 15 and later do not do in single-user mode.
+        let label = self.config().data_dir.join("backup_label");
+        let labelled = blocking("looking for backup_label", IO_LIMIT, move || Ok(label.exists())).await?;
+        Ok(!labelled || self.major_version().await? < 150_000)
     }
 
     /// Crash recovery without letting anybody in, so that the data directory is cleanly shut down afterwards.
@@ -89,6 +125,11 @@ impl Instance {
         let options = blocking("preparing single-user recovery", IO_LIMIT, move || {
             for marker in ["standby.signal", "recovery.signal", "recovery.conf"] {
                 remove_if_there(&dir.join(marker))?;
+            }
+            // Without a status each segment counts as not archived, and the checkpoint at the end of recovery must not
+            // remove what pg_rewind needs.
+            for entry in std::fs::read_dir(dir.join("pg_wal/archive_status")).into_iter().flatten().flatten() {
+                remove_if_there(&entry.path())?;
             }
             Ok(read_if_there(&dir.join("postmaster.opts"))?.unwrap_or_default())
         })

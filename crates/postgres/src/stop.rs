@@ -168,7 +168,7 @@ fn unreadable(error: &PgError, checkpoint: Lsn) -> Lsn {
     checkpoint
 }
 
-fn segment_name(timeline: Timeline, at: Lsn, segment_size: u64) -> String {
+pub(crate) fn segment_name(timeline: Timeline, at: Lsn, segment_size: u64) -> String {
     let number = at.0 / segment_size;
     let per_id = (1_u64 << 32) / segment_size;
     format!("{:08X}{:08X}{:08X}", timeline.0, number / per_id, number % per_id)
@@ -177,20 +177,30 @@ fn segment_name(timeline: Timeline, at: Lsn, segment_size: u64) -> String {
 /// A line of `pg_waldump`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WalRecord {
+    pub at: Lsn,
+    pub xid: u32,
     pub total_len: u64,
     pub prev: Lsn,
+    pub rmgr: String,
     pub text: String,
 }
 
 impl WalRecord {
     fn parse(output: &str) -> Option<WalRecord> {
-        let line = output.lines().find(|l| l.starts_with("rmgr:"))?;
+        output.lines().find_map(WalRecord::of_line)
+    }
+
+    pub fn of_line(line: &str) -> Option<WalRecord> {
+        let line = line.strip_prefix("rmgr:")?;
         let after = |key: &str| line.split_once(key).map(|(_, rest)| rest.trim_start());
         // len (rec/tot):    114/   114, tx: ...
         let total_len = after("len (rec/tot):")?.split_once('/')?.1.trim_start().split(',').next()?.parse().ok()?;
+        let xid = after("tx:")?.split(',').next()?.parse().ok()?;
+        let at = after("lsn:")?.split(',').next()?.parse().ok()?;
+        let rmgr = line.split_whitespace().next()?.to_owned();
         let prev = after("prev ")?.split(',').next()?.parse().ok()?;
         let text = after("desc:")?.to_owned();
-        Some(WalRecord { total_len, prev, text })
+        Some(WalRecord { at, xid, total_len, prev, rmgr, text })
     }
 }
 

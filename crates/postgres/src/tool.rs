@@ -61,6 +61,12 @@ impl Tool {
         self
     }
 
+    /// Works there.
+    pub fn in_dir(mut self, dir: PathBuf) -> Tool {
+        self.dir = Some(dir);
+        self
+    }
+
     pub fn own_locale(mut self) -> Tool {
         self.c_locale = false;
         self
@@ -93,11 +99,31 @@ impl Tool {
         self.run_watching(limit, cancel, |_| ()).await
     }
 
+    /// As [`Tool::run`]; `line` is given each line of stdout, of which only the end is kept.
+    pub async fn run_reading(
+        self,
+        limit: Option<Duration>,
+        cancel: Option<&CancellationToken>,
+        line: impl FnMut(&str),
+    ) -> Result<Output> {
+        self.run_with(limit, cancel, line, |_| ()).await
+    }
+
     /// As [`Tool::run`]; `line` is given each line of stderr as it comes (a carriage return ends a line too).
     pub async fn run_watching(
         self,
         limit: Option<Duration>,
         cancel: Option<&CancellationToken>,
+        line: impl FnMut(&str),
+    ) -> Result<Output> {
+        self.run_with(limit, cancel, |_| (), line).await
+    }
+
+    async fn run_with(
+        self,
+        limit: Option<Duration>,
+        cancel: Option<&CancellationToken>,
+        out_line: impl FnMut(&str),
         line: impl FnMut(&str),
     ) -> Result<Output> {
         let name = self.name();
@@ -115,7 +141,7 @@ impl Tool {
                 ended.cancel();
                 status
             };
-            let work = async { tokio::join!(waiting, collect(out, |_| (), &ended), collect(err, line, &ended)) };
+            let work = async { tokio::join!(waiting, collect(out, out_line, &ended), collect(err, line, &ended)) };
             let expired = async {
                 match limit {
                     Some(limit) => tokio::time::sleep(limit).await,

@@ -129,14 +129,17 @@ async fn clone_promote_follow_rewind() {
     assert_eq!(c.process().await.unwrap().pid, pid);
 
     // a has forked; it says so, is rewound and follows.
-    assert!(a.divergence(&upstream(&b), LIMIT).await.unwrap_err().to_string().contains("recover it first"));
+    let crashed = a.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert!(matches!(crashed, Divergence::Forked { timeline: Timeline(1), .. }), "{crashed:?}");
+    assert!(a.needs_recovery().await.unwrap());
     a.crash_recover_single_user(&CancellationToken::new()).await.unwrap();
     let divergence = a.divergence(&upstream(&b), LIMIT).await.unwrap();
     assert!(matches!(divergence, Divergence::Forked { timeline: Timeline(1), .. }), "{divergence:?}");
     a.can_rewind().await.unwrap();
     b.checkpoint(LIMIT).await.unwrap();
     let began = Instant::now();
-    a.rewind(&upstream(&b), &no_progress(), &CancellationToken::new()).await.unwrap();
+    assert!(!a.needs_recovery().await.unwrap());
+    a.rewind(&upstream(&b), LIMIT, &no_progress(), &CancellationToken::new()).await.unwrap();
     eprintln!("rewind {:?}", began.elapsed());
     a.start(&StartAs::standby_of(upstream(&b), None), LIMIT).await.unwrap();
     eventually("a streams from b", || streams(&a)).await;

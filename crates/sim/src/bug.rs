@@ -30,8 +30,10 @@ pub enum Bug {
     /// Nobody renews its session after the store ended it.
     NoNewSession,
     // No silent loss of data.
-    /// Data is rewound without a comparison of histories before.
-    RewindUnasked,
+    /// The loss receipt is written when the rewind is done.
+    ReceiptAfterTheRewind,
+    /// Forked data is removed without a receipt.
+    ReceiptLeftOut,
     /// Data is removed and nobody says what it was.
     RemovedInSilence,
     // Every decision can be explained.

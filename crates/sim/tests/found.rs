@@ -65,3 +65,12 @@ fn backends_that_outlive_their_postmaster_end_before_the_lead_is_given_up() {
         plan(seed, 2, &[(14 * SECOND, end), (14 * SECOND + seed * 5 * MS, kill)], 40 * SECOND)
     });
 }
+
+/// Seed 3001894. A former leader was told to rewind, and while it stopped its source was deposed. It was rewound all the
+/// same, and what only it had was told of against a server that did not count any more.
+#[test]
+fn what_a_rewind_cuts_off_is_told_against_whoever_leads_then() {
+    let found = run(&Plan::of(3_001_894), None, false);
+    assert!(found.violation.is_none(), "{:?}", found.violation);
+    ends_well(|seed| Plan { seed, ..Plan::of(3_001_894) });
+}

@@ -63,6 +63,8 @@ pub enum Command {
     Timeline(Timeline),
     /// Take the decisions of a journal again, without a cluster, and show where they come out differently
     Replay(Replay),
+    /// Show what only one member had before it was rewound or copied anew, and acknowledge it
+    Loss(Loss),
     /// Check a configuration without starting anything
     Check(Check),
     /// Show the versions of this program and of members
@@ -79,6 +81,50 @@ pub enum Command {
     Fence(Fence),
     /// Bring up a real cluster on this machine, to watch and to break
     Demo(crate::demo::DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Loss {
+    #[command(subcommand)]
+    pub command: LossCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LossCommand {
+    /// List the receipts that nobody has acknowledged
+    List {
+        #[command(flatten)]
+        source: LossSource,
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Tell what was lost, when, of which tables, and where its log is
+    Show {
+        id: String,
+        #[command(flatten)]
+        source: LossSource,
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Remove a receipt and the log that is kept with it
+    Ack {
+        id: String,
+        #[command(flatten)]
+        source: LossSource,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LossSource {
+    /// Default: `scope` of the configuration
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Citus group
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Read the receipts beside this data directory, or in this directory, instead of asking members; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub dir: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -142,6 +142,11 @@ fn footer(reading: &Reading) -> String {
             }
         }
     }
+    for member in reading.view.members.values() {
+        if let Some(loss) = &member.loss {
+            out.push_str(&format!(" Lost on {}, not acknowledged: {loss} (surus loss list)\n", member.name));
+        }
+    }
     out
 }
 

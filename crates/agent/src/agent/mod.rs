@@ -38,6 +38,7 @@ use crate::inherited::Deadline;
 use crate::journal;
 use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
+use crate::loss::Losses;
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
@@ -76,6 +77,7 @@ pub struct Agent {
     lease_state: watch::Receiver<LeaseState>,
     fence: FenceKeeper,
     stalls: StallWatch,
+    losses: Losses,
     fence_state: watch::Receiver<FenceState>,
     deadline: Deadline,
     api: Arc<surus_api::Client>,
@@ -145,6 +147,7 @@ impl Agent {
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
         let (changed, changed_rx) = watch::channel(0);
+        let losses = Losses::new(settings.loss_directory.clone());
         let member = Member::new(me.clone(), follower.current(), inherited, boot_now());
         let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store)));
         let observer = publish::Observer::new(instance.clone());
@@ -158,6 +161,7 @@ impl Agent {
             }),
             store: store.clone(),
             journal: recorder.handle(),
+            loss: losses.directory.clone(),
             now: boot_now,
         };
         let agent = Agent {
@@ -166,6 +170,7 @@ impl Agent {
             fence_state: fence.subscribe(),
             fence,
             stalls,
+            losses,
             deadline,
             member,
             postmaster: None,

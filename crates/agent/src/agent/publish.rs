@@ -40,6 +40,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
         fence: Default::default(),
         stalls: Default::default(),
         slots: Default::default(),
+        losses: Default::default(),
         pending_restart: std::collections::BTreeMap::new(),
         scheduled_restart: None,
         progress: None,
@@ -87,6 +88,7 @@ impl Agent {
             checkpoint_pending: self.upkeep.checkpoint_pending,
             start_failed: self.member.memory().start_failures > 0,
             crashed: self.crashed,
+            loss: self.losses.shown().remark(),
         };
         // A task may have begun in this step: readers should see it at once.
         let mut shown = facts.clone();
@@ -118,6 +120,7 @@ impl Agent {
             fence: self.fence.shown(),
             stalls: self.stalls.shown(),
             slots: self.upkeep.slots.shown(),
+            losses: self.losses.shown(),
             pending_restart: self.pending_restart.clone(),
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| s.0.clone()),
             progress: self.progress.borrow().clone(),

@@ -79,6 +79,9 @@ pub fn document(published: &Published, now: BootTime) -> Value {
         }),
     );
     out.insert("fence".into(), published.fence.document(now));
+    if let Some(losses) = published.losses.document() {
+        out.insert("loss".into(), losses);
+    }
     if let Some(stalls) = published.stalls.document(now) {
         out.insert("stalls".into(), stalls);
     }

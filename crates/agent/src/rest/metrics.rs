@@ -16,6 +16,7 @@ pub fn render(facts: &Facts<'_>) -> String {
     let mut page = Page::new(&facts.published.scope, facts.published.name.as_str());
     peers(facts, &mut page);
     ours(facts, &mut page);
+    losses(facts, &mut page);
     stalls(facts, &mut page);
     slots(facts, &mut page);
     page.text
@@ -213,6 +214,13 @@ fn slots(facts: &Facts<'_>, page: &mut Page) {
         page.gauge("surus_wal_disk_free_bytes", "Free space on the disk of the WAL.", room.free);
         page.gauge("surus_wal_disk_total_bytes", "Size of the disk of the WAL.", room.total);
     }
+}
+
+fn losses(facts: &Facts<'_>, page: &mut Page) {
+    let losses = &facts.published.losses;
+    page.gauge("surus_loss_receipts", "Loss receipts that nobody has acknowledged.", losses.receipts);
+    page.gauge("surus_loss_transactions", "Transactions that those tell of.", losses.transactions);
+    page.gauge("surus_loss_bytes", "Size of the log that is kept with them.", losses.bytes);
 }
 
 fn stalls(facts: &Facts<'_>, page: &mut Page) {

@@ -13,6 +13,7 @@ mod facts;
 mod health;
 pub mod limits;
 mod listen;
+mod loss;
 mod metrics;
 mod node;
 mod options;

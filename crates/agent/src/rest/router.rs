@@ -19,7 +19,7 @@ use super::facts::Facts;
 use super::query::Query;
 use super::respond::Refusal;
 use super::switchover::{self, Action};
-use super::{body, configuration, explain, health, metrics, node, respond};
+use super::{body, configuration, explain, health, loss, metrics, node, respond};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new().fallback(dispatch).with_state(app)
@@ -76,6 +76,7 @@ async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Res
             return Ok(respond::json(StatusCode::OK, &rows));
         }
         "config" => return configuration::get(app).await,
+        "loss" => return loss::list(app).await,
         "explain" if let Some(since) = query.get("since") => return explain::since(app, since).await,
         _ => {}
     }
@@ -108,6 +109,7 @@ enum Change {
     Failsafe,
     PatchConfig,
     PutConfig,
+    AcknowledgeLoss,
 }
 
 impl Change {
@@ -123,6 +125,7 @@ impl Change {
             ("POST", "failsafe") => Change::Failsafe,
             ("PATCH", "config") => Change::PatchConfig,
             ("PUT", "config") => Change::PutConfig,
+            ("DELETE", "loss") => Change::AcknowledgeLoss,
             _ => return None,
         })
     }
@@ -152,5 +155,6 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
         Change::Failsafe => Err(Refusal::new(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")),
         Change::PatchConfig => configuration::patch(app, body::required(request, limits).await?).await,
         Change::PutConfig => configuration::put(app, body::required(request, limits).await?).await,
+        Change::AcknowledgeLoss => loss::acknowledge(app, request.uri().path()).await,
     }
 }

@@ -123,6 +123,7 @@ pub fn published() -> Published {
         fence: Default::default(),
         stalls: Default::default(),
         slots: Default::default(),
+        losses: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,
         progress: None,
@@ -164,6 +165,7 @@ impl Fake {
             }),
             store,
             journal: None,
+            loss: "/nowhere/data.surus.loss".into(),
             now: || NOW,
         };
         let fake = Fake { handle, published, changed, requests, kv };

@@ -132,6 +132,7 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         scheduled_restart,
         pause,
         fence,
+        loss,
     } = a;
     *state == b.state
         && *role == b.role
@@ -149,4 +150,5 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         && *pending_restart_reason == b.pending_restart_reason
         && *scheduled_restart == b.scheduled_restart
         && *fence == b.fence
+        && *loss == b.loss
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::Either;
-use surus_core::cluster::Upstream;
+use surus_core::cluster::{Member, Upstream};
 use surus_core::facts::TaskDone;
+use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::DataDir;
 use surus_core::server::Divergence;
 use tracing::{info, warn};
@@ -25,15 +26,16 @@ pub async fn clone(hands: &impl Hands, from: &Upstream) -> Outcome {
 pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Outcome {
     hands.tell(format!("reinitializing from {}", from.name));
     // What is here may be the last copy: it goes only once its replacement can be had.
-    let kept = match within(hands, Duration::from_secs(5), hands.reach(from)).await {
-        Some(Ok(())) => None,
-        Some(Err(e)) => Some(format!("cannot be reached ({e})")),
-        None => Some("does not answer".to_owned()),
-    };
-    if let Some(why) = kept {
+    if let Some(why) = unreachable(hands, from).await {
         return Err(format!("{} at {}:{} {why}, the local copy is kept", from.name, from.host, from.port));
     }
     demote::stop_now(hands).await?;
+    if hands.data_dir().await != DataDir::Empty {
+        let leader = cx.view.as_deref().and_then(|v| v.leader_member()).and_then(Member::upstream);
+        if let Some(why) = record(cx, hands, leader.as_ref().unwrap_or(from), Destroying::Removal).await? {
+            return Err(format!("{why}, the local copy is kept"));
+        }
+    }
     if let DataDir::Present { control, .. } = hands.data_dir().await {
         warn!(
             "removing the data directory {} (system identifier {}, timeline {}, checkpoint {}) to copy {}",
@@ -67,11 +69,57 @@ pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {
     })
 }
 
-pub async fn rewind(hands: &impl Hands, from: &Upstream) -> Outcome {
+pub async fn rewind(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Outcome {
     hands.tell(format!("running pg_rewind from {}", from.name));
     run::stop_fast(hands, false).await?;
+    // While the server stopped its source may have become a standby of somebody else: only what the comparison finds now
+    // is what will be cut off. And before crash recovery, whose checkpoint may remove old log.
+    if let Some(why) = record(cx, hands, from, Destroying::Rewind).await? {
+        return Ok(TaskDone::Undecided(why));
+    }
+    match hands.archive_pending(cx.patience).await {
+        Ok(0) => {}
+        Ok(n) => info!("archived {n} segments that the server had left"),
+        Err(why) => warn!("before the rewind, {why}"),
+    }
     let begun = hands.now();
-    hands.rewind(from).await?;
+    if hands.recover().await? {
+        info!("crash recovery before pg_rewind took {:.1} s", hands.now().since(begun).as_secs_f64());
+    }
+    let begun = hands.now();
+    if let Err(why) = hands.rewind(from, cx.patience).await {
+        // That the source went away says nothing about this server: it is tried again with whoever leads then.
+        return match unreachable(hands, from).await {
+            Some(gone) => Ok(TaskDone::Undecided(format!("{} {gone}; {why}", from.name))),
+            None => Err(why),
+        };
+    }
     info!("pg_rewind from {} took {:.1} s", from.name, hands.now().since(begun).as_secs_f64());
     Ok(TaskDone::Done)
+}
+
+async fn unreachable(hands: &impl Hands, from: &Upstream) -> Option<String> {
+    match within(hands, Duration::from_secs(5), hands.reach(from)).await {
+        Some(Ok(())) => None,
+        Some(Err(e)) => Some(format!("cannot be reached ({e})")),
+        None => Some("does not answer".to_owned()),
+    }
+}
+
+/// `Some`: it cannot be told yet what would be lost.
+async fn record(
+    cx: &TaskContext,
+    hands: &impl Hands,
+    against: &Upstream,
+    destroying: Destroying,
+) -> Result<Option<String>, String> {
+    hands.tell(format!("looking for what {} does not have", against.name));
+    match hands.record_loss(against, destroying, cx.patience).await? {
+        Recorded::Nothing(why) => info!("nothing is lost against {}: {why}", against.name),
+        Recorded::Receipt(what) => {
+            warn!("loss receipt {what}; `surus loss show` tells more, `surus loss ack` removes it")
+        }
+        Recorded::Undecided(why) => return Ok(Some(why)),
+    }
+    Ok(None)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::DataDir;
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
@@ -175,9 +176,27 @@ pub trait Hands: Send + Sync {
     /// error, when the task is cancelled.
     fn basebackup(&self, from: &Upstream) -> impl Future<Output = Made> + Send;
 
-    /// Makes the stopped server's data directory fit to follow. An error can leave one that is of no use. Reports
-    /// progress; ends early, as an error, when the task is cancelled.
-    fn rewind(&self, from: &Upstream) -> impl Future<Output = Made> + Send;
+    /// Writes down what only the stopped server here has against a primary, and keeps its log. `Err`: there is, or may
+    /// be, something, and it could not be written down. What the archive has to give may take `limit` for each segment. Ends early, as an error, when the task is cancelled.
+    fn record_loss(
+        &self,
+        against: &Upstream,
+        destroying: Destroying,
+        limit: Duration,
+    ) -> impl Future<Output = Made<Recorded>> + Send;
+
+    /// Archives what the stopped server has not, each segment within `limit`; returns how many. Ends early, as an
+    /// error, when the task is cancelled.
+    fn archive_pending(&self, limit: Duration) -> impl Future<Output = Made<usize>> + Send;
+
+    /// Crash recovery of the stopped server, where it did not shut down. `false`: it did. Ends early, as an error, when
+    /// the task is cancelled.
+    fn recover(&self) -> impl Future<Output = Made<bool>> + Send;
+
+    /// Makes the stopped server's data directory fit to follow. An error can leave one that is of no use. What the
+    /// archive has to give may take `limit` for each segment. Reports progress; ends early, as an error, when the task
+    /// is cancelled.
+    fn rewind(&self, from: &Upstream, limit: Duration) -> impl Future<Output = Made> + Send;
 
     /// For good.
     fn remove_data_dir(&self) -> impl Future<Output = Made> + Send;

@@ -4,6 +4,7 @@ mod hooks;
 use fake::{Event, FOREVER, context, leader, ms, system_id};
 use surus_core::Lsn;
 use surus_core::cluster::{Initialize, Leader, Upstream};
+use surus_core::loss::Recorded;
 use surus_core::store::{StoreError, TxnOutcome};
 
 use super::*;
@@ -253,13 +254,56 @@ fn the_local_copy_goes_only_when_another_can_be_had() {
     let reinitialize = || Task::Reinitialize { from: upstream() };
     let fake = leader();
     assert_eq!(fake.run(reinitialize(), context()), Ok(TaskDone::Done));
-    assert_eq!(fake.done(), ["reach", HARD[0], HARD[1], "remove", HARD[0], "kill", HARD[1], "copy"]);
+    assert_eq!(fake.done(), ["reach", HARD[0], HARD[1], "receipt", "remove", HARD[0], "kill", HARD[1], "copy"]);
     for (fake, what) in
         [(leader().fails("reach"), "cannot be reached"), (leader().takes("reach", FOREVER), "does not answer")]
     {
         assert!(failed(&fake.run(reinitialize(), context())).contains(what));
         assert_eq!(fake.done(), ["reach"]);
         assert!(fake.passed() <= ms(5000));
+    }
+}
+
+#[test]
+fn nothing_is_cut_off_or_removed_before_it_is_written_down() {
+    let rewind = || Task::Rewind { from: upstream() };
+    let reinitialize = || Task::Reinitialize { from: upstream() };
+    let told = |what: Recorded| leader().with(|s| s.recorded = Some(what));
+    for what in [Recorded::Nothing("no commit".into()), Recorded::Receipt("x".into())] {
+        let fake = told(what.clone());
+        assert_eq!(fake.run(rewind(), context()), Ok(TaskDone::Done));
+        assert_eq!(fake.done(), ["stop Fast", "orphans", "receipt", "archive", "recover", "rewind"]);
+        fake.with(|s| s.done.clear()).run(reinitialize(), context()).unwrap();
+    }
+    // Whoever is to be followed is no primary any more: nothing is touched.
+    let later = || Recorded::Undecided("b is not a primary".into());
+    let fake = told(later());
+    assert_eq!(fake.run(rewind(), context()), Ok(TaskDone::Undecided("b is not a primary".into())));
+    assert_eq!(fake.done().last().unwrap(), "receipt");
+    let fake = told(later());
+    assert!(failed(&fake.run(reinitialize(), context())).contains("the local copy is kept"));
+    assert!(!fake.done().contains(&"remove".into()), "{:?}", fake.done());
+    for (task, undone) in [(rewind(), "rewind"), (reinitialize(), "remove")] {
+        let fake = leader().fails("receipt");
+        assert_eq!(failed(&fake.run(task, context())), "receipt broke");
+        assert!(!fake.done().contains(&undone.to_owned()), "{:?}", fake.done());
+    }
+}
+
+#[test]
+fn a_rewind_that_fails() {
+    let rewind = || Task::Rewind { from: upstream() };
+    // An archive that does not work is no reason to stay out.
+    let fake = leader().fails("archive");
+    assert_eq!(fake.run(rewind(), context()), Ok(TaskDone::Done));
+    let fake = leader().fails("recover");
+    assert_eq!(failed(&fake.run(rewind(), context())), "recover broke");
+    let fake = leader().fails("rewind");
+    assert_eq!(failed(&fake.run(rewind(), context())), "rewind broke");
+    // Its source went away in the middle of it.
+    for fake in [leader().fails("rewind").fails("reach"), leader().fails("rewind").takes("reach", FOREVER)] {
+        let outcome = fake.run(rewind(), context());
+        assert!(matches!(&outcome, Ok(TaskDone::Undecided(why)) if why.contains("rewind broke")), "{outcome:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod log;
+mod loss;
 mod postgresql;
 mod recorder;
 mod rest;
@@ -17,6 +18,7 @@ use surus_core::cluster::Tags;
 
 pub use bootstrap::{Bootstrap, CustomBootstrap};
 pub use log::{Log, LogFormat, LogLevel, LogType};
+pub use loss::Loss;
 pub use postgresql::{Authentication, Credentials, Postgresql, PostgresqlSettings, ReplicaMethod, RoleSettings};
 pub use recorder::Recorder;
 pub use rest::{BasicAuth, Ctl, RestApi, RestTls, ServerTokens, VerifyClient};
@@ -46,6 +48,7 @@ pub struct LocalConfig {
     pub watchdog: Watchdog,
     pub fence: FenceMode,
     pub recorder: Recorder,
+    pub loss: Loss,
     pub tags: Tags,
     /// What was odd and did not keep the configuration from being used.
     pub warnings: Vec<Warning>,
@@ -103,6 +106,7 @@ impl LocalConfig {
         let watchdog = watchdog::read(&mut s, r);
         let fence = watchdog::fence(&mut s, r);
         let recorder = recorder::read(&mut s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
+        let loss = loss::read(&mut s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
         let tags = tags::read(&mut s, r);
         if let Some(citus) = s.take("citus") {
             r.fault(&citus.place, "citus", "Citus clusters are not supported; remove the section to run without Citus");
@@ -128,6 +132,7 @@ impl LocalConfig {
             watchdog,
             fence,
             recorder,
+            loss,
             tags,
             warnings: Vec::new(),
             places,
@@ -152,6 +157,7 @@ impl LocalConfig {
             ("namespace", self.namespace != new.namespace),
             ("store", !self.store.same_servers(&new.store)),
             ("recorder", self.recorder != new.recorder),
+            ("loss.directory", self.loss.directory != new.loss.directory),
             ("postgresql.data_dir", old.data_dir != new_pg.data_dir),
             ("postgresql.config_dir", old.config_dir != new_pg.config_dir),
             ("postgresql.pgpass", old.pgpass != new_pg.pgpass),

@@ -260,6 +260,9 @@ pub struct Member {
     /// Not known to Patroni: what operators should know of the fence. Absent while it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<String>,
+    /// Not known to Patroni: loss receipts that nobody has acknowledged. Absent when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
 }
 
 fn no_tags(tags: &Tags) -> bool {

@@ -157,7 +157,7 @@ pub const RULES: &[Rule] = &[
         name: "my data was the primary's, or does not start, somebody else leads, histories not compared",
         when: |c| {
             down(c)
-                && (was_clean_primary(c) || fails_to_follow(c))
+                && (was_primary(c) || fails_to_follow(c))
                 && c.memory.divergence == Divergence::Unchecked
                 && leader_primary(c).is_some()
                 && !checked_lately(c)
@@ -308,11 +308,6 @@ fn was_primary(c: &Ctx) -> bool {
                     | ControlState::StartingUp
             )
         )
-}
-
-/// Only then does the control file tell where the log ends.
-fn was_clean_primary(c: &Ctx) -> bool {
-    !c.facts.postgres.standby_signal() && control_state(c) == Some(ControlState::ShutDown)
 }
 
 /// A standby that could not be started.

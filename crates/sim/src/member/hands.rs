@@ -7,6 +7,7 @@ use std::time::Duration;
 use surus_conduct::task::{Hands, Launched, Made};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::loss::{Destroying, Recorded};
 use surus_core::order::{Demote, Task};
 use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
@@ -23,7 +24,7 @@ use crate::world::World;
 use crate::world::clock::{MS, SECOND, True};
 use crate::world::network::End;
 use crate::world::node::Disk;
-use crate::world::postgres::Phase;
+use crate::world::postgres::{Phase, Receipt};
 
 pub struct SimHands {
     pub member: Arc<Member>,
@@ -70,6 +71,8 @@ impl SimHands {
     /// Copies for a while, as long as the source serves and nobody says stop.
     async fn copies(&self, from: &Upstream, shortest: True, longest: True) -> Made<usize> {
         let rounds = 5;
+        let server = |w: &World, peer: usize| w.nodes[peer].postgres.server.as_ref().map(|s| s.pid);
+        let first = self.with(|w, n| self.serving(w, n, &from.name).and_then(|peer| server(w, peer)));
         let us = self.with(|w, n| w.random.between(shortest, longest) * w.nodes[n].slowness / 100 / rounds);
         for _ in 0..rounds {
             pause(&self.member.sim, us).await;
@@ -80,7 +83,9 @@ impl SimHands {
             if self.with(|w, n| w.nodes[n].disk == Disk::Full) {
                 return Err("no space left on device".into());
             }
-            if self.with(|w, n| self.serving(w, n, &from.name)).is_none() {
+            if self.with(|w, n| self.serving(w, n, &from.name).and_then(|peer| server(w, peer))) != first
+                || first.is_none()
+            {
                 return Err(format!("the connection to {} was lost", from.name));
             }
         }
@@ -361,12 +366,80 @@ impl Hands for SimHands {
         })
     }
 
-    async fn rewind(&self, from: &Upstream) -> Made {
+    async fn record_loss(&self, against: &Upstream, destroying: Destroying, _limit: Duration) -> Made<Recorded> {
+        self.disk().await;
+        self.takes(10 * MS, 100 * MS).await;
+        self.disk().await;
+        let left_out = match destroying {
+            Destroying::Rewind => Bug::ReceiptAfterTheRewind,
+            Destroying::Removal => Bug::ReceiptLeftOut,
+        };
+        self.with(|w, n| {
+            let Some(log) = w.nodes[n].postgres.log().cloned() else {
+                return Ok(Recorded::Undecided("there is no data".into()));
+            };
+            let compared = match self.serving(w, n, &against.name) {
+                Some(peer) => super::histories::fork(w, n, peer),
+                None => Err(format!("{} does not answer", against.name)),
+            };
+            let from = match (compared, destroying) {
+                (Ok(None), _) => return Ok(Recorded::Nothing("no fork".into())),
+                (Ok(Some(from)), _) => from,
+                (Err(why), Destroying::Rewind) => return Ok(Recorded::Undecided(why)),
+                (Err(_), Destroying::Removal) => 0,
+            };
+            if w.nodes[n].disk == Disk::Full {
+                return Err("no space left on device".into());
+            }
+            if !w.is(left_out) {
+                w.nodes[n].postgres.receipts.push(Receipt { log, from });
+            }
+            Ok(Recorded::Receipt(format!("from {from}")))
+        })
+    }
+
+    async fn archive_pending(&self, _limit: Duration) -> Made<usize> {
+        Ok(0)
+    }
+
+    async fn recover(&self) -> Made<bool> {
+        self.disk().await;
+        let clean = [ControlState::ShutDown, ControlState::ShutDownInRecovery];
+        if self.with(|w, n| w.nodes[n].postgres.data.as_ref().is_none_or(|d| clean.contains(&d.control))) {
+            return Ok(false);
+        }
+        self.takes(100 * MS, SECOND).await;
+        self.disk().await;
+        if self.is_cancelled() {
+            return Err("given up on request".into());
+        }
+        self.with(|w, n| match &mut w.nodes[n].postgres.data {
+            Some(data) if data.torn => Err("recovery failed: the directory is of no use".into()),
+            Some(data) => {
+                (data.control, data.standby_signal) = (ControlState::ShutDown, false);
+                Ok(true)
+            }
+            None => Err("there is no data".into()),
+        })
+    }
+
+    async fn rewind(&self, from: &Upstream, _limit: Duration) -> Made {
         self.operate(Operation::Rewind);
+        let unfit = self.with(|w, n| {
+            let clean = [ControlState::ShutDown, ControlState::ShutDownInRecovery];
+            if !w.nodes[n].postgres.data.as_ref().is_some_and(|d| clean.contains(&d.control)) {
+                return Some("the target server must be shut down cleanly".to_owned());
+            }
+            let peer = self.serving(w, n, &from.name);
+            let writes = peer.is_some_and(|peer| w.nodes[peer].postgres.writes());
+            (!writes).then(|| format!("{} is no primary", from.name))
+        });
+        if let Some(why) = unfit {
+            return Err(why);
+        }
         let same = |w: &World, n: usize, peer: usize| {
             w.nodes[n].postgres.log().map(|l| l.timeline()) == w.nodes[peer].postgres.log().map(|l| l.timeline())
         };
-        let told = self.member.divergence_told();
         let peer = match self.copies(from, 200 * MS, 2 * SECOND).await {
             Ok(peer) => peer,
             Err(why) => {
@@ -384,7 +457,7 @@ impl Hands for SimHands {
             // pg_rewind: source and target are on the same timeline, no rewind required.
             return Ok(());
         }
-        self.destroys(told.as_deref());
+        self.destroys(None);
         self.with(|w, n| {
             let source = w.nodes[peer].postgres.log().cloned().ok_or("the source has no data")?;
             if let Some(data) = &mut w.nodes[n].postgres.data {

@@ -1,10 +1,12 @@
 //! What a comparison of histories finds, as PostgreSQL can see it: by numbers of timelines, not by what is in them.
 
 use surus_core::divergence::{self, HistoryRow, LocalEnd};
+use surus_core::loss;
 use surus_core::postgres::ControlState;
 use surus_core::server::Divergence;
 
 use crate::world::World;
+use crate::world::wal::Log;
 
 pub fn compare(w: &World, node: usize, peer: usize) -> Result<Divergence, String> {
     let (own, theirs) = (&w.nodes[node].postgres, &w.nodes[peer].postgres);
@@ -24,13 +26,30 @@ pub fn compare(w: &World, node: usize, peer: usize) -> Result<Divergence, String
         (None, ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery) => {
             LocalEnd::Replayed(data.log.lsn())
         }
-        (None, state) => return Err(format!("the server was not shut down cleanly ({state:?})")),
+        // Its log is read record by record.
+        (None, _) => LocalEnd::Replayed(data.log.lsn()),
     };
-    let history: Vec<HistoryRow> = source
-        .log
-        .history()
-        .into_iter()
-        .map(|(timeline, switch_lsn)| HistoryRow { timeline, switch_lsn, reason: String::new() })
-        .collect();
+    let history = rows(&source.log);
     Ok(divergence::compare(data.log.timeline(), end, source.log.timeline(), &history))
+}
+
+fn rows(log: &Log) -> Vec<HistoryRow> {
+    let row = |(timeline, switch_lsn)| HistoryRow { timeline, switch_lsn, reason: String::new() };
+    log.history().into_iter().map(row).collect()
+}
+
+/// Where the log here leaves that of a primary, by numbers too: the beginning of what only this one has, if anything.
+/// `Err`: cannot be told.
+pub fn fork(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> {
+    let (own, theirs) = (&w.nodes[node].postgres, &w.nodes[peer].postgres);
+    if !theirs.server.as_ref().is_some_and(|s| s.primary) {
+        return Err("it is not a primary".into());
+    }
+    let (Some(own), Some(theirs)) = (own.log(), theirs.log()) else { return Err("there is no data".into()) };
+    let (mine, other) = (rows(own), rows(theirs));
+    match loss::fork((own.timeline(), &mine), (theirs.timeline(), &other)) {
+        Some((_, Some(at))) => Ok(Some(at.0).filter(|at| own.end > *at)),
+        Some((_, None)) => Ok(None),
+        None => Err("nothing in common".into()),
+    }
 }

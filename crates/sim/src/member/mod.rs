@@ -17,7 +17,7 @@ use surus_conduct::member::Member as Conduct;
 use surus_conduct::task::Outcome;
 use surus_config::DynamicConfig;
 use surus_core::facts::{Answer, Facts, PeerAnswer, PeerFact};
-use surus_core::order::{Order, Request, Task};
+use surus_core::order::{Order, Request};
 use surus_core::postgres::{DataDir, ProcessState};
 use surus_core::settings::Timing;
 use surus_core::store::Followed;
@@ -181,13 +181,6 @@ impl Member {
         self.mind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn divergence_told(&self) -> Option<String> {
-        match &self.mind().conduct.memory().divergence {
-            surus_core::memory::Divergence::Found { what, .. } => Some(what.clone()),
-            _ => None,
-        }
-    }
-
     /// Until it is told to end, or must.
     async fn run(self: Arc<Member>) {
         loop {
@@ -239,13 +232,6 @@ impl Member {
         // What the step decides is looked at as a whole, before any of it is done.
         let (now, bug) = self.sim.with(|w| (w.boot(self.node), w.bug));
         let mut step = self.mind().conduct.step(facts);
-        for order in &mut step.orders {
-            if let (Some(Bug::RewindUnasked), Order::Begin { task, .. }) = (bug, order)
-                && let Task::CheckDivergence { from } = &*task
-            {
-                *task = Task::Rewind { from: from.clone() };
-            }
-        }
         if bug == Some(Bug::RuleNotNamed) && step.orders.iter().any(|o| matches!(o, Order::Begin { .. })) {
             step.report.rule = 0;
         }

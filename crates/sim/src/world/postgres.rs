@@ -56,8 +56,16 @@ pub struct Server {
     checkpointed: True,
 }
 
+/// What was written down beside the data directory before something went.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    pub log: Log,
+    pub from: u64,
+}
+
 #[derive(Default)]
 pub struct Postgres {
+    pub receipts: Vec<Receipt>,
     pub data: Option<Data>,
     pub server: Option<Server>,
     /// Backends that outlived their postmaster still finish commits.

@@ -177,6 +177,10 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     if let Some(fence) = account.get("fence").and_then(fence_line) {
         line(out, 1, &fence);
     }
+    for loss in account.get("loss").map(|l| list(l, "receipts")).unwrap_or_default() {
+        let (id, what) = (text(loss, "id").unwrap_or("?"), text(loss, "what").unwrap_or_default());
+        line(out, 1, &format!("lost and not acknowledged: {what} (surus loss show {id})"));
+    }
     for stall in account.get("stalls").map(stall_lines).unwrap_or_default() {
         line(out, 1, &stall);
     }

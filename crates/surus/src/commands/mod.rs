@@ -10,6 +10,7 @@ mod handover;
 mod history;
 mod journal;
 mod list;
+mod loss;
 mod pause;
 mod reinit;
 mod remove;
@@ -48,6 +49,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
         Command::Replay(args) => return replay::replay(terminal, &args),
         Command::Explain(args) if !args.journal.is_empty() => return explain::offline(terminal, &args),
+        Command::Loss(args) if !args.source().dir.is_empty() => return loss::offline(terminal, &args).await,
         Command::Timeline(args) if !args.journal.is_empty() => return timeline::offline(terminal, &args),
         other => other,
     };
@@ -67,6 +69,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::History(args) => history::history(&context, terminal, &args).await,
         Command::Explain(args) => explain::explain(&context, terminal, &args).await,
         Command::Timeline(args) => timeline::timeline(&context, terminal, &args).await,
+        Command::Loss(args) => loss::loss(&context, terminal, &args).await,
         Command::Remove(args) => remove::remove(&context, terminal, &args).await,
         Command::Flush(args) => flush::flush(&context, terminal, &args).await,
         Command::Dsn(args) => dsn::dsn(&context, terminal, &args).await,

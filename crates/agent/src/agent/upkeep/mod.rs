@@ -116,6 +116,9 @@ impl Agent {
         if self.member.task().is_none() {
             self.callbacks.seen(facts);
         }
+        if let Some(look) = self.losses.look(facts.now, facts.finished.is_some()) {
+            self.upkeep.spawn("reading loss receipts", look);
+        }
         self.follow_role(facts);
         self.reload_postgres(facts);
         self.cache_settings(facts);

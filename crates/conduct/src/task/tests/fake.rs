@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use surus_core::Lsn;
 use surus_core::cluster::{KeyVersion, Member, Status, Tags, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
+use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::{ControlData, ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
@@ -57,6 +58,7 @@ pub struct State {
     pub callbacks: Callbacks,
     /// Which of the user's commands there are: written down among what is done.
     pub hooks: bool,
+    pub recorded: Option<Recorded>,
 }
 
 #[derive(Clone, Default)]
@@ -410,7 +412,21 @@ impl Hands for Fake {
         self.op("copy", "").await
     }
 
-    async fn rewind(&self, _: &Upstream) -> Made {
+    async fn record_loss(&self, _: &Upstream, _: Destroying, _: Duration) -> Made<Recorded> {
+        self.op("receipt", "").await?;
+        let told = self.state().recorded.clone();
+        Ok(told.unwrap_or_else(|| Recorded::Nothing("nothing".into())))
+    }
+
+    async fn archive_pending(&self, _: Duration) -> Made<usize> {
+        self.op("archive", "").await.map(|()| 0)
+    }
+
+    async fn recover(&self) -> Made<bool> {
+        self.op("recover", "").await.map(|()| true)
+    }
+
+    async fn rewind(&self, _: &Upstream, _: Duration) -> Made {
         self.op("rewind", "").await
     }
 

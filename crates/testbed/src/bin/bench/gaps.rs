@@ -110,6 +110,36 @@ pub async fn node(store: StoreKind, runs: usize, dynamic: Option<Value>, recorde
     Ok(())
 }
 
+/// A primary is lost with commits that nobody received.
+pub async fn rewind(store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {
+    let mut cluster = cluster(store, None)?.healthy().await?;
+    cluster.sql(cluster.leader().await?, "create table rewound (n int)").await?;
+    for run in 0..runs {
+        let leader = calm(&cluster).await?;
+        cluster.freeze_walsenders(leader)?;
+        cluster.sql(leader, "insert into rewound select generate_series(1, 1000)").await?;
+        cluster.kill_node(leader)?;
+        let new = cluster.wait_leader_other_than(leader).await?;
+        wait_for("its first checkpoint", LONG, async || {
+            let sql = "select (select timeline_id from pg_control_checkpoint()) = \
+                       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
+            ensure!(cluster.sql(new, sql).await? == "t", "not yet");
+            Ok(())
+        })
+        .await?;
+        let begin = Instant::now();
+        cluster.start(leader)?;
+        cluster.wait_streaming(leader).await?;
+        let took = begin.elapsed();
+        cluster.wait_healthy().await?;
+        let log = cluster.node(leader).log();
+        ensure!(log.contains("pg_rewind from"), "it was not rewound in run {run}:\n{log}");
+        recorder.run(&[("rejoin_ms", milliseconds(took))])?;
+    }
+    cluster.passed();
+    Ok(())
+}
+
 pub async fn sigterm(store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {
     let mut cluster = cluster(store, None)?.healthy().await?;
     for _ in 0..runs {

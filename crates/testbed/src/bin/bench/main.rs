@@ -23,6 +23,7 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
   postmaster      write gap when the primary's postmaster is killed
   node            write gap when a node is lost, with the defaults of a new cluster
   node-fast       the same at the shortest timing allowed
+  rewind          a lost primary with commits that nobody else has, from its start to streaming
   sigterm         write gap when the primary's agent is stopped
   agent-restart   failed commits when the primary's agent is killed and started again
   fence-agent-killed, fence-agent-frozen, fence-cut-off, fence-both-frozen
@@ -67,6 +68,7 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "postmaster" => gaps::postmaster(store, runs, recorder).await,
         "node" => gaps::node(store, runs, None, recorder).await,
         "node-fast" => gaps::node(store, runs, Some(gaps::fast_timing()), recorder).await,
+        "rewind" => gaps::rewind(store, runs, recorder).await,
         "sigterm" => gaps::sigterm(store, runs, recorder).await,
         "agent-restart" => gaps::agent_restart(store, runs, recorder).await,
         "fence-agent-killed" => fence::fence(Fault::AgentKilled, store, runs, recorder).await,
@@ -112,6 +114,7 @@ fn options() -> Result<Option<Options>> {
             "postmaster",
             "node",
             "node-fast",
+            "rewind",
             "sigterm",
             "agent-restart",
             "fence-agent-killed",

@@ -74,6 +74,14 @@ const ROWS: &[Row] = &[
         show: Show::Seconds,
     },
     Row {
+        what: "rejoin by rewind of a lost primary, from its start to streaming",
+        peer: "4.8 s",
+        reach: "3 s",
+        bench: "rewind",
+        field: "rejoin_ms",
+        show: Show::Seconds,
+    },
+    Row {
         what: "agent stopped by SIGTERM on the primary, write gap",
         peer: "-",
         reach: "0.5 s",

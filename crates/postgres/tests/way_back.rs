@@ -1,0 +1,245 @@
+//! A former primary with log that nobody else has: what is written down of it, and how it becomes a standby again.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{LIMIT, Site, eventually, no_progress, one, processes_in, upstream};
+use surus_core::Timeline;
+use surus_core::loss::{Destroying, Receipt, Recorded};
+use surus_postgres::{Divergence, ErrorKind, Instance, StartAs, StopMode, loss};
+use tokio_util::sync::CancellationToken;
+
+fn token() -> CancellationToken {
+    CancellationToken::new()
+}
+
+fn archive(site: &Site) -> PathBuf {
+    site.path().join("archive")
+}
+
+/// A primary with an archive that is closed until somebody opens it, and a standby of it that is promoted: they part.
+async fn parted(site: &Site) -> (Instance, Instance) {
+    let a = site.instance("a");
+    let mut config = (*a.config()).clone();
+    let dir = archive(site);
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    config.parameters.extend(
+        [
+            ("autovacuum", "off".to_owned()),
+            ("archive_mode", "on".to_owned()),
+            ("archive_command", format!("test -e {0}/open && cp %p {0}/%f", dir.display())),
+            ("wal_keep_size", "0".to_owned()),
+            ("max_wal_size", "32MB".to_owned()),
+        ]
+        .map(|(k, v)| (k.to_owned(), v)),
+    );
+    config.loss_keep_wal = 1 << 30;
+    a.set_config(config.clone());
+    a.initdb(&token()).await.unwrap();
+    a.start(&StartAs::Primary, LIMIT).await.unwrap();
+    a.create_roles().await.unwrap();
+    one(&a, "CREATE TABLE public.t (n int); INSERT INTO public.t VALUES (1); SELECT 1").await;
+    let b = site.instance("b");
+    b.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
+    b.start(&StartAs::standby_of(upstream(&a), None), LIMIT).await.unwrap();
+    let flushed = a.observe(LIMIT).await.unwrap().flush_lsn;
+    eventually("b has all", || async { b.observe(LIMIT).await.unwrap().replay_lsn >= flushed }).await;
+    b.promote().await.unwrap();
+    assert_eq!(b.wait_promoted(LIMIT).await.unwrap(), Timeline(2));
+    b.checkpoint(LIMIT).await.unwrap();
+    (a, b)
+}
+
+async fn insert(a: &Instance, n: u32) -> u32 {
+    one(a, &format!("WITH w AS (INSERT INTO public.t VALUES ({n})) SELECT pg_current_xact_id()::text"))
+        .await
+        .parse()
+        .unwrap()
+}
+
+fn only_receipt(a: &Instance) -> Receipt {
+    let (all, odd) = loss::receipts(&loss::directory(&a.config().data_dir)).unwrap();
+    assert!(all.len() == 1 && odd.is_empty(), "{all:?} {odd:?}");
+    all.into_iter().next().unwrap()
+}
+
+fn kept(a: &Instance, receipt: &Receipt) -> PathBuf {
+    loss::directory(&a.config().data_dir).join(&receipt.id).join("wal")
+}
+
+/// What `pg_waldump` finds in files that were kept.
+fn commits_in(dir: &Path, receipt: &Receipt) -> Vec<u32> {
+    let (first, last) = (&receipt.wal.segments[0], receipt.wal.segments.last().unwrap());
+    let out = std::process::Command::new(common::bin_dir().join("pg_waldump"))
+        .args(["-s", &receipt.from.unwrap().lsn.to_string()])
+        .args([dir.join(first), dir.join(last)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let commits = text.lines().filter(|l| l.contains("desc: COMMIT"));
+    commits.map(|l| l.split("tx:").nth(1).unwrap().split(',').next().unwrap().trim().parse().unwrap()).collect()
+}
+
+async fn follows(a: &Instance, b: &Instance) {
+    a.start(&StartAs::standby_of(upstream(b), None), LIMIT).await.unwrap();
+    eventually("a streams from b", || async { a.observe(LIMIT).await.is_ok_and(|o| o.is_streaming()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_is_written_down_and_archived() {
+    let site = Site::new();
+    let (a, b) = parted(&site).await;
+    one(&a, "CREATE TABLE public.later (n int); SELECT 1").await;
+    let mut lost: Vec<u32> = (10..20).map(|_| 0).collect();
+    for (n, xid) in lost.iter_mut().enumerate() {
+        *xid = insert(&a, n as u32).await;
+    }
+    one(&a, "BEGIN; INSERT INTO public.t VALUES (99); ROLLBACK; SELECT pg_switch_wal()::text").await;
+    let last = one(&a, "WITH w AS (INSERT INTO public.later VALUES (1)) SELECT pg_current_xact_id()::text").await;
+    a.kill_hard().await.unwrap();
+
+    let divergence = a.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert!(matches!(divergence, Divergence::Forked { timeline: Timeline(1), .. }), "{divergence:?}");
+    let recorded = a.record_loss(&upstream(&b), Destroying::Rewind, LIMIT, &token()).await.unwrap();
+    assert!(matches!(&recorded, Recorded::Receipt(text) if text.contains("12 transactions")), "{recorded:?}");
+    let receipt = only_receipt(&a);
+    assert_eq!(receipt.xids[1..11], lost, "between the creation of a table and its first row");
+    assert_eq!(receipt.xids.last().unwrap().to_string(), last);
+    assert_eq!((receipt.committed, receipt.unfinished, receipt.notes.len()), (12, 0, 0), "{:?}", receipt.notes);
+    let rows: Vec<_> = receipt.tables.iter().map(|t| (t.table.as_deref(), t.inserted)).collect();
+    assert_eq!(rows, [(Some("public.t"), 10), (None, 1)]);
+    assert!(receipt.catalog_rows > 0 && receipt.tables[0].database.as_deref() == Some("postgres"));
+    let Divergence::Forked { switchpoint, .. } = divergence else { unreachable!() };
+    assert_eq!(receipt.fork.unwrap().lsn, switchpoint);
+    assert_eq!(commits_in(&kept(&a, &receipt), &receipt), receipt.xids);
+    let owner = |p: &Path| std::os::unix::fs::MetadataExt::uid(&fs::metadata(p).unwrap());
+    assert_eq!(owner(&kept(&a, &receipt)), owner(&a.config().data_dir));
+
+    // Once more, as after a rewind that failed: the same receipt.
+    a.record_loss(&upstream(&b), Destroying::Removal, LIMIT, &token()).await.unwrap();
+    assert_eq!(only_receipt(&a), receipt);
+
+    // The archive did not work while it ran.
+    let error = a.archive_pending(LIMIT, &token()).await.unwrap_err().to_string();
+    assert!(error.contains("of") && error.contains("archive lacks them"), "{error}");
+    let mut config = (*a.config()).clone();
+    fs::write(archive(&site).join("open"), "").unwrap();
+    assert!(a.archive_pending(LIMIT, &token()).await.unwrap() >= 1);
+    assert!(
+        archive(&site).join("000000010000000000000001").exists() || fs::read_dir(archive(&site)).unwrap().count() > 1
+    );
+
+    assert!(a.needs_recovery().await.unwrap());
+    a.crash_recover_single_user(&token()).await.unwrap();
+    a.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap();
+    follows(&a, &b).await;
+    // What the server did with its files since then does not touch what was kept.
+    assert_eq!(commits_in(&kept(&a, &receipt), &receipt), receipt.xids);
+    a.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    for destroying in [Destroying::Rewind, Destroying::Removal] {
+        let nothing = a.record_loss(&upstream(&b), destroying, LIMIT, &token()).await.unwrap();
+        assert!(matches!(nothing, Recorded::Nothing(_)), "{nothing:?}");
+    }
+
+    // A receipt that cannot be written stops whatever would follow.
+    config.loss_dir = Some("/proc/nowhere".into());
+    b.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    a.set_config(config.clone());
+    let error = a.record_loss(&upstream(&b), Destroying::Removal, LIMIT, &token()).await.unwrap_err().to_string();
+    assert!(error.contains("nothing of it is destroyed") && error.contains("loss.directory"), "{error}");
+    let later = a.record_loss(&upstream(&b), Destroying::Rewind, LIMIT, &token()).await.unwrap();
+    assert!(matches!(later, Recorded::Undecided(_)), "{later:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_is_gone_comes_from_the_archive() {
+    let site = Site::new();
+    let (a, b) = parted(&site).await;
+    fs::write(archive(&site).join("open"), "").unwrap();
+    let mut lost = vec![insert(&a, 2).await];
+    let forked = one(&a, "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    for n in 3..8 {
+        one(&a, "SELECT pg_switch_wal()::text").await;
+        lost.push(insert(&a, n).await);
+    }
+    let wal = a.config().data_dir.join("pg_wal");
+    eventually("the segments are archived and gone", || async {
+        a.checkpoint(LIMIT).await.unwrap();
+        !wal.join(&forked).exists()
+    })
+    .await;
+    a.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+
+    let with = |command: String| {
+        let mut config = (*a.config()).clone();
+        config.recovery_conf.insert("restore_command".into(), command);
+        a.set_config(config);
+    };
+    let patience = Duration::from_millis(700);
+    // Neither a hang nor half a segment is taken for anything else.
+    with("sleep 4711 & sleep 4711".into());
+    let began = Instant::now();
+    a.record_loss(&upstream(&b), Destroying::Rewind, patience, &token()).await.unwrap();
+    let receipt = only_receipt(&a);
+    assert!(
+        receipt.notes[0].contains("not there any more") && receipt.notes[0].contains("did not finish"),
+        "{receipt:?}"
+    );
+    assert!(receipt.xids.len() < lost.len() && !receipt.xids.is_empty(), "{receipt:?}");
+    let error = a.rewind(&upstream(&b), patience, &no_progress(), &token()).await.unwrap_err();
+    assert!(error.kind == ErrorKind::TimedOut && error.to_string().contains("fetching 0000000"), "{error}");
+    assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    let left = processes_in(site.path())
+        .into_iter()
+        .filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with(b"sleep")));
+    assert_eq!(left.count(), 0, "what hung was ended with what it started");
+    with("head -c 100 /dev/zero > %p".into());
+    let error = a.rewind(&upstream(&b), patience, &no_progress(), &token()).await.unwrap_err().to_string();
+    assert!(error.contains("left 100 bytes"), "{error}");
+    assert!(!wal.join(&forked).exists());
+    with("exit 3".into());
+    let error = a.rewind(&upstream(&b), patience, &no_progress(), &token()).await.unwrap_err().to_string();
+    assert!(error.contains("restore_command for 0000000") && error.contains('3'), "{error}");
+
+    loss::acknowledge(&loss::directory(&a.config().data_dir), &receipt.id).unwrap();
+    with(format!("cp {}/%f %p", archive(&site).display()));
+    a.record_loss(&upstream(&b), Destroying::Rewind, LIMIT, &token()).await.unwrap();
+    let receipt = only_receipt(&a);
+    assert_eq!((&receipt.xids, receipt.notes.len()), (&lost, 0), "{:?}", receipt.notes);
+    assert_eq!(commits_in(&kept(&a, &receipt), &receipt), lost);
+    a.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap();
+    follows(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crashed_primary_that_has_nothing_more_just_follows() {
+    let site = Site::new();
+    let a = site.primary("a").await;
+    one(&a, "CREATE TABLE public.t (n int); SELECT 1").await;
+    let b = site.instance("b");
+    b.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
+    b.start(&StartAs::standby_of(upstream(&a), None), LIMIT).await.unwrap();
+    eventually("b has all", || async {
+        b.observe(LIMIT).await.unwrap().replay_lsn >= a.observe(LIMIT).await.unwrap().flush_lsn
+    })
+    .await;
+    let end = a.observe(LIMIT).await.unwrap().flush_lsn;
+    a.kill_hard().await.unwrap();
+    b.promote().await.unwrap();
+    b.wait_promoted(LIMIT).await.unwrap();
+    let history = b.timeline_history(Timeline(2)).await.unwrap();
+    // The server may have written by itself in its last moment.
+    let want = if history[0].switch_lsn >= end { "follows" } else { "forked" };
+    let divergence = a.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert_eq!(if divergence.can_follow() { "follows" } else { "forked" }, want, "{divergence:?} {end} {history:?}");
+    let recorded = a.record_loss(&upstream(&b), Destroying::Rewind, LIMIT, &token()).await.unwrap();
+    assert!(matches!(recorded, Recorded::Nothing(_)), "{recorded:?}");
+    if divergence.can_follow() {
+        follows(&a, &b).await;
+    }
+}

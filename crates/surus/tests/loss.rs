@@ -1,0 +1,168 @@
+//! What only a lost primary had is written down before it goes, and told everywhere until somebody acknowledges it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use surus_testbed::{Builder, Cluster, wait_for};
+
+const LONG: Duration = Duration::from_secs(90);
+
+fn cluster() -> Builder {
+    // Nobody but the test commits anything.
+    Cluster::builder(env!("CARGO_BIN_EXE_surus")).dynamic(json!({"postgresql": {"parameters": {"autovacuum": "off"}}}))
+}
+
+/// Commits rows on a primary that nobody receives from any more, then kills it with everything on its machine. The ids of
+/// the transactions, and who leads now.
+async fn lose(cluster: &mut Cluster, rows: usize) -> Result<(usize, usize, Vec<u32>)> {
+    let old = cluster.leader().await?;
+    cluster.sql(old, "create table t (n int)").await?;
+    cluster.wait_healthy().await?;
+    cluster.freeze_walsenders(old)?;
+    let mut xids = vec![];
+    for n in 0..rows {
+        let insert = format!("with w as (insert into t values ({n})) select pg_current_xact_id()::text");
+        xids.push(cluster.sql(old, &insert).await?.parse()?);
+    }
+    cluster.kill_node(old)?;
+    let new = cluster.wait_leader_other_than(old).await?;
+    Ok((old, new, xids))
+}
+
+async fn surus(cluster: &Cluster, node: usize, args: &[&str]) -> Result<String> {
+    let output = cluster.surus(node, args).await?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "surus {args:?}: {out}{err}");
+    Ok(out.into_owned())
+}
+
+fn beside(data: &Path) -> PathBuf {
+    let mut name = data.as_os_str().to_owned();
+    name.push(".surus.loss");
+    name.into()
+}
+
+async fn metric(cluster: &Cluster, node: usize, name: &str) -> Result<String> {
+    let page = cluster.get(node, "/metrics").await?.body;
+    let line = page.lines().find(|l| l.starts_with(name) && !l.starts_with('#')).context("no such metric")?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewound_primary_leaves_a_receipt() -> Result<()> {
+    let mut cluster = cluster().healthy().await?;
+    let (old, new, lost) = lose(&mut cluster, 7).await?;
+    cluster.sql(new, "insert into t values (100)").await?;
+    cluster.start(old)?;
+    assert_eq!(cluster.wait_healthy().await?, new);
+    assert_eq!(cluster.sql(old, "select string_agg(n::text, ',') from t").await?, "100");
+    let log = cluster.node(old).log();
+    for step in ["loss receipt 2", "crash recovery before pg_rewind took", "pg_rewind from"] {
+        assert!(log.contains(step), "{step}\n{log}");
+    }
+
+    let (was, asked) = (cluster.node(old).name.clone(), new);
+    let all: Value = serde_json::from_str(&surus(&cluster, asked, &["loss", "list", "-f", "json"]).await?)?;
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    let receipt = all[0].clone();
+    assert_eq!((&receipt["xids"], &receipt["member"]), (&json!(lost), &json!(was)), "{receipt}");
+    let table = json!({"database": "postgres", "table": "public.t", "file": receipt["tables"][0]["file"],
+                       "inserted": 7, "updated": 0, "deleted": 0});
+    assert_eq!((&receipt["tables"], &receipt["notes"]), (&json!([table]), &json!([])), "{receipt}");
+    let id = receipt["id"].as_str().context("an id")?.to_owned();
+
+    // Everywhere a person looks.
+    let tells = [&["list"][..], &["explain"], &["loss", "list"], &["loss", "show", &id]];
+    wait_for("everybody tells", LONG, async || {
+        for args in tells {
+            let text = surus(&cluster, asked, args).await?;
+            ensure!(text.contains(if args == ["list"] { &was } else { &id }), "{args:?}: {text}");
+            ensure!(text.contains("7 transactions") || args == ["loss", "list"], "{args:?}: {text}");
+        }
+        Ok(())
+    })
+    .await?;
+    assert_eq!(metric(&cluster, old, "surus_loss_receipts").await?, "1");
+    assert_eq!(metric(&cluster, old, "surus_loss_transactions").await?, "7");
+
+    // The log that was kept, by the command that is shown.
+    let shown = surus(&cluster, asked, &["loss", "show", &id]).await?;
+    let command = shown.lines().find_map(|l| l.trim().strip_prefix("pg_waldump ")).context("a command")?.to_owned();
+    let program = cluster.machine.bin_dir.join("pg_waldump");
+    let dump = Command::new(program).args(command.split_whitespace()).output()?;
+    let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+    for xid in &lost {
+        assert!(dump.lines().any(|l| l.contains("COMMIT") && l.contains(&format!("tx: {xid:>10},"))), "{xid}\n{dump}");
+    }
+
+    let dir = beside(&cluster.node(old).data_dir());
+    let offline = surus(&cluster, asked, &["loss", "list", "-f", "json", "--dir", &dir.display().to_string()]).await?;
+    assert_eq!(serde_json::from_str::<Value>(&offline)?, all);
+    let unknown = cluster.surus(asked, &["loss", "ack", "x"]).await?;
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("no member that answers"));
+    let said = surus(&cluster, asked, &["loss", "ack", &id]).await?;
+    assert!(said.contains(&id) && said.contains("7 transactions"), "{said}");
+    assert!(!dir.join(&id).exists());
+    assert_eq!(surus(&cluster, asked, &["loss", "list", "-f", "json"]).await?.trim(), "[]");
+    wait_for("nobody tells any more", LONG, async || {
+        ensure!(metric(&cluster, old, "surus_loss_receipts").await? == "0", "metrics");
+        let text = surus(&cluster, asked, &["list"]).await?;
+        ensure!(!text.contains("acknowledged"), "{text}");
+        Ok(())
+    })
+    .await?;
+    cluster.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forked_member_that_is_copied_anew_leaves_a_receipt_and_a_healthy_one_none() -> Result<()> {
+    let mut cluster = cluster().dynamic(json!({"postgresql": {"use_pg_rewind": false}})).healthy().await?;
+    let (old, new, lost) = lose(&mut cluster, 3).await?;
+    cluster.start(old)?;
+    let name = cluster.node(old).name.clone();
+    wait_for("it says what keeps it out", LONG, async || {
+        let text = surus(&cluster, new, &["explain"]).await?;
+        ensure!(text.contains("settings do not allow mending it"), "{text}");
+        Ok(())
+    })
+    .await?;
+    let healthy = cluster.others(new).into_iter().find(|n| *n != old).context("a third")?;
+    for node in [old, healthy] {
+        let member = cluster.node(node).name.clone();
+        let scope = cluster.scope.clone();
+        surus(&cluster, new, &["reinit", &scope, &member, "--force", "--wait"]).await?;
+    }
+    assert_eq!(cluster.wait_healthy().await?, new);
+    let all: Value = serde_json::from_str(&surus(&cluster, new, &["loss", "list", "-f", "json"]).await?)?;
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    assert_eq!(
+        (&all[0]["xids"], &all[0]["member"], &all[0]["destroying"]),
+        (&json!(lost), &json!(name), &json!("removal"))
+    );
+    cluster.passed();
+    Ok(())
+}
+
+/// Rewinding what can stream costs a member its data for nothing, and looks like a loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_primary_that_lost_nothing_streams_as_it_is() -> Result<()> {
+    let mut cluster = cluster().healthy().await?;
+    let old = cluster.leader().await?;
+    cluster.sql(old, "create table t as select 1 as n").await?;
+    cluster.wait_healthy().await?;
+    cluster.kill_node(old)?;
+    let new = cluster.wait_leader_other_than(old).await?;
+    cluster.start(old)?;
+    assert_eq!(cluster.wait_healthy().await?, new);
+    let log = cluster.node(old).log();
+    // What the server wrote by itself in its last moment may have gone nowhere: that is a fork, and loses nothing.
+    assert!(!log.contains("running pg_rewind") || log.contains("no commit"), "{log}");
+    assert!(!log.contains("loss receipt"), "{log}");
+    assert_eq!(surus(&cluster, new, &["loss", "list", "-f", "json"]).await?.trim(), "[]");
+    cluster.passed();
+    Ok(())
+}
