@@ -42,6 +42,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         inherited: None,
         fence: Default::default(),
         stalls: Default::default(),
+        synchronous: Default::default(),
         postgres: PostgresFact {
             data_dir: data(standby),
             process: if observed.is_some() { ProcessState::Accepting } else { ProcessState::NotRunning },

@@ -25,8 +25,6 @@ pub struct DynamicConfig {
     pub standby_cluster: Option<StandbyCluster>,
     pub slots: BTreeMap<String, PermanentSlot>,
     pub ignore_slots: Vec<IgnoreSlot>,
-    /// Bytes; `None`: no limit.
-    pub maximum_lag_on_syncnode: Option<u64>,
     pub primary_race_backoff: Duration,
 }
 
@@ -105,6 +103,10 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         synchronous_mode_strict: bool(&mut s, r, "synchronous_mode_strict"),
         synchronous_node_count: small(&mut s, r, "synchronous_node_count", "a whole number, at least 1", 1)
             .unwrap_or(default.synchronous_node_count),
+        maximum_lag_on_syncnode: s
+            .int(r, "maximum_lag_on_syncnode", "a whole number of bytes, or -1 for no limit", -1..=i64::MAX)
+            .filter(|lag| *lag > 0)
+            .map(i64::unsigned_abs),
         failsafe_mode: bool(&mut s, r, "failsafe_mode"),
         pause: bool(&mut s, r, "pause"),
         max_timelines_history: small(&mut s, r, "max_timelines_history", "a whole number, 0 or more", 0)
@@ -118,7 +120,6 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
             .unwrap_or(false),
         standby_cluster: standby_cluster.is_some(),
     };
-    let sync_lag = s.int(r, "maximum_lag_on_syncnode", "a whole number of bytes, or -1 for no limit", -1..=i64::MAX);
     let race = s.int(r, "primary_race_backoff", "a whole number of seconds, 0 or more", 0..=i64::from(u32::MAX));
     s.finish(r);
     DynamicConfig {
@@ -128,7 +129,6 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         standby_cluster,
         slots,
         ignore_slots,
-        maximum_lag_on_syncnode: sync_lag.filter(|lag| *lag > 0).map(i64::unsigned_abs),
         primary_race_backoff: Duration::from_secs(race.unwrap_or(0).unsigned_abs()),
     }
 }

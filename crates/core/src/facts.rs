@@ -12,6 +12,7 @@ use crate::postgres::{DataDir, Observed, ProcessState};
 use crate::settings::ClusterSettings;
 use crate::slots::LogicalSlot;
 use crate::stall::Stalls;
+use crate::synchronous;
 use crate::time::BootTime;
 
 /// What ends this server should its lead end while nobody here can act.
@@ -159,6 +160,8 @@ pub struct Facts {
     /// The end of a task, shown to exactly one step.
     pub finished: Option<FinishedTask>,
     pub peers: BTreeMap<MemberName, PeerFact>,
+    #[serde(default)]
+    pub synchronous: synchronous::Doing,
     /// Shown again until a step has answered it.
     pub request: Option<Request>,
     /// Permanent logical slots that this standby lacks and could copy from the leader.

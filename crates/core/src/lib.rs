@@ -27,5 +27,6 @@ pub mod slots;
 pub mod stall;
 pub mod step;
 pub mod store;
+pub mod synchronous;
 
 pub use step::{Step, step};

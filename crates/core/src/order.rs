@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{FailoverRequest, KeyVersion, Upstream};
+use crate::cluster::{FailoverRequest, KeyVersion, SyncState, Upstream};
 use crate::ids::{MemberName, SystemId};
 use crate::slots::LogicalSlot;
+use crate::synchronous::Names;
 use crate::time::BootTime;
 
 /// Counts the tasks of this process. The end of a task of an older epoch is dropped.
@@ -137,6 +138,15 @@ pub enum Order {
         version: Option<KeyVersion>,
     },
     WriteHistory,
+    /// What commits wait for. `None`: what the operator configured.
+    SetNames {
+        names: Option<Names>,
+    },
+    /// Who may be promoted: write the `sync` key if it has this version, or delete it.
+    WriteSync {
+        state: Option<SyncState>,
+        version: Option<KeyVersion>,
+    },
     ClearFailover {
         version: KeyVersion,
     },

@@ -146,6 +146,8 @@ pub struct Observed {
     pub primary_slot_name: Option<String>,
     pub restore_command: Option<String>,
     pub synchronous_standby_names: String,
+    #[serde(default)]
+    pub synchronous_commit: String,
     pub pending_restart: BTreeMap<String, PendingRestart>,
 }
 

@@ -42,7 +42,14 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
         return leave("my disk hangs".into());
     }
     if !observed.in_recovery {
-        // A running primary keeps its role before anything else is weighed, but never on an old timeline.
+        // A running primary keeps its role before anything else is weighed, but never on an old timeline, and not once
+        // another could acknowledge what is missing here.
+        if let Some(sync) = candidate::active_sync(facts, view).filter(|s| !s.is_leader(&facts.me)) {
+            return leave(format!(
+                "{} was the last to lead in synchronous mode, a commit could be missing here",
+                sync.leader
+            ));
+        }
         return match (observed.timeline, view.history_timeline()) {
             (Some(mine), Some(cluster)) if mine < cluster => {
                 leave(format!("my timeline {mine} is behind last known cluster timeline {cluster}"))
@@ -124,6 +131,12 @@ fn requested(
                     return (Verdict::Leave { why: format!("Primary ({name}) is still alive") }, vec![]);
                 }
             }
+            // Its leader may have died before it handed over, and being named brings no commit here.
+            if request.leader.is_some()
+                && candidate::active_sync(facts, view).is_some_and(|s| s.quorum > 0 && !s.is_leader(&facts.me))
+            {
+                return healthiest(facts, memory, view, &|_| true, false);
+            }
             return (Verdict::Take { why: format!("{action}: I am the requested candidate") }, vec![]);
         }
         Some(candidate) => {
@@ -143,7 +156,8 @@ fn requested(
         None => {}
     }
     // The candidate is bad or was left open: the one that stepped down takes part only if nobody else could.
-    if request.leader.as_ref() == Some(&facts.me) {
+    let followed_by_another = candidate::active_sync(facts, view).is_some_and(|s| !s.is_leader(&facts.me));
+    if request.leader.as_ref() == Some(&facts.me) && !followed_by_another {
         let ask = candidate::to_ask(view, &facts.me);
         if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
             return (Verdict::Ask(ask), vec![]);
@@ -199,7 +213,8 @@ fn healthiest(
         .filter(|m| m.name != facts.me && counts(m))
         .filter(|m| sync.is_none_or(|s| s.lists(&m.name) || s.is_leader(&m.name)))
         .collect();
-    let quorum = sync.filter(|_| facts.settings.synchronous_mode == SynchronousMode::Quorum);
+    // Written by a leader in quorum mode, the key says so also to those who know that the mode has changed since.
+    let quorum = sync.filter(|s| s.quorum > 0 || facts.settings.synchronous_mode == SynchronousMode::Quorum);
     // A voter vouches for what was acknowledged also when it may not lead itself.
     let votes = |m: &Member| quorum.is_some_and(|s| s.lists(&m.name) || s.is_leader(&m.name));
     let ask: Vec<MemberName> = electorate
@@ -236,7 +251,12 @@ fn healthiest(
             }
             Some(Ok(answer)) => answer,
         };
-        if votes(member) && answer.in_recovery && answer.position.is_valid() && answer.position <= mine {
+        // A longer log on an older timeline is a fork, not a lead: what was written after the switch is missing there.
+        let ahead = match (answer.timeline, observed.timeline) {
+            (Some(theirs), Some(ours)) if theirs != ours => theirs > ours,
+            _ => answer.position > mine,
+        };
+        if votes(member) && answer.in_recovery && answer.position.is_valid() && !ahead {
             found += 1;
         }
         if member.tags.nofailover() || answer.tags.nofailover() || answer.watchdog_failed {
@@ -246,11 +266,6 @@ fn healthiest(
         let was_leader = match sync {
             Some(sync) => sync.is_leader(name),
             None => memory.last_leader.as_ref() == Some(name),
-        };
-        // A longer log on an older timeline is a fork, not a lead: what was written after the switch is missing there.
-        let ahead = match (answer.timeline, observed.timeline) {
-            (Some(theirs), Some(ours)) if theirs != ours => theirs > ours,
-            _ => answer.position > mine,
         };
         let against = if !answer.in_recovery {
             Some(format!("Primary ({name}) is still alive"))

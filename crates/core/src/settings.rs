@@ -33,6 +33,8 @@ pub struct ClusterSettings {
     pub synchronous_mode: SynchronousMode,
     pub synchronous_mode_strict: bool,
     pub synchronous_node_count: u32,
+    #[serde(default)]
+    pub maximum_lag_on_syncnode: Option<u64>,
     pub failsafe_mode: bool,
     pub pause: bool,
     pub max_timelines_history: u32,
@@ -58,6 +60,7 @@ impl Default for ClusterSettings {
             synchronous_mode: SynchronousMode::Off,
             synchronous_mode_strict: false,
             synchronous_node_count: 1,
+            maximum_lag_on_syncnode: None,
             failsafe_mode: false,
             pause: false,
             max_timelines_history: 0,

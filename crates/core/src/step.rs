@@ -67,6 +67,7 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
         }
     };
     housekeeping(&mut work);
+    crate::synchronous::drive(&mut work);
     let Work { memory, orders, goal, candidates, waiting_for, steady, reply, again_in, .. } = work;
     let report =
         Report { rule: id, section, name: name.to_owned(), goal, why: why.to_owned(), candidates, waiting_for, steady };

@@ -81,6 +81,7 @@ pub fn primary() -> Observed {
         primary_slot_name: None,
         restore_command: None,
         synchronous_standby_names: String::new(),
+        synchronous_commit: String::new(),
         pending_restart: BTreeMap::new(),
     }
 }

@@ -58,6 +58,7 @@ fn facts(view: ClusterView) -> Facts {
         failover_due: None,
         fence: Default::default(),
         stalls: Default::default(),
+        synchronous: Default::default(),
     }
 }
 
@@ -363,6 +364,7 @@ fn observed(in_recovery: bool) -> Answer {
         primary_slot_name: None,
         restore_command: None,
         synchronous_standby_names: String::new(),
+        synchronous_commit: String::new(),
         pending_restart: BTreeMap::default(),
     }))
 }

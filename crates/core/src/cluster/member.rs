@@ -156,6 +156,10 @@ impl Tags {
         self.truthy("nosync").unwrap_or_else(|| self.int("sync_priority").unwrap_or(1) <= 0)
     }
 
+    pub fn sync_priority(&self) -> i64 {
+        if self.nosync() { 0 } else { self.int("sync_priority").unwrap_or(1) }
+    }
+
     pub fn noloadbalance(&self) -> bool {
         self.truthy("noloadbalance").unwrap_or(false)
     }

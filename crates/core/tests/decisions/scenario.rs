@@ -86,6 +86,7 @@ pub fn primary_at(lsn: u64, timeline: u32) -> Observed {
         primary_slot_name: None,
         restore_command: None,
         synchronous_standby_names: String::new(),
+        synchronous_commit: String::new(),
         pending_restart: Default::default(),
     }
 }
@@ -147,6 +148,7 @@ impl Scenario {
             fence: Default::default(),
             stalls: Default::default(),
             missing_slots: vec![],
+            synchronous: Default::default(),
             shutdown: false,
             failover_due: None,
         };
@@ -394,6 +396,12 @@ pub fn brief(order: &Order) -> String {
             format!("name {}", request.candidate.as_ref().map_or("nobody", |n| n.as_str()))
         }
         Order::Exit(Ok(())) => "exit".into(),
+        Order::SetNames { names } => {
+            format!("wait for {:?}", names.as_ref().map(|n| n.text().unwrap_or_default()))
+        }
+        Order::WriteSync { state, .. } => {
+            format!("write sync {}", state.as_ref().map_or("away".into(), |s| s.to_text()))
+        }
         Order::Exit(Err(_)) => "exit with error".into(),
     }
 }

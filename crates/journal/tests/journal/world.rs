@@ -102,6 +102,7 @@ impl World {
             inherited: None,
             fence: Fence::default(),
             stalls: Default::default(),
+            synchronous: Default::default(),
             postgres: PostgresFact {
                 data_dir: DataDir::Present { major_version: 17, standby_signal: false, control },
                 process: ProcessState::Accepting,
@@ -275,6 +276,7 @@ fn observed(at: BootTime, standby: bool) -> Observed {
         primary_slot_name: standby.then(|| "node1".to_owned()),
         restore_command: Some(format!("AWS_SECRET_ACCESS_KEY={SECRET} fetch %f %p")),
         synchronous_standby_names: String::new(),
+        synchronous_commit: String::new(),
         pending_restart: [("x.key".to_owned(), pending())].into(),
     }
 }

@@ -168,6 +168,7 @@ impl World {
             primary_slot_name: data.slot.clone().filter(|_| upstream.is_some()),
             restore_command: None,
             synchronous_standby_names: String::new(),
+            synchronous_commit: String::new(),
             pending_restart: BTreeMap::new(),
         })
     }

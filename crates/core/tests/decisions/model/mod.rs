@@ -359,6 +359,7 @@ impl World {
             fence: Default::default(),
             stalls: Default::default(),
             missing_slots: vec![],
+            synchronous: Default::default(),
             shutdown: node.shutdown,
             failover_due: None,
         };

@@ -65,6 +65,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         fence: Default::default(),
         stalls: Default::default(),
         missing_slots: vec![],
+        synchronous: Default::default(),
         shutdown: false,
         failover_due: None,
     }
