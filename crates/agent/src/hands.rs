@@ -12,6 +12,7 @@ use surus_core::order::Task;
 use surus_core::postgres::{DataDir, Progress};
 use surus_core::server::Killed;
 use surus_core::slots::{LogicalSlot, SlotCopy};
+use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_store::clock::boot_now;
@@ -23,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::callbacks::CallbackRunner;
 use crate::fence::FenceKeeper;
 use crate::lease::LeaseKeeper;
+
+/// A standby that is to be promoted may be at a restartpoint.
+const IN_FORCE: Duration = Duration::from_secs(5);
 
 pub struct RealHands {
     pub instance: Instance,
@@ -148,6 +152,27 @@ impl Hands for RealHands {
 
     async fn read_store(&self, limit: Duration) -> StoreResult<ClusterView> {
         self.store.read(limit).await
+    }
+
+    async fn write_sync(
+        &self,
+        state: Option<String>,
+        version: Option<KeyVersion>,
+        limit: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        self.store.write_sync(state, version, limit).await.map(|(outcome, _)| outcome)
+    }
+
+    async fn wait_for(&self, names: Option<&Names>) -> Made {
+        let changed = self.instance.choose_names(names.map(|n| n.text().unwrap_or_default()));
+        if self.instance.process().await.is_none() {
+            return Ok(());
+        }
+        match names {
+            Some(_) => said(self.instance.bring_names_into_force(IN_FORCE)).await.map(|_| ()),
+            None if changed => said(self.instance.reload()).await,
+            None => Ok(()),
+        }
     }
 
     async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
@@ -299,6 +324,7 @@ mod tests {
             patience: Duration::ZERO,
             start_timeout: Duration::ZERO,
             use_slots: true,
+            settings: Default::default(),
             founding_document: String::new(),
             post_bootstrap: None,
             data_dir: String::new(),

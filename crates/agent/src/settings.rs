@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use surus_config::{DynamicConfig, Effective, LocalConfig, RoleOverlay, find_bin_dir};
+use surus_core::settings::SynchronousMode;
 use surus_postgres::{Credentials, InstanceConfig, UserCommand};
 use tracing::{info, warn};
 
@@ -119,6 +120,7 @@ impl Settings {
             member: self.local.name.clone(),
             command_line: e.command_line.clone(),
             parameters: e.file.clone(),
+            synchronous: surus_core::synchronous::mode(&e.settings) != SynchronousMode::Off,
             pg_hba: e.pg_hba.clone(),
             pg_ident: e.pg_ident.clone(),
             bootstrap_pg_hba: self.local.bootstrap.as_ref().map(|b| b.pg_hba.clone()).unwrap_or_default(),

@@ -6,6 +6,7 @@
 //! before the next one is asked for.
 
 mod deeds;
+mod sync;
 mod wait;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use surus_core::store::{Followed, Revision};
 use surus_core::{BootTime, MemberName, Step};
 
 pub use deeds::{Deed, PROBE, WRITE};
+use sync::Sync;
 pub use wait::{Ended, differ, positionless};
 
 /// `Ok`: done, or accepted for later. `Err`: not done, and why.
@@ -56,6 +58,7 @@ pub struct Member<T> {
     /// Who is answered when the task of this epoch ends.
     answering: Option<(Epoch, T)>,
     shutdown: bool,
+    sync: Sync,
 
     /// Of the latest decision, and not carried out yet.
     orders: VecDeque<Order>,
@@ -84,6 +87,7 @@ impl<T> Member<T> {
             asked: None,
             answering: None,
             shutdown: false,
+            sync: Sync::default(),
             orders: VecDeque::new(),
             reply: None,
             begun: None,

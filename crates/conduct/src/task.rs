@@ -9,6 +9,7 @@ mod demote;
 mod hands;
 mod run;
 mod slots;
+mod synchronous;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use surus_core::cluster::ClusterView;
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Task};
+use surus_core::settings::ClusterSettings;
 use surus_core::{BootTime, MemberName};
 
 pub use hands::{Hands, Happened, Launched, Made};
@@ -30,6 +32,7 @@ pub struct TaskContext {
     pub patience: Duration,
     pub start_timeout: Duration,
     pub use_slots: bool,
+    pub settings: ClusterSettings,
     /// The text of the `config` key of a new cluster.
     pub founding_document: String,
     pub post_bootstrap: Option<String>,
@@ -51,7 +54,7 @@ pub async fn perform<H: Hands>(task: Task, cx: TaskContext, hands: H) -> Outcome
         Task::Reinitialize { from } => copy::reinitialize(cx, hands, &from).await,
         Task::CheckDivergence { from } => copy::check(hands, &from).await,
         Task::Rewind { from } => copy::rewind(cx, hands, &from).await,
-        Task::StartPrimary => run::start_primary(hands).await,
+        Task::StartPrimary => run::start_primary(cx, hands).await,
         Task::StartStandby { upstream } => run::start_standby(cx, hands, upstream).await,
         Task::Promote => run::promote(cx, hands).await,
         Task::Follow { upstream } => run::follow(cx, hands, upstream).await,

@@ -78,4 +78,7 @@ pub struct Memory {
     pub unreadable_since: Option<BootTime>,
     /// Since when a primary runs here without the lead.
     pub unled_since: Option<BootTime>,
+    /// Since when the leader is asked to choose another synchronous standby than this one, which is about to stop.
+    #[serde(default)]
+    pub leaving_since: Option<BootTime>,
 }

@@ -9,7 +9,7 @@ use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
 use crate::memory::{Divergence, Memory};
-use crate::order::{Demote, Order, Task};
+use crate::order::{Demote, Order, Request, Task};
 use crate::report::Report;
 use crate::rules::{self, Ctx, Work};
 
@@ -170,6 +170,10 @@ fn remember_state(memory: &mut Memory, facts: &Facts) {
         memory.unled_since.get_or_insert(facts.now);
     } else {
         memory.unled_since = None;
+    }
+    let restarts = facts.task.as_ref().is_some_and(|t| t.task == Task::Restart);
+    if !facts.shutdown && facts.request != Some(Request::Restart) && !restarts {
+        memory.leaving_since = None;
     }
     // Only time in which the best candidate could have come forward counts.
     if facts.settings.pause && memory.leaderless_since.is_some() {

@@ -14,6 +14,7 @@ use crate::conninfo::tool_conninfo;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::Instance;
 use crate::staging::Staging;
+use crate::synchronous::Chosen;
 use crate::tool::Tool;
 use crate::{ErrorKind, PgError, Result};
 
@@ -70,7 +71,8 @@ impl Instance {
         blocking("putting the copy in place", SYNC_LIMIT, move || staging.commit()).await?;
         blocking("restoring configuration files", IO_LIMIT, move || {
             let raised = std::collections::BTreeMap::new();
-            Writing { config: &config, user: user.as_ref(), version, raised: &raised }.restore_missing()
+            Writing { config: &config, user: user.as_ref(), version, raised: &raised, names: Chosen::Unknown }
+                .restore_missing()
         })
         .await
     }

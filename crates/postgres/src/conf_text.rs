@@ -6,6 +6,7 @@ use surus_core::postgres::RECOVERY_SETTINGS;
 
 use crate::config::InstanceConfig;
 use crate::conninfo;
+use crate::synchronous::NAMES;
 use surus_core::server::StartAs;
 
 /// Those of [`RECOVERY_SETTINGS`] that a running server of this version takes over only by a restart.
@@ -98,6 +99,11 @@ pub(crate) fn listed(lines: &[String]) -> String {
 /// The recovery settings of a file we (or a predecessor of ours) wrote.
 pub(crate) fn read_recovery(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(assignment).filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str())).collect()
+}
+
+/// The synchronous standbys in a file we (or a predecessor of ours) wrote.
+pub(crate) fn read_names(text: &str) -> Option<String> {
+    text.lines().filter_map(assignment).filter(|(name, _)| name == NAMES).last().map(|(_, value)| value)
 }
 
 /// `postgresql.auto.conf` without recovery settings: they would win over ours. `None`: nothing to remove.

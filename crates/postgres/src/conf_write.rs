@@ -12,6 +12,7 @@ use crate::config::InstanceConfig;
 use crate::conninfo;
 use crate::disk::{file_mode, make_dirs, replace_file};
 use crate::os_user::OsUser;
+use crate::synchronous::Chosen;
 use crate::{PgError, Result};
 use surus_core::server::StartAs;
 
@@ -24,6 +25,7 @@ pub(crate) struct Writing<'a> {
     pub version: u32,
     /// Wins over `config.parameters`.
     pub raised: &'a BTreeMap<String, String>,
+    pub names: Chosen,
 }
 
 /// What the recovery block of `postgresql.conf` was and is.
@@ -50,6 +52,7 @@ impl Writing<'_> {
         }
         let mut parameters = config.parameters.clone();
         parameters.extend(self.raised.iter().map(|(k, v)| (k.clone(), v.clone())));
+        self.names.apply(config, &mut parameters)?;
         let text = postgresql_conf(config, &parameters, &include, &recovery_after);
         let mut changed = replace_file(&conf, &text, mode, self.user)?;
 
@@ -187,7 +190,8 @@ mod tests {
     fn the_original_is_kept_and_rewriting_changes_nothing() {
         let (_dir, config) = files();
         let raised = BTreeMap::new();
-        let writing = Writing { config: &config, user: None, version: 150_000, raised: &raised };
+        let writing =
+            Writing { config: &config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
         let role = StartAs::standby_of(Upstream { name: "a".into(), host: "h".into(), port: 1 }, Some("s".into()));
         assert!(writing.all(Some(&role)).unwrap().changed);
         let base = fs::read_to_string(config.data_dir.join(BASE)).unwrap();
@@ -207,7 +211,8 @@ mod tests {
         config.config_dir = dir.path().join("etc/pg");
         config.pg_hba = Some(vec!["host all all all md5".into()]);
         let raised = BTreeMap::new();
-        let writing = Writing { config: &config, user: None, version: 150_000, raised: &raised };
+        let writing =
+            Writing { config: &config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
         writing.all(Some(&StartAs::Primary)).unwrap();
         assert!(fs::read_to_string(config.config_dir.join(BASE)).unwrap().contains("shared_buffers"));
         assert!(config.data_dir.join("postgresql.conf").exists());
@@ -221,7 +226,8 @@ mod tests {
     fn markers_follow_the_role() {
         let (_dir, config) = files();
         let raised = BTreeMap::new();
-        let writing = Writing { config: &config, user: None, version: 150_000, raised: &raised };
+        let writing =
+            Writing { config: &config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
         fs::write(config.data_dir.join("promote"), "").unwrap();
         writing.markers(&StartAs::Standby { upstream: None, slot: None }).unwrap();
         assert!(config.data_dir.join("standby.signal").exists() && !config.data_dir.join("promote").exists());

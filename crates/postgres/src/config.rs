@@ -66,6 +66,8 @@ pub struct InstanceConfig {
     pub command_line: Vec<(String, String)>,
     /// For `postgresql.conf`, in final text.
     pub parameters: BTreeMap<String, String>,
+    /// The cluster chooses its synchronous standbys.
+    pub synchronous: bool,
     /// Absent: the file is left as it is.
     pub pg_hba: Option<Vec<String>>,
     pub pg_ident: Option<Vec<String>>,

@@ -11,6 +11,7 @@ use crate::orphans::unlisted;
 use crate::os_user::{self, OsUser};
 use crate::postmaster::{PidFile, Postmaster};
 use crate::sql::Session;
+use crate::synchronous::Chosen;
 use crate::tool::Tool;
 use crate::version::{major_text, parse_version};
 use crate::{ErrorKind, PgError, Result};
@@ -34,6 +35,8 @@ pub(crate) struct Inner {
     pub overrides: Mutex<Option<BTreeMap<String, String>>>,
     /// What the recovery block is written for; unknown for a server that was found running.
     pub role: Mutex<Option<StartAs>>,
+    /// `synchronous_standby_names`.
+    pub names: Mutex<Chosen>,
     pub socket_dirs: Mutex<Option<String>>,
     /// One at a time of those that create, replace or start.
     pub exclusive: tokio::sync::Mutex<()>,
@@ -56,6 +59,7 @@ impl Instance {
                 session: tokio::sync::Mutex::default(),
                 overrides: Mutex::default(),
                 role: Mutex::default(),
+                names: Mutex::default(),
                 socket_dirs: Mutex::default(),
                 exclusive: tokio::sync::Mutex::default(),
                 no_walsender_until: Mutex::default(),

@@ -39,6 +39,7 @@ mod sql;
 mod staging;
 mod start;
 mod stop;
+mod synchronous;
 mod tls;
 mod tool;
 mod user_command;

@@ -55,7 +55,8 @@ fn question(version: u32) -> String {
          CASE WHEN NOT r.standby THEN \
               CASE WHEN pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() THEN \
                    (SELECT count(*) FROM pg_stat_get_activity(NULL) a \
-                    WHERE lower(a.wait_event) IN ('walwrite', 'walsync', 'walinitwrite', 'walinitsync')) END END::text \
+                    WHERE lower(a.wait_event) IN ('walwrite', 'walsync', 'walinitwrite', 'walinitsync')) END END::text, \
+         current_setting('synchronous_commit') \
          FROM (SELECT pg_is_in_recovery() AS standby) r LEFT JOIN (SELECT pid, status, slot_name, sender_host, sender_port, \
               latest_end_lsn, written_lsn, CASE WHEN latest_end_lsn IS NOT NULL THEN received_tli END AS received_tli \
               FROM pg_stat_get_wal_receiver()) w ON true"
@@ -180,6 +181,7 @@ fn read(at: BootTime, row: &Row) -> Result<(Observed, Option<Timeline>)> {
         primary_slot_name: text(13),
         restore_command: text(14),
         synchronous_standby_names: cell(15).cloned().unwrap_or_default(),
+        synchronous_commit: cell(19).cloned().unwrap_or_default(),
         pending_restart: pending
             .into_iter()
             .map(|(name, p)| {

@@ -55,9 +55,9 @@ impl Instance {
             Some(overrides) => overrides,
             None => self.socket_override(&config).await?,
         };
-        let kept = role.clone();
+        let (kept, names) = (role.clone(), lock(&self.inner.names).clone());
         let written = blocking("writing the configuration", IO_LIMIT, move || {
-            let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides };
+            let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
             let written = writing.all(role.as_ref())?;
             if let Some(role) = role.as_ref().filter(|_| markers) {
                 writing.markers(role)?;

@@ -20,6 +20,7 @@ use crate::instance::{Instance, PROBE_LIMIT, lock};
 use crate::os_user::{self, OsUser};
 use crate::postmaster::{PidFile, Postmaster};
 use crate::proc_fs::Proc;
+use crate::synchronous::Chosen;
 use crate::tool::Tool;
 use crate::{ErrorKind, PgError, Result};
 use surus_core::server::StartAs;
@@ -65,8 +66,13 @@ impl Instance {
         let user = self.user().await?;
         let write = {
             let (config, user, overrides, role) = (config.clone(), user.clone(), overrides.clone(), role.clone());
+            if config.synchronous && !role.is_primary() {
+                // Whoever promotes it by hand is not to wait for those it once had.
+                self.choose_names(Some(String::new()));
+            }
+            let names = lock(&self.inner.names).clone();
             move || {
-                let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides };
+                let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
                 writing.all(Some(&role))?;
                 writing.markers(&role)?;
                 prepare_dirs(&config, user.as_ref())
@@ -116,7 +122,10 @@ impl Instance {
                 () = postmaster.exited() => {}
             }
         }
-        let back_up = move || Writing { config: &config, user: user.as_ref(), version, raised: &overrides }.back_up();
+        let back_up = move || {
+            Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names: Chosen::Unknown }
+                .back_up()
+        };
         if let Err(e) = blocking("backing up the configuration", IO_LIMIT, back_up).await {
             tracing::warn!("{e}");
         }

@@ -19,6 +19,11 @@ pub enum Bug {
     PeersLookBehind,
     /// A handover gives the lead away as soon as the server was told to stop, without asking what the successor holds.
     SuccessorNotAwaited,
+    /// A setting of whom commits wait for is taken to be in force as soon as it is written, so that the sync key is
+    /// written before it is.
+    NamesNotInForce,
+    /// The sync key is not looked at by those who may take the lead.
+    SyncNotLookedAt,
     // No needless failover.
     /// One failed request to the store is taken for the end of the lease.
     OneFailureEndsTheLease,

@@ -169,6 +169,9 @@ pub struct Plan {
     pub heal_at: True,
 }
 
+/// Sets the draws about synchronous replication apart.
+const SYNC: u64 = 0x73_796e_6368;
+
 /// Time to come up in before anything happens.
 const QUIET: True = 12 * SECOND;
 
@@ -213,6 +216,13 @@ impl Plan {
                 "use_pg_rewind": r.percent(50), "use_slots": true,
                 "remove_data_directory_on_diverged_timelines": true, "remove_data_directory_on_rewind_failure": true,
             }));
+        }
+        // Of a generator of its own: what the other plans are stays as it was.
+        let sync = &mut Random::new(seed ^ SYNC);
+        if sync.percent(30) {
+            plan.set("synchronous_mode", sync.pick(&["on", "quorum"]).into());
+            plan.set("synchronous_mode_strict", sync.percent(25).into());
+            plan.set("synchronous_node_count", sync.pick(&[1_u64, 1, 1, 2]).into());
         }
         match r.below(20) {
             0 | 1 => plan.trouble_in_the_store(r),

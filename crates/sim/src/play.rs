@@ -127,9 +127,6 @@ impl Simulated {
 
 impl Stage for Simulated {
     async fn cluster(&mut self, setup: &Setup) -> Done {
-        if setup.setting("synchronous_mode").is_some() {
-            return unavailable("synchronous replication, which no leader drives yet,");
-        }
         if !(2..=7).contains(&setup.members) {
             return unavailable("a cluster of that size");
         }
@@ -145,7 +142,12 @@ impl Stage for Simulated {
             loop_wait: seconds("loop_wait", usual.loop_wait),
             retry_timeout: seconds("retry_timeout", usual.retry_timeout),
         };
-        let plan = Plan::calm(self.seed, setup.members, timing);
+        let mut plan = Plan::calm(self.seed, setup.members, timing);
+        for key in ["synchronous_mode", "synchronous_mode_strict", "synchronous_node_count"] {
+            if let Some(value) = setup.setting(key) {
+                plan.set(key, value.into());
+            }
+        }
         let mut world = World::new(Arc::new(plan), None, self.traced);
         world.supervised = false;
         let sim = Sim::new(world);

@@ -12,6 +12,8 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
+    (Bug::NamesNotInForce, "nothing acknowledged is lost", 3000),
+    (Bug::SyncNotLookedAt, "nothing acknowledged is lost", 1500),
     (Bug::OneFailureEndsTheLease, "no needless failover", 300),
     (Bug::LateRenewal, "no needless failover", 300),
     (Bug::EndOfTaskForgotten, "it comes back", 100),

@@ -206,6 +206,26 @@ impl ClusterStore {
         self.kv.txn(Txn { compare, then }, deadline).await
     }
 
+    /// Writes the `sync` key, or deletes it, if the lead is mine and the key has `version`. Returns the revision from which
+    /// on a reading shows what came of it, also where that is a change of somebody else. After any error the write may
+    /// still arrive, unless the key gets another version.
+    pub async fn write_sync(
+        &self,
+        state: Option<String>,
+        version: Option<KeyVersion>,
+        deadline: Duration,
+    ) -> StoreResult<(TxnOutcome, u64)> {
+        let written = match (state, version) {
+            (Some(text), version) => self.compare_and_put_as_leader("sync", version, text, deadline).await?,
+            (None, Some(version)) => self.compare_and_delete_as_leader("sync", version, deadline).await?,
+            (None, None) => TxnOutcome::Conflict,
+        };
+        match written {
+            TxnOutcome::Applied(revision) => Ok((written, revision)),
+            TxnOutcome::Conflict => Ok((written, self.read(deadline).await?.revision)),
+        }
+    }
+
     pub async fn put(&self, relative: &str, text: String, deadline: Duration) -> StoreResult<()> {
         let then = vec![self.permanent(relative, text)];
         self.kv.txn(Txn { compare: vec![], then }, deadline).await?;

@@ -60,6 +60,16 @@ async fn disk_hangs() -> Result<()> {
     play("disk-hangs", StoreKind::Embedded).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synchronous_failovers_etcd() -> Result<()> {
+    play("synchronous-failovers", StoreKind::Etcd).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synchronous_failovers_embedded() -> Result<()> {
+    play("synchronous-failovers", StoreKind::Embedded).await
+}
+
 /// What these tests look for can be seen: without the fence it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_fence_two_writers_are_seen() -> Result<()> {

@@ -51,6 +51,8 @@ impl Agent {
                     self.member.candidate_named(named, boot_now());
                 }
                 Deed::Write(order) => self.upkeep.add(order),
+                Deed::SetNames { names, limit } => self.set_names(names, limit),
+                Deed::WriteSync { state, version, limit } => self.write_sync(state, version, limit),
                 Deed::Answer { whom, said } => drop(whom.send(said.into())),
             }
         }
@@ -70,6 +72,7 @@ impl Agent {
             patience: self.settings.pg_ctl_timeout(),
             start_timeout,
             use_slots: facts.settings.use_slots,
+            settings: facts.settings.clone(),
             founding_document: self.settings.founding_document().to_string(),
             post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
             data_dir: self.settings.data_dir().display().to_string(),

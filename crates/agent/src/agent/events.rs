@@ -79,6 +79,10 @@ impl Agent {
                         return;
                     }
                 }
+                Some(synced) = self.synced.1.recv() => {
+                    self.synced(synced);
+                    return;
+                }
                 Some((request, reply)) = self.requests.recv() => {
                     self.take_request(request, reply);
                     return;

@@ -61,6 +61,7 @@ impl Agent {
             inherited: self.member.inherited(),
             fence: self.fence.fact(),
             stalls: self.stalls.fact(),
+            synchronous: self.member.synchronous(lease.lead),
             postgres: PostgresFact {
                 data_dir: self.data_dir.clone(),
                 process: self.process.0,

@@ -8,6 +8,7 @@ mod carry;
 mod events;
 mod gather;
 mod publish;
+mod sync;
 mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -95,6 +96,8 @@ pub struct Agent {
     answer: Answer,
     answers: Channel<(MemberName, PeerFact)>,
 
+    synced: Channel<sync::Synced>,
+    senders: sync::Senders,
     task: Option<TaskHandle>,
     progress: Arc<watch::Sender<Option<Progress>>>,
     requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
@@ -180,6 +183,8 @@ impl Agent {
             data_dir_read: None,
             answer: Answer::Unknown(boot_now(), "not asked yet".into()),
             answers: mpsc::channel(64),
+            synced: mpsc::channel(4),
+            senders: sync::Senders::default(),
             task: None,
             progress: Arc::new(watch::channel(None).0),
             scheduled_restart: None,
@@ -240,6 +245,7 @@ impl Agent {
         }
         if end.is_none() {
             self.upkeep(&facts);
+            self.watch_senders(&facts);
         }
         self.publish(&facts);
         end

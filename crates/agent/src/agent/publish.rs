@@ -93,6 +93,9 @@ impl Agent {
         // A task may have begun in this step: readers should see it at once.
         let mut shown = facts.clone();
         shown.task = self.member.task().cloned();
+        if self.member.memory().leaving_since.is_some() {
+            shown.tags = shown.tags.off_duty();
+        }
         let member = member::member(&shown, &self.settings.local, &self.settings.effective, &extra);
         self.counters.journal = self.recorder.counters();
         self.counters.lease_renewals = lease.renewals;
@@ -108,7 +111,7 @@ impl Agent {
                 DataDir::Present { control, .. } => Some(control.system_id.clone()),
                 _ => None,
             },
-            tags: facts.tags.clone(),
+            tags: shown.tags.clone(),
             observed: match &facts.postgres.answer {
                 Answer::Known(o) => Some(o.clone()),
                 Answer::Unknown(..) => None,

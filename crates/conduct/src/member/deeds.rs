@@ -7,6 +7,7 @@ use surus_core::cluster::KeyVersion;
 use surus_core::facts::{Facts, Lead, RunningTask};
 use surus_core::order::{Epoch, Order, Request, Task};
 use surus_core::store::{StoreError, StoreResult, TxnOutcome};
+use surus_core::synchronous::Names;
 use surus_core::{BootTime, MemberName};
 use tracing::{info, warn};
 
@@ -62,6 +63,18 @@ pub enum Deed<T> {
     },
     /// Write one of the cluster's keys in the background.
     Write(Order),
+    /// Bring this into force in the background, and tell [`Member::names_set`].
+    SetNames {
+        /// `None`: what is configured.
+        names: Option<Names>,
+        limit: Duration,
+    },
+    /// Write the `sync` key in the background, and tell [`Member::sync_written`].
+    WriteSync {
+        state: Option<String>,
+        version: Option<KeyVersion>,
+        limit: Duration,
+    },
     Answer {
         whom: T,
         said: Said,
@@ -93,6 +106,8 @@ impl<T> Member<T> {
                 Order::WriteSystemId { .. } | Order::WriteConfig { .. } | Order::WriteHistory => {
                     Some(Deed::Write(order))
                 }
+                Order::SetNames { names } => Some(self.set_names(names, lead)),
+                Order::WriteSync { state, version } => Some(self.write_sync(state, version, lead)),
                 Order::Exit(result) => {
                     self.end = Some(result);
                     None

@@ -45,6 +45,7 @@ impl<T> Member<T> {
     /// The running task has ended: shown to exactly one step.
     pub fn ended(&mut self, outcome: Outcome, now: BootTime) -> Option<Ended<T>> {
         let task = self.running.take()?.task;
+        self.names_uncertain();
         let (took, name) = (now.since(task.since).as_millis(), task.task.name());
         match &outcome {
             Ok(_) => info!("{name} finished in {took} ms"),

@@ -9,6 +9,7 @@ use surus_core::postgres::DataDir;
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 
 pub use crate::callbacks::Happened;
@@ -101,6 +102,18 @@ pub trait Hands: Send + Sync {
 
     /// A linearisable reading: it sees every write acknowledged before it was called.
     fn read_store(&self, limit: Duration) -> impl Future<Output = StoreResult<ClusterView>> + Send;
+
+    /// Writes the `sync` key if the lead is mine and it has this version.
+    fn write_sync(
+        &self,
+        state: Option<String>,
+        version: Option<KeyVersion>,
+        limit: Duration,
+    ) -> impl Future<Output = StoreResult<TxnOutcome>> + Send;
+
+    /// Whom commits wait for, `None`: as configured. In force when it returns, or, if the server does not run, from its
+    /// next start on.
+    fn wait_for(&self, names: Option<&Names>) -> impl Future<Output = Made> + Send;
 
     /// Asks another member's agent directly how it is, once.
     fn probe(&self, api_url: &str, limit: Duration) -> impl Future<Output = Made<PeerAnswer>> + Send;

@@ -11,7 +11,8 @@ use tracing::{info, warn};
 use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, lead_ends, lead_left, ms_since};
 use crate::race::{first, within};
 
-pub async fn start_primary(hands: &impl Hands) -> Outcome {
+pub async fn start_primary(cx: &TaskContext, hands: &impl Hands) -> Outcome {
+    super::synchronous::agree(cx, hands).await?;
     hands.tell("starting PostgreSQL as the primary".into());
     start(hands, StartAs::Primary).await
 }
@@ -67,6 +68,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         return Err("the leader lock ended before the promotion began".into());
     }
     allowed(cx, hands).await?;
+    super::synchronous::agree(cx, hands).await?;
     hands.arm_fence().await?;
     let begun = hands.now();
     let promotion = async {

@@ -179,6 +179,14 @@ impl Tags {
         self.0.get("replicatefrom").and_then(Value::as_str).filter(|s| !s.is_empty()).map(MemberName::from)
     }
 
+    /// Of a member that is about to stop and asks the leader to wait for another.
+    pub fn off_duty(&self) -> Tags {
+        let mut tags = self.0.clone();
+        tags.insert("nosync".into(), Value::Bool(true));
+        tags.insert("sync_priority".into(), Value::from(0));
+        Tags(tags)
+    }
+
     /// What is published of configured tags: the well-known switches only when they are on.
     pub fn published(&self) -> Tags {
         let mut tags = self.0.clone();

@@ -7,6 +7,7 @@ use crate::cluster::{Member, Upstream};
 use crate::order::{Request, Task};
 use crate::postgres::DataDir;
 use crate::report::Section;
+use crate::synchronous::{ask_to_leave, on_duty};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -32,6 +33,14 @@ pub const RULES: &[Rule] = &[
         when: |c| restart(c) && !c.paused && !c.facts.postgres.running(),
         then: |w| refuse(w, "restart failed: PostgreSQL does not run; it is started as soon as it may be"),
         why: "How it may be started, as the primary or as a standby, is for other rules to say.",
+    },
+    Rule {
+        id: 156,
+        section: Section::Task,
+        name: "restart asked of a synchronous standby",
+        when: |c| restart(c) && on_duty(c),
+        then: ask_to_leave,
+        why: "Commits would wait for a standby that stops until it is missed.",
     },
     Rule {
         id: 154,

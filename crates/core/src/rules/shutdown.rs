@@ -6,6 +6,7 @@ use super::{Ctx, Rule};
 use crate::candidate;
 use crate::order::{Order, Task};
 use crate::report::Section;
+use crate::synchronous::{ask_to_leave, on_duty};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -54,6 +55,14 @@ pub const RULES: &[Rule] = &[
             w.order(Order::Exit(Ok(())));
         },
         why: "Nothing is left to stop; a lead that is still held is given up at once.",
+    },
+    Rule {
+        id: 118,
+        section: Section::Shutdown,
+        name: "asked to end as a synchronous standby",
+        when: |c| c.facts.shutdown && on_duty(c),
+        then: ask_to_leave,
+        why: "Commits would wait for a standby that stops until it is missed.",
     },
     Rule {
         id: 120,

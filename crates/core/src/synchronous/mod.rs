@@ -17,6 +17,7 @@
 //!   when the setting came into force, and only what confirmed members vouch for is written to `/sync`.
 
 mod drive;
+mod duty;
 mod names;
 mod on;
 mod quorum;
@@ -32,6 +33,7 @@ use crate::settings::{ClusterSettings, SynchronousMode};
 use crate::time::BootTime;
 
 pub(crate) use drive::drive;
+pub(crate) use duty::{ask_to_leave, on_duty};
 pub use names::{Names, PLACEHOLDER};
 pub use standbys::{Standby, standbys};
 

@@ -8,8 +8,9 @@
 //!   operator is at most `maximum_lag_on_failover` behind the position last published in the store.
 //! - It also loses no more than it must: of members that could be asked and could lead, one that has less than
 //!   another does not take the lead, unless the other had most of a `ttl` to come forward.
-//! - Synchronous mode is not driven by a Surus leader yet. What a `/sync` key that another daemon wrote demands is
-//!   checked: without an operator's word only a member that it names takes the lead.
+//! - In synchronous and quorum mode nothing that was ever acknowledged is lost, from when the `sync` key was first written,
+//!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`).
+//! - In mode `on` only a member that the key names takes the lead without an operator's word.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,10 @@ pub struct NothingLost {
     /// When a server last could send log.
     sent: True,
     lost_now: u64,
+    /// An operator named who leads now, whatever it lacks.
+    forced: bool,
+    /// The sync key was there when the last leader took the lead, and has been since.
+    promised: bool,
 }
 
 impl NothingLost {
@@ -83,8 +88,11 @@ impl NothingLost {
             && w.now > self.sent + 3 * SECOND;
         let better = (0..w.nodes.len()).find(|other| {
             let n = &w.nodes[*other];
+            // In synchronous mode one may have more than was ever acknowledged, and not be asked.
+            let counts = named.is_none_or(|s| s.value.lists(&n.name));
             *other != node
                 && asked
+                && counts
                 && is_there(w, *other)
                 && self.there[*other].is_some_and(|since| w.now > since + 5 * SECOND)
                 && w.network.both_ways(End::Node(node), End::Node(*other))
@@ -131,6 +139,12 @@ impl Invariant for NothingLost {
             Happened::Leader { from, to } => {
                 let before = self.leaderless;
                 self.leaderless = if to.is_none() { before.or(Some(w.now)) } else { None };
+                if to.is_some() {
+                    let view = w.store.view();
+                    let manual = view.failover.as_ref().is_some_and(|f| f.value.leader.is_none());
+                    // What is not known by the key was acknowledged under no promise.
+                    (self.forced, self.promised) = (manual, view.sync.is_some());
+                }
                 if let (None, Some(node)) = (from, to) {
                     let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), ..*self };
                     return found.takes_the_lead(w, *node);
@@ -141,6 +155,12 @@ impl Invariant for NothingLost {
                 self.reign = log.place().stretch;
                 let lost = self.lost(log);
                 self.lost_now += lost as u64;
+                if lost > 0 && self.promised && !self.forced {
+                    return Some(format!(
+                        "n{} was promoted without {lost} commits acknowledged in synchronous mode",
+                        node + 1
+                    ));
+                }
                 let planned = self.planned.take();
                 if planned == Some(*node) && lost > 0 {
                     return Some(format!("a planned switchover to n{} lost {lost} acknowledged commits", node + 1));

@@ -10,12 +10,15 @@ use surus_conduct::race::first;
 use surus_conduct::task::{TaskContext, perform};
 use surus_core::facts::{Facts, PeerFact};
 use surus_core::order::Task;
-use surus_core::{BootTime, MemberName};
+use surus_core::synchronous::Names;
+use surus_core::{BootTime, Lsn, MemberName};
 
 use super::hands::SimHands;
-use super::wait::sleep;
-use super::{Member, publish};
+use super::wait::{pause, sleep, until};
+use super::{Member, Synced, publish};
+use crate::bug::Bug;
 use crate::history::Happened;
+use crate::world::clock::{MS, SECOND};
 
 impl Member {
     async fn limited<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
@@ -61,6 +64,17 @@ impl Member {
                     self.mind().conduct.candidate_named(named, now);
                 }
                 Deed::Write(order) => self.write_for_cluster(order, facts),
+                Deed::SetNames { names, limit } => {
+                    let member = self.clone();
+                    self.step_of_sync(async move {
+                        let set = member.names_in_force(names.unwrap_or(Names::Nobody), limit).await;
+                        Synced::Names(set)
+                    });
+                }
+                Deed::WriteSync { state, version, limit } => {
+                    let store = self.store.clone();
+                    self.step_of_sync(async move { Synced::Written(store.write_sync(state, version, limit).await) });
+                }
                 Deed::Answer { .. } => {}
             }
         }
@@ -74,6 +88,7 @@ impl Member {
             patience: Duration::from_secs(60),
             start_timeout,
             use_slots: facts.settings.use_slots,
+            settings: facts.settings.clone(),
             founding_document: self.sim.with(|w| w.plan.document.to_string()),
             post_bootstrap: None,
             data_dir: "data".into(),
@@ -113,6 +128,35 @@ impl Member {
             };
             self.sim.with(|w| w.spawn(self.pid, Box::pin(ask)));
         }
+    }
+
+    fn step_of_sync(self: &Arc<Member>, work: impl Future<Output = Synced> + Send + 'static) {
+        let member = self.clone();
+        let run = async move {
+            let synced = work.await;
+            member.sim.with(|w| {
+                if let Some(agent) = &mut w.nodes[member.node].agent {
+                    agent.inbox.synced.push(synced);
+                }
+                w.nodes[member.node].stir();
+            });
+        };
+        self.sim.with(|w| w.spawn(self.pid, Box::pin(run)));
+    }
+
+    /// Returns once no process of the server goes by an older value: how far the log is then.
+    pub(super) async fn names_in_force(&self, names: Names, limit: Duration) -> Result<Lsn, String> {
+        let (early, us) = self.sim.with(|w| (w.is(Bug::NamesNotInForce), w.random.between(2 * MS, 40 * MS)));
+        pause(&self.sim, us / 2).await;
+        let takes = if early { 5 * SECOND } else { us };
+        self.sim.with(|w| w.set_names(self.node, names, takes));
+        let done = until(&self.sim, self.node, |w| {
+            let data = w.nodes[self.node].postgres.data.as_ref()?;
+            (data.names_before.is_none() || early).then(|| data.log.lsn())
+        });
+        let flushed = self.limited(limit, done).await.ok_or("the server does not take the setting over")?;
+        // Of another server, or of none: it will find the setting when it starts.
+        Ok(flushed)
     }
 
     /// Work beside the decisions, one of a kind at a time.

@@ -1,8 +1,10 @@
 //! Facts for one step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use surus_conduct::race::first;
+use surus_core::cluster::ClusterView;
 use surus_core::facts::{Answer, Facts, Fence, PostgresFact, StoreFact};
 use surus_core::postgres::{DataDir, ProcessState};
 use surus_core::stall::{Stall, Stalls};
@@ -43,7 +45,12 @@ impl Member {
             settings,
             may_bootstrap: true,
             store: StoreFact {
-                view: mind.conduct.seen().view.clone(),
+                view: match mind.conduct.seen().view.clone() {
+                    Some(view) if bug == Some(Bug::SyncNotLookedAt) && lease.lead.is_none() => {
+                        Some(Arc::new(ClusterView { sync: None, ..ClusterView::clone(&view) }))
+                    }
+                    view => view,
+                },
                 broken: mind
                     .conduct
                     .seen()
@@ -55,6 +62,7 @@ impl Member {
             inherited: mind.conduct.inherited(),
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
             stalls,
+            synchronous: mind.conduct.synchronous(lease.lead),
             postgres: PostgresFact {
                 data_dir: mind.data_dir.clone(),
                 process: mind.process.0,

@@ -13,6 +13,7 @@ use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::synchronous::Names;
 use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
 
 use super::Member;
@@ -179,6 +180,20 @@ impl Hands for SimHands {
 
     async fn read_store(&self, limit: Duration) -> StoreResult<ClusterView> {
         self.member.store.read(limit).await
+    }
+
+    async fn write_sync(
+        &self,
+        state: Option<String>,
+        version: Option<KeyVersion>,
+        limit: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        self.member.store.write_sync(state, version, limit).await.map(|(outcome, _)| outcome)
+    }
+
+    async fn wait_for(&self, names: Option<&Names>) -> Made {
+        let names = names.cloned().unwrap_or(Names::Nobody);
+        self.member.names_in_force(names, Duration::from_secs(5)).await.map(|_| ())
     }
 
     async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
@@ -358,7 +373,8 @@ impl Hands for SimHands {
                 standby_signal: true,
                 upstream: Some(peer),
                 slot: None,
-                synchronous: vec![],
+                names: Names::Nobody,
+                names_before: None,
                 torn: false,
                 ..source
             });

@@ -20,8 +20,8 @@ use surus_core::facts::{Answer, Facts, PeerAnswer, PeerFact};
 use surus_core::order::{Order, Request};
 use surus_core::postgres::{DataDir, ProcessState};
 use surus_core::settings::Timing;
-use surus_core::store::Followed;
-use surus_core::{BootTime, MemberName};
+use surus_core::store::{Followed, StoreResult, TxnOutcome};
+use surus_core::{BootTime, Lsn, MemberName};
 use surus_store::cluster::ClusterStore;
 
 use crate::bug::Bug;
@@ -48,6 +48,14 @@ pub struct Inbox {
     pub request: Option<Request>,
     pub ended: Option<Outcome>,
     pub answers: Vec<(MemberName, PeerFact)>,
+    pub synced: Vec<Synced>,
+}
+
+/// What came of a step of synchronous replication.
+#[derive(Clone, Debug)]
+pub enum Synced {
+    Names(Result<Lsn, String>),
+    Written(StoreResult<(TxnOutcome, u64)>),
 }
 
 impl Inbox {
@@ -61,6 +69,7 @@ impl Inbox {
             || self.request.is_some()
             || self.ended.is_some()
             || !self.answers.is_empty()
+            || !self.synced.is_empty()
     }
 }
 
@@ -346,6 +355,14 @@ impl Member {
         }
         for (name, fact) in inbox.answers {
             step |= mind.conduct.answered(name, fact);
+        }
+        let lead = self.sim.with(|w| w.lease(self.node).lead);
+        for synced in inbox.synced {
+            match synced {
+                Synced::Names(set) => mind.conduct.names_set(set, lead, now),
+                Synced::Written(written) => mind.conduct.sync_written(written, lead, now),
+            }
+            step = true;
         }
         if let Some(seen) = seen {
             step |= mind.conduct.view_changed(seen);

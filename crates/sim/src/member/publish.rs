@@ -43,6 +43,9 @@ impl Member {
             let mind = self.mind();
             let mut shown = facts.clone();
             shown.task = mind.conduct.task().cloned();
+            if mind.conduct.memory().leaving_since.is_some() {
+                shown.tags = shown.tags.off_duty();
+            }
             let member =
                 member(&shown, mind.conduct.memory().start_failures > 0, mind.crashed, mind.checkpoint_pending);
             let leads = lease.lead.is_some() && facts.postgres.is_primary() && mind.conduct.task().is_none();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use surus_core::postgres::{ControlData, ControlState, DataDir, Observed, ProcessState, WalReceiver};
 use surus_core::server::{StartAs, StopMode};
+use surus_core::synchronous::Names;
 use surus_core::{Lsn, SystemId, Timeline};
 
 use super::World;
@@ -27,7 +28,10 @@ pub struct Data {
     /// `primary_conninfo` names this machine.
     pub upstream: Option<usize>,
     pub slot: Option<String>,
-    pub synchronous: Vec<usize>,
+    /// `synchronous_standby_names`.
+    pub names: Names,
+    /// Some of its processes still go by this one.
+    pub names_before: Option<Names>,
     /// A rewind broke off: no server starts on it as it is.
     pub torn: bool,
 }
@@ -162,12 +166,12 @@ impl World {
             replay_timestamp: None,
             replay_paused: false,
             receiver,
-            senders: vec![],
+            senders: self.senders(node),
             slots: vec![],
             primary_conninfo: upstream.as_ref().map(|host| format!("host={host} port=5432 user=replicator")),
             primary_slot_name: data.slot.clone().filter(|_| upstream.is_some()),
             restore_command: None,
-            synchronous_standby_names: String::new(),
+            synchronous_standby_names: data.names.text().unwrap_or_default(),
             synchronous_commit: String::new(),
             pending_restart: BTreeMap::new(),
         })
@@ -214,6 +218,10 @@ impl World {
             return Err("could not locate a valid checkpoint record".into());
         }
         data.standby_signal = !role.is_primary();
+        data.names_before = None;
+        if !role.is_primary() {
+            data.names = Names::Nobody;
+        }
         data.upstream = upstream;
         data.slot = match role {
             StartAs::Standby { slot, .. } => slot.clone(),
@@ -519,7 +527,8 @@ impl World {
             standby_signal: false,
             upstream: None,
             slot: None,
-            synchronous: vec![],
+            names: Names::Nobody,
+            names_before: None,
             torn: false,
         });
         self.tell(node, || "initdb".into());

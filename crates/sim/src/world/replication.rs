@@ -7,6 +7,8 @@ use super::node::Disk;
 use super::wal::Place;
 use crate::exec::Pid;
 use crate::history::Ack;
+use surus_core::postgres::WalSender;
+use surus_core::synchronous::Names;
 
 /// A commit that waits for a standby before its client is told.
 #[derive(Clone, Copy, Debug)]
@@ -34,32 +36,88 @@ impl World {
     }
 
     fn committed(&mut self, node: usize, place: Place) {
-        let synchronous = self.nodes[node].postgres.data.as_ref().is_some_and(|d| !d.synchronous.is_empty());
-        if synchronous {
+        let waits = self.nodes[node].postgres.data.as_ref().is_some_and(|d| d.names != Names::Nobody);
+        if waits {
             self.history.waiting[node].push(Waiting { place, sent: self.now });
             self.acknowledge_synchronous(node);
         } else {
-            self.acknowledged(Ack { at: self.now, node, place, synchronous });
+            self.acknowledged(Ack { at: self.now, node, place, synchronous: false });
         }
     }
 
-    /// Of the commits that wait for a standby, those that one of the named ones has.
+    /// Of the commits that wait for standbys, those that enough of them have.
     pub fn acknowledge_synchronous(&mut self, node: usize) {
         if self.history.waiting[node].is_empty() || !self.acknowledges(node) {
             return;
         }
         let waiting = std::mem::take(&mut self.history.waiting[node]);
         let Some(data) = &self.nodes[node].postgres.data else { return };
-        let held = |place: Place| {
-            data.synchronous.iter().any(|s| {
-                self.nodes[*s].postgres.log().is_some_and(|l| l.contains(place)) && self.streams_from(*s, node)
+        let has = |name: &str, place: Place| {
+            let standby = (0..self.nodes.len()).find(|n| self.nodes[*n].name.as_str() == name);
+            standby.is_some_and(|s| {
+                self.nodes[s].postgres.log().is_some_and(|l| l.contains(place)) && self.streams_from(s, node)
             })
         };
-        let (done, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|w| held(w.place));
+        let held = |names: &Names, place: Place| match names {
+            Names::Nobody | Names::Foreign(_) => true,
+            Names::Blocked { .. } => false,
+            Names::Of { count, names, .. } => names.iter().filter(|n| has(n, place)).count() >= *count,
+        };
+        let enough = |w: &Waiting| {
+            [Some(&data.names), data.names_before.as_ref()].into_iter().flatten().any(|n| held(n, w.place))
+        };
+        let (done, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(enough);
         self.history.waiting[node] = rest;
         for waiting in done {
             self.acknowledged(Ack { at: self.now, node, place: waiting.place, synchronous: true });
         }
+    }
+
+    /// The setting is written and the server told. Each of its processes takes it over in its own time.
+    pub fn set_names(&mut self, node: usize, names: Names, takes: True) {
+        let Some(data) = &mut self.nodes[node].postgres.data else { return };
+        if data.names == names && data.names_before.is_none() {
+            return;
+        }
+        let before = std::mem::replace(&mut data.names, names);
+        data.names_before.get_or_insert(before);
+        self.acknowledge_synchronous(node);
+        self.after(takes, move |w| {
+            if let Some(data) = &mut w.nodes[node].postgres.data {
+                data.names_before = None;
+            }
+            w.nodes[node].stir();
+        });
+    }
+
+    /// What `pg_stat_replication` shows.
+    pub fn senders(&self, node: usize) -> Vec<WalSender> {
+        let names = self.nodes[node].postgres.data.as_ref().map(|d| &d.names);
+        (0..self.nodes.len())
+            .filter(|s| *s != node && self.streams_from(*s, node))
+            .map(|s| {
+                let (name, log) = (&self.nodes[s].name, self.nodes[s].postgres.log());
+                let at = log.map(|l| l.lsn());
+                let state = match names {
+                    Some(Names::Of { any: true, names, .. }) if names.contains(name.as_str()) => "quorum",
+                    Some(Names::Of { names, .. }) if names.contains(name.as_str()) => "sync",
+                    _ => "async",
+                };
+                WalSender {
+                    pid: i32::try_from(s).unwrap_or(0),
+                    user: None,
+                    application_name: name.to_string(),
+                    client_addr: None,
+                    state: "streaming".into(),
+                    sync_state: state.into(),
+                    sync_priority: i32::from(state != "async"),
+                    sent_lsn: at,
+                    write_lsn: at,
+                    flush_lsn: at,
+                    replay_lsn: at,
+                }
+            })
+            .collect()
     }
 
     pub fn streams_from(&self, standby: usize, upstream: usize) -> bool {
@@ -78,6 +136,7 @@ impl World {
         if server.primary {
             return;
         }
+        let data_upstream = data.upstream;
         let upstream = data.upstream.filter(|u| self.connected(node, *u));
         let able = n.powered && !n.suspended && n.disk == Disk::Works && !server.frozen;
         let (lag, was) = (n.lag, server.streaming);
@@ -90,6 +149,13 @@ impl World {
         self.receive(node, source);
         if streaming != was {
             self.nodes[node].stir();
+        }
+        if let Some(u) = data_upstream.filter(|_| was && !streaming) {
+            // The walsender ends, and its agent holds it by a pidfd.
+            if let Some(agent) = &mut self.nodes[u].agent {
+                agent.inbox.wake = true;
+            }
+            self.nodes[u].stir();
         }
         if let Some(u) = upstream.filter(|_| streaming) {
             self.acknowledge_synchronous(u);

@@ -17,9 +17,7 @@ use crate::observe::wait_for;
 
 impl World for Stage {
     async fn cluster(&mut self, setup: &Setup) -> Result<(), Trouble> {
-        if setup.setting("synchronous_mode").is_some_and(|mode| mode != "off") {
-            return Err(Trouble::NotAvailable("this version does not drive synchronous replication".into()));
-        }
+        self.allowed.synchronous = setup.setting("synchronous_mode").is_some_and(|mode| mode != "off");
         let mut builder = Cluster::builder(&self.binary).nodes(setup.members);
         builder = match setup.store {
             None => builder.store(self.store),

@@ -14,6 +14,7 @@ use surus_core::postgres::{ControlData, ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
 use surus_core::store::{StoreError, StoreResult, TxnOutcome};
+use surus_core::synchronous::Names;
 use surus_core::{SystemId, Timeline};
 
 use super::super::*;
@@ -88,6 +89,7 @@ pub fn context() -> TaskContext {
         patience: Duration::from_secs(10),
         start_timeout: Duration::from_secs(30),
         use_slots: true,
+        settings: Default::default(),
         founding_document: "{}".into(),
         post_bootstrap: None,
         data_dir: "/data".into(),
@@ -276,6 +278,17 @@ impl Hands for Fake {
     async fn read_store(&self, _: Duration) -> StoreResult<ClusterView> {
         let _ = self.op("read", "").await;
         self.state().views.pop_front().expect("no more readings")
+    }
+
+    async fn write_sync(&self, state: Option<String>, _: Option<KeyVersion>, _: Duration) -> StoreResult<TxnOutcome> {
+        self.op("sync", state.unwrap_or_default()).await.map(|()| TxnOutcome::Applied(7)).map_err(unavailable)
+    }
+
+    async fn wait_for(&self, names: Option<&Names>) -> Made {
+        match names {
+            Some(names) => self.op("names", names.text().unwrap_or_default()).await,
+            None => Ok(()),
+        }
     }
 
     async fn probe(&self, _: &str, _: Duration) -> Made<PeerAnswer> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use surus_testbed::{Cluster, StoreKind, Writer, wait_for};
 
@@ -92,6 +92,9 @@ pub async fn node(store: StoreKind, runs: usize, dynamic: Option<Value>, recorde
     for _ in 0..runs {
         let writer = Writer::start(&cluster).await?;
         let leader = calm(&cluster).await?;
+        if cluster.dynamic(leader).await?["synchronous_mode"] == true {
+            synchronous(&cluster).await?;
+        }
         writer.goes_on().await?;
         let begin = Instant::now();
         cluster.kill_node(leader)?;
@@ -138,6 +141,42 @@ pub async fn rewind(store: StoreKind, runs: usize, recorder: &mut Recorder) -> R
     }
     cluster.passed();
     Ok(())
+}
+
+pub async fn sync_standby(store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {
+    let mut cluster = cluster(store, Some(json!({"synchronous_mode": true})))?.healthy().await?;
+    for _ in 0..runs {
+        let writer = Writer::start(&cluster).await?;
+        let leader = calm(&cluster).await?;
+        let standby = synchronous(&cluster).await?;
+        writer.goes_on().await?;
+        let begin = Instant::now();
+        cluster.kill_node(standby)?;
+        writer.goes_on().await?;
+        synchronous(&cluster).await?;
+        let written = writer.stop();
+        ensure!(cluster.leader().await? == leader, "the lead moved");
+        cluster.start(standby)?;
+        cluster.wait_healthy().await?;
+        recorder.run(&[
+            ("gap_ms", milliseconds(written.longest_gap(begin))),
+            ("failed_commits", written.failed.len() as f64),
+        ])?;
+    }
+    cluster.passed();
+    Ok(())
+}
+
+/// The synchronous standby, which is connected.
+pub async fn synchronous(cluster: &Cluster) -> Result<usize> {
+    wait_for("a synchronous standby", LONG, async || {
+        let leader = cluster.leader().await?;
+        let shown: Value = serde_json::from_str(&cluster.get(leader, "/cluster").await?.body)?;
+        let all = shown["members"].as_array();
+        let sync = all.and_then(|all| all.iter().find(|m| m["role"] == "sync_standby" && m["state"] == "streaming"));
+        sync.and_then(|m| cluster.index(m["name"].as_str()?)).with_context(|| format!("none in {shown}"))
+    })
+    .await
 }
 
 pub async fn sigterm(store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {

@@ -9,7 +9,7 @@ mod table;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use surus_testbed::{Builder, Cluster, StoreKind};
 
 use fence::Fault;
@@ -28,6 +28,9 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
   agent-restart   failed commits when the primary's agent is killed and started again
   fence-agent-killed, fence-agent-frozen, fence-cut-off, fence-both-frozen
                   commits acknowledged by the old primary after another was promoted
+  sync-standby-lost
+                  write stall when the only synchronous standby is lost and another exists
+  sync-node-lost  write gap when a node is lost in synchronous mode, and what was lost of what was acknowledged
   idle            memory, CPU time and store requests of a cluster at rest
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
@@ -75,6 +78,8 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "fence-agent-frozen" => fence::fence(Fault::AgentFrozen, store, runs, recorder).await,
         "fence-cut-off" => fence::fence(Fault::CutOff, store, runs, recorder).await,
         "fence-both-frozen" => fence::fence(Fault::BothFrozen, store, runs, recorder).await,
+        "sync-standby-lost" => gaps::sync_standby(store, runs, recorder).await,
+        "sync-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": true})), recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -121,6 +126,8 @@ fn options() -> Result<Option<Options>> {
             "fence-agent-frozen",
             "fence-cut-off",
             "fence-both-frozen",
+            "sync-standby-lost",
+            "sync-node-lost",
             "idle",
         ];
         options.names = all.map(str::to_owned).to_vec();

@@ -122,6 +122,22 @@ const ROWS: &[Row] = &[
         show: Show::Plain(""),
     },
     Row {
+        what: "the only synchronous standby lost and another there, write stall",
+        peer: "-",
+        reach: "1.5 s",
+        bench: "sync-standby-lost",
+        field: "gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "node lost in synchronous mode, acknowledged commits lost",
+        peer: "-",
+        reach: "0",
+        bench: "sync-node-lost",
+        field: "lost",
+        show: Show::Sum,
+    },
+    Row {
         what: "agent killed: commits acknowledged by the old primary after another was promoted",
         peer: "over 7,000 in 60 s",
         reach: "0",
