@@ -51,7 +51,8 @@ impl Instance {
     pub fn choose_names(&self, text: Option<String>) -> bool {
         let chosen = text.map_or(Chosen::Configured, Chosen::Text);
         let before = std::mem::replace(&mut *lock(&self.inner.names), chosen.clone());
-        before != chosen
+        let unset = before == Chosen::Unknown && chosen == Chosen::Configured && !self.config().synchronous;
+        before != chosen && !unset
     }
 
     /// Writes the chosen value, has the server read it, and returns once nobody can acknowledge a commit by an older one:

@@ -64,6 +64,7 @@ pub(crate) fn drive(work: &mut Work) {
         shown,
     };
     match next(&situation) {
+        Move::Settled if situation.active.len() < situation.want => work.again_in(Duration::from_secs(1)),
         Move::Settled => {}
         Move::Wait(what) => {
             work.wait_for(what);
