@@ -68,7 +68,11 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         return Err("the leader lock ended before the promotion began".into());
     }
     allowed(cx, hands).await?;
+    // After that: whoever was synchronous may lead in my place until then.
     super::synchronous::agree(cx, hands).await?;
+    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err("the leader lock ended before the promotion began".into());
+    }
     hands.arm_fence().await?;
     let begun = hands.now();
     let promotion = async {

@@ -3,8 +3,9 @@ mod hooks;
 
 use fake::{Event, FOREVER, context, leader, ms, system_id};
 use surus_core::Lsn;
-use surus_core::cluster::{Initialize, Leader, Upstream};
+use surus_core::cluster::{Initialize, Leader, RawKey, Upstream};
 use surus_core::loss::Recorded;
+use surus_core::settings::SynchronousMode;
 use surus_core::store::{StoreError, TxnOutcome};
 
 use super::*;
@@ -191,6 +192,32 @@ fn a_promotion_needs_the_lead_to_its_end() {
     assert_eq!(fake.done(), ["arm"]);
     let fake = leader().fails("promote").fails("orphans");
     assert!(failed(&fake.run(Task::Promote, context())).contains("could not be stopped"));
+}
+
+#[test]
+fn before_the_first_commit_it_is_agreed_who_is_synchronous() {
+    let settings = ClusterSettings { synchronous_mode: SynchronousMode::Quorum, ..ClusterSettings::default() };
+    let cx = || TaskContext { settings: settings.clone(), ..context() };
+    let view = |text: &str| {
+        let sync = RawKey { key: "sync".into(), value: text.into(), version: 4, lease: None };
+        Ok(ClusterView::read(9, &[sync]))
+    };
+    let old = r#"{"leader":"z","quorum":1,"sync_standby":"a,b"}"#;
+    let fake = leader().with(|s| s.views = [view(old)].into());
+    assert_eq!(fake.run(Task::Promote, cx()), Ok(TaskDone::Done));
+    let mine = r#"sync {"leader":"a","quorum":1,"sync_standby":"b,z"}"#;
+    assert_eq!(fake.done(), ["read", "names ANY 1 (b,z)", mine, "arm", "promote", "promoted"]);
+
+    // It led before, and nothing has to be written.
+    let fake = leader().with(|s| s.views = [view(r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#)].into());
+    assert_eq!(fake.run(Task::StartPrimary, cx()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), ["read", "names ANY 1 (b,c)", "arm", "start primary"]);
+
+    // Not without the store, however long that takes.
+    let fake = leader().fails("sync").at(ms(1000), Event::Lead(Some(ms(1500))));
+    fake.state().views = (0..100).map(|_| view(old)).collect();
+    assert!(failed(&fake.run(Task::Promote, cx())).contains("before it was written down who is synchronous"));
+    assert!(!fake.done().contains(&"promote".to_owned()), "{:?}", fake.done());
 }
 
 #[test]
