@@ -170,7 +170,7 @@ impl Hands for RealHands {
         }
         match names {
             Some(_) => said(self.instance.bring_names_into_force(IN_FORCE)).await.map(|_| ()),
-            None if changed => said(self.instance.reload()).await,
+            None if changed => said(self.instance.reload()).await.map(|_| ()),
             None => Ok(()),
         }
     }
