@@ -8,7 +8,7 @@ use surus_sim::run::run;
 const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::FenceNotArmed, "one writer", 300),
     (Bug::FenceArmedFromTheAnswer, "one writer", 600),
-    (Bug::RenewalCountedFromTheAnswer, "one writer", 600),
+    (Bug::RenewalCountedFromTheAnswer, "one writer", 3000),
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),

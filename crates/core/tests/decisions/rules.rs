@@ -7,6 +7,7 @@ use surus_core::cluster::{Initialize, MemberRole};
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Request, Task};
 use surus_core::postgres::{ControlState, DataDir};
+use surus_core::settings::SynchronousMode;
 use surus_core::stall::Stall;
 
 use crate::scenario::*;
@@ -27,12 +28,23 @@ fn cut_off() -> Scenario {
 
 fn shutdown_and_operator() -> Vec<Row> {
     let orphans = |s: &mut Scenario| s.facts.postgres.orphans = true;
+    let on = |s: &mut Scenario| s.facts.settings.synchronous_mode = SynchronousMode::On;
     vec![
         (100, Scenario::leader().paused().shutdown(), &["exit"]),
         (105, Scenario::leader().shutdown().runs(Task::Demote(Demote::Release)), &[]),
         (110, Scenario::standby().shutdown().runs(Task::Clone { from: upstream("b") }), &["cancel"]),
         (115, Scenario::crashed_leader().shutdown(), &["release", "exit"]),
         (115, Scenario::standby().down(ControlState::ShutDownInRecovery, true).shutdown(), &["exit"]),
+        (118, Scenario::standby().sync("b", &["a"], 0).with(on).shutdown(), &[]),
+        (
+            125,
+            Scenario::standby()
+                .sync("b", &["a"], 0)
+                .with(on)
+                .shutdown()
+                .with(|s| s.memory.leaving_since = Some(before(60_000))),
+            &["shut down, to nobody"],
+        ),
         (120, Scenario::leader().with_unasked("b").shutdown(), &["ask b"]),
         (125, Scenario::leader().shutdown(), &["shut down, to nobody"]),
         (
@@ -48,6 +60,7 @@ fn shutdown_and_operator() -> Vec<Row> {
         (153, Scenario::crashed_leader().request(Request::Restart), &[]),
         (154, Scenario::leader().request(Request::Restart), &["restart"]),
         (154, Scenario::crashed_leader().paused().request(Request::Restart), &["restart"]),
+        (156, Scenario::standby().sync("b", &["a"], 0).with(on).request(Request::Restart), &[]),
         (160, Scenario::leaderless().request(reinit(false)), &[]),
         (162, Scenario::leader().request(reinit(true)), &[]),
         (164, Scenario::standby().request(reinit(false)).runs(Task::Follow { upstream: None }), &[]),
