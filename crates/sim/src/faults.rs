@@ -302,9 +302,10 @@ impl World {
         let again = self.random.percent(50);
         self.store_back(again);
         for node in 0..self.nodes.len() {
-            self.store.stalled[node] = false;
             self.store.watch_broken[node] = false;
             self.wake_up(node);
+            // What was held back arrives now: nothing else may happen that would bring a newer view.
+            self.unstall(node);
             self.nodes[node].slowness = 100;
             self.nodes[node].lag = 0;
             self.nodes[node].promotion_fails = false;

@@ -217,6 +217,8 @@ impl World {
         if data.torn {
             return Err("could not locate a valid checkpoint record".into());
         }
+        // Whoever waited for a commit of an earlier server has lost its connection.
+        self.history.waiting[node].clear();
         data.standby_signal = !role.is_primary();
         data.names_before = None;
         if !role.is_primary() {
