@@ -14,6 +14,8 @@ pub enum Bug {
     LeadRetakenBlindly,
     /// The leader key is written whoever has it.
     LeadGivenTwice,
+    /// A new leader of the embedded store counts more time than has passed.
+    StoreTimeJumps,
     // Nothing acknowledged is lost.
     /// The timeline of members that are asked is not looked at, and positions are made up.
     PeersLookBehind,

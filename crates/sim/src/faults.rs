@@ -7,9 +7,10 @@ use surus_core::order::Request;
 use surus_store::kv::{Compare, Op, Txn};
 
 use crate::history::Happened;
-use crate::plan::{Action, Who};
+use crate::plan::{Action, ELECTION, Who};
 use crate::world::World;
 use crate::world::clock::{MS, SECOND, True};
+use crate::world::group::Group;
 use crate::world::network::End;
 use crate::world::node::Disk;
 
@@ -23,6 +24,7 @@ impl World {
         match who {
             Who::Node(i) => i % self.nodes.len(),
             Who::Leader => leader(),
+            Who::StoreLeader => self.group.as_ref().and_then(Group::leads).unwrap_or_else(leader),
             Who::Other(k) => {
                 let leader = leader();
                 let others: Vec<usize> = (0..self.nodes.len()).filter(|i| *i != leader).collect();
@@ -43,14 +45,21 @@ impl World {
         self.happened(Happened::Disturbed { node, store_only, lasts });
     }
 
-    pub fn act(&mut self, action: Action) {
+    /// An embedded store that was stopped, or lost its leader, elects one after that.
+    fn disturbs_store(&mut self, lasts: True) {
+        let election = if self.group.is_some() { ELECTION } else { 0 };
+        self.disturbs(None, true, lasts + election);
+    }
+
+    pub fn act(&mut self, mut action: Action) {
         use Action as A;
         if self.healed.is_some() {
             return;
         }
         self.tell_action(action);
         if !action.is_of_store() {
-            self.disturbs(None, false, 60 * SECOND);
+            let lasts = action.lasts().copied().unwrap_or(0);
+            self.disturbs(None, false, lasts + 60 * SECOND);
         }
         match action {
             A::KillAgent { who, down } => {
@@ -112,7 +121,12 @@ impl World {
                 self.cut(a, b, one_way, lasts);
             }
             A::CutStore { who, one_way, lasts } => {
-                let n = End::Node(self.who(who));
+                let n = self.who(who);
+                if self.group.is_some() {
+                    self.cut_from_group(n, true);
+                    return self.undo(lasts, move |w| w.cut_from_group(n, false));
+                }
+                let n = End::Node(n);
                 let (from, to) = if self.random.percent(50) { (n, End::Store) } else { (End::Store, n) };
                 self.cut(from, to, one_way, lasts);
             }
@@ -127,20 +141,33 @@ impl World {
                 self.undo(lasts, move |w| w.network.set_slow(n, 0));
             }
             A::SlowStore { by, lasts } => {
-                self.disturbs(None, true, lasts);
+                self.disturbs_store(lasts);
                 self.store.slow = by;
                 self.undo(lasts, |w| w.store.slow = 0);
             }
             A::StoreOutage { lasts, again } => {
-                self.disturbs(None, true, lasts);
+                self.disturbs_store(lasts);
                 self.store.down = true;
+                self.cut_group(true);
                 self.links_changed();
-                self.undo(lasts, move |w| w.store_back(again));
+                self.undo(lasts, move |w| {
+                    w.cut_group(false);
+                    w.store_back(again);
+                });
             }
             A::LoseAnswers { percent, lasts } => {
-                self.disturbs(None, true, lasts);
+                self.disturbs_store(lasts);
                 self.store.lose_answers = percent;
                 self.undo(lasts, |w| w.store.lose_answers = 0);
+            }
+            A::LoseWitness { lasts } => {
+                self.disturbs_store(0);
+                self.run_witness(false);
+                self.undo(lasts, |w| w.run_witness(true));
+            }
+            A::Partition { side, lasts } => {
+                self.part(side, true);
+                self.undo(lasts, move |w| w.part(side, false));
             }
             A::StallWatch { who, lasts } => {
                 let n = self.who(who);
@@ -194,12 +221,11 @@ impl World {
             }
             A::Pause { lasts } => {
                 self.configure("pause", true.into());
-                self.undo(lasts, |w| {
-                    w.configure("pause", Value::Null);
-                });
+                self.undo(lasts, World::resume_cluster);
             }
-            A::SetTtl { seconds } => {
-                self.configure("ttl", seconds.into());
+            A::Set { setting, value } => {
+                let value = if setting == "check_timeline" { (value != 0).into() } else { value.into() };
+                self.configure(setting, value);
             }
             A::Restart { who } => {
                 let n = self.who(who);
@@ -227,6 +253,20 @@ impl World {
         };
         set(self, true);
         self.undo(lasts, move |w| set(w, false));
+    }
+
+    /// Between the machines on one side, as bits, and those on the other; the store's, or the witness, is on one too.
+    fn part(&mut self, side: u16, cut: bool) {
+        let ends: Vec<End> = (0..self.nodes.len()).map(End::Node).chain([End::Store]).collect();
+        for (i, a) in ends.iter().enumerate() {
+            for (j, b) in ends.iter().enumerate() {
+                if (side >> i) & 1 != (side >> j) & 1 {
+                    self.network.set_cut(*a, *b, cut);
+                }
+            }
+        }
+        self.links_changed();
+        self.stir_all();
     }
 
     pub fn isolate(&mut self, node: usize, cut: bool) {
@@ -293,10 +333,21 @@ impl World {
         self.store_txn(Txn { compare, then: vec![put] }).is_some()
     }
 
+    /// An operator ends a pause, as soon as there is a store to say so to.
+    fn resume_cluster(&mut self) {
+        let paused = self.store.view().config.as_ref().is_some_and(|c| c.value.get("pause").is_some());
+        if paused && !self.configure("pause", Value::Null) {
+            self.after(500 * MS, World::resume_cluster);
+        }
+    }
+
     /// No more faults: everything works, and whatever should run is started.
     pub fn heal(&mut self) {
         self.tell_world(|| "faults stop".into());
         self.network.heal();
+        if let Some(group) = &mut self.group {
+            group.heal();
+        }
         self.store.slow = 0;
         self.store.lose_answers = 0;
         let again = self.random.percent(50);
@@ -315,9 +366,7 @@ impl World {
             self.power_on(node);
         }
         self.links_changed();
-        if self.store.view().config.as_ref().is_some_and(|c| c.value.get("pause").is_some()) {
-            self.configure("pause", Value::Null);
-        }
+        self.resume_cluster();
         self.healed = Some(self.now);
         self.stir_all();
     }

@@ -1,6 +1,8 @@
 //! What one run is made of: the cluster, and everything that happens to it. A plan is plain data, drawn from a seed, so
 //! that a failing one can be made smaller.
 
+mod acts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +13,21 @@ use surus_core::settings::Timing;
 use crate::random::Random;
 use crate::world::clock::{MS, SECOND, True};
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Servers of its own, as etcd.
+    Service,
+    /// A server beside each agent; the first so many have a vote, and so has the witness.
+    Embedded { voters: usize, witness: bool },
+}
+
 /// Whom something happens to; looked up when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Node(usize),
     Leader,
+    /// The member whose embedded server leads the store.
+    StoreLeader,
     /// The n-th of those that do not lead.
     Other(usize),
 }
@@ -97,6 +109,14 @@ pub enum Action {
         percent: u64,
         lasts: True,
     },
+    LoseWitness {
+        lasts: True,
+    },
+    /// The network falls into two parts; bits say which machine is where, the last one is the store's or the witness's.
+    Partition {
+        side: u16,
+        lasts: True,
+    },
     StallWatch {
         who: Who,
         lasts: True,
@@ -136,8 +156,10 @@ pub enum Action {
     Pause {
         lasts: True,
     },
-    SetTtl {
-        seconds: u64,
+    /// A number in the configuration of the cluster.
+    Set {
+        setting: &'static str,
+        value: u64,
     },
     Restart {
         who: Who,
@@ -151,8 +173,51 @@ pub enum Action {
 impl Action {
     /// Trouble in the store alone.
     pub fn is_of_store(self) -> bool {
-        use Action::{BreakWatch, LoseAnswers, SlowStore, StoreOutage};
-        matches!(self, StoreOutage { .. } | SlowStore { .. } | LoseAnswers { .. } | BreakWatch { .. })
+        use Action::{BreakWatch, LoseAnswers, LoseWitness, SlowStore, StoreOutage};
+        matches!(
+            self,
+            StoreOutage { .. } | SlowStore { .. } | LoseAnswers { .. } | BreakWatch { .. } | LoseWitness { .. }
+        )
+    }
+
+    /// How long it lasts, if it does.
+    pub fn lasts(&mut self) -> Option<&mut True> {
+        use Action as A;
+        match self {
+            A::KillAgent { down: lasts, .. }
+            | A::PowerOff { down: lasts, .. }
+            | A::KillPostmaster { outlive: lasts, .. }
+            | A::FreezeAgent { lasts, .. }
+            | A::Suspend { lasts, .. }
+            | A::FreezePostmaster { lasts, .. }
+            | A::CutPair { lasts, .. }
+            | A::CutStore { lasts, .. }
+            | A::Isolate { lasts, .. }
+            | A::SlowNetwork { lasts, .. }
+            | A::SlowStore { lasts, .. }
+            | A::StoreOutage { lasts, .. }
+            | A::LoseAnswers { lasts, .. }
+            | A::LoseWitness { lasts }
+            | A::Partition { lasts, .. }
+            | A::StallWatch { lasts, .. }
+            | A::BreakWatch { lasts, .. }
+            | A::HangDisk { lasts, .. }
+            | A::FillDisk { lasts, .. }
+            | A::SlowNode { lasts, .. }
+            | A::Lag { lasts, .. }
+            | A::PromotionFails { lasts, .. }
+            | A::Pause { lasts } => Some(lasts),
+            A::EndAgent { .. }
+            | A::UpgradeAgent { .. }
+            | A::StepWall { .. }
+            | A::CrashServer { .. }
+            | A::KillFence { .. }
+            | A::Switchover { .. }
+            | A::Failover { .. }
+            | A::Set { .. }
+            | A::Restart { .. }
+            | A::Reinit { .. } => None,
+        }
     }
 }
 
@@ -160,6 +225,7 @@ impl Action {
 pub struct Plan {
     pub seed: u64,
     pub members: usize,
+    pub store: StoreKind,
     pub timing: Timing,
     /// The founding configuration of the cluster.
     pub document: Value,
@@ -172,8 +238,11 @@ pub struct Plan {
 /// Sets the draws about synchronous replication apart.
 const SYNC: u64 = 0x73_796e_6368;
 
+/// From the loss of the embedded store's leader until there is one again, at the longest.
+pub const ELECTION: True = 3500 * MS;
+
 /// Time to come up in before anything happens.
-const QUIET: True = 12 * SECOND;
+pub const QUIET: True = 12 * SECOND;
 
 impl Plan {
     /// Without any action.
@@ -183,7 +252,22 @@ impl Plan {
             "retry_timeout": timing.retry_timeout.as_secs(), "maximum_lag_on_failover": 1_048_576,
             "postgresql": {"use_pg_rewind": true, "use_slots": true},
         });
-        Plan { seed, members, timing, document, commit_bytes: 4000, actions: vec![], heal_at: QUIET }
+        Plan {
+            seed,
+            members,
+            store: StoreKind::Service,
+            timing,
+            document,
+            commit_bytes: 4000,
+            actions: vec![],
+            heal_at: QUIET,
+        }
+    }
+
+    /// The same story of a cluster that has nothing special about it.
+    pub fn plain(&self) -> Plan {
+        let calm = Plan::calm(self.seed, self.members, Timing::NEW_CLUSTER);
+        Plan { store: self.store, actions: self.actions.clone(), heal_at: self.heal_at, ..calm }
     }
 
     pub fn founding(&self) -> Arc<DynamicConfig> {
@@ -206,7 +290,12 @@ impl Plan {
         } else {
             Timing { ttl: secs(r.between(5, 13)), loop_wait: secs(1), retry_timeout: secs(r.between(1, 3)) }
         };
-        let mut plan = Plan::calm(seed, members, timing);
+        // Drawn apart: most of what a seed means stays when there is more to choose from.
+        let more = &mut Random::new(seed ^ 0x0057_0FE0);
+        let store = if more.percent(35) { acts::embedded(more, members) } else { StoreKind::Service };
+        let patient = [Timing::PATRONI, Timing { ttl: secs(20), loop_wait: secs(2), retry_timeout: secs(6) }];
+        let timing = if store != StoreKind::Service && more.percent(40) { more.pick(&patient) } else { timing };
+        let mut plan = Plan { store, ..Plan::calm(seed, members, timing) };
         plan.commit_bytes = r.pick(&[400, 4000, 4000, 60_000]);
         plan.set("maximum_lag_on_failover", r.pick(&[1_048_576_u64, 1_048_576, 65_536]).into());
         plan.set("check_timeline", r.percent(50).into());
@@ -228,14 +317,31 @@ impl Plan {
             0 | 1 => plan.trouble_in_the_store(r),
             2 | 3 => plan.trouble_with_the_lease(r),
             4 => plan.trouble_at_the_end(r),
-            _ => plan.trouble(r),
+            _ => match more.below(10) {
+                0 => plan.operators(r),
+                1 => plan.trouble_while_copying(r),
+                2 | 3 => {
+                    plan.trouble(r);
+                    plan.more_trouble(more);
+                }
+                _ => plan.trouble(r),
+            },
+        }
+        if store != StoreKind::Service {
+            plan.actions.iter_mut().for_each(|(_, action)| {
+                // A server that hears no leader knows it within moments: nothing is silent for longer.
+                if let Action::StallWatch { who, lasts } = *action {
+                    *action = Action::CutStore { who, one_way: false, lasts };
+                }
+            });
         }
         plan
     }
 
     /// Short troubles of the store, with time to recover between them: no reason to move the lead.
     fn trouble_in_the_store(&mut self, r: &mut Random) {
-        let longest = tolerated(&self.timing);
+        let election = if self.store == StoreKind::Service { 0 } else { ELECTION };
+        let longest = tolerated(&self.timing).saturating_sub(election).max(100 * MS);
         let pause = us(self.timing.ttl) + 2 * SECOND;
         let mut at = QUIET;
         for _ in 0..r.between(3, 8) {
@@ -244,10 +350,11 @@ impl Plan {
                 0 => Action::SlowStore { by: r.between(50 * MS, 300 * MS), lasts },
                 1 => Action::LoseAnswers { percent: r.between(30, 100), lasts },
                 2 => Action::BreakWatch { who: Who::Node(r.index(self.members)), lasts: lasts * 3 },
+                3 if self.has_witness() => Action::LoseWitness { lasts: lasts * 3 },
                 _ => Action::StoreOutage { lasts, again: r.percent(50) },
             };
             self.actions.push((at, action));
-            at += lasts * 3 + pause + r.below(3 * SECOND);
+            at += lasts * 3 + election + pause + r.below(3 * SECOND);
         }
         self.heal_at = at;
     }
@@ -294,6 +401,10 @@ impl Plan {
         self.heal_at = at;
     }
 
+    fn has_witness(&self) -> bool {
+        matches!(self.store, StoreKind::Embedded { witness: true, .. })
+    }
+
     fn trouble(&mut self, r: &mut Random) {
         let ttl = us(self.timing.ttl);
         let mut at = QUIET + r.below(3 * SECOND);
@@ -306,6 +417,9 @@ impl Plan {
     }
 
     fn who(&self, r: &mut Random) -> Who {
+        if self.store != StoreKind::Service && r.percent(20) {
+            return Who::StoreLeader;
+        }
         match r.below(10) {
             0..5 => Who::Leader,
             5..8 => Who::Other(r.index(self.members)),
@@ -354,7 +468,7 @@ impl Plan {
                 }
             }
             37 => Action::Pause { lasts },
-            38 => Action::SetTtl { seconds: r.pick(&[6, 8, 10, 15, 20]) },
+            38 => Action::Set { setting: "ttl", value: r.pick(&[6, 8, 10, 15, 20]) },
             _ => {
                 if r.percent(60) {
                     Action::Restart { who }
@@ -380,5 +494,5 @@ pub fn tolerated(timing: &Timing) -> True {
     let margin = surus_conduct::lease::margin(timing.ttl);
     let reserve = surus_core::rules::stop_reserve(timing);
     let request = timing.ttl / 5;
-    us(timing.ttl.saturating_sub(margin + reserve + timing.loop_wait + request + secs(1)))
+    us(timing.ttl.saturating_sub(margin + reserve + surus_conduct::lease::every(timing) + request + secs(1)))
 }

@@ -14,7 +14,7 @@ use surus_scenario::{
 
 use crate::history::Happened;
 use crate::invariant::{twins, well};
-use crate::plan::{Plan, us};
+use crate::plan::{Plan, StoreKind, us};
 use crate::run::Player;
 use crate::world::clock::{MS, SECOND, True};
 use crate::world::network::End as Side;
@@ -125,6 +125,21 @@ impl Simulated {
     }
 }
 
+/// Who has this role in an embedded store.
+fn embedded(w: &World, role: Role) -> Option<Result<Vec<String>, Trouble>> {
+    let leads = w.group.as_ref()?.leads();
+    let named = |which: &dyn Fn(usize) -> bool| {
+        (0..w.nodes.len()).filter(|n| which(*n)).map(|n| w.nodes[n].name.to_string()).collect::<Vec<_>>()
+    };
+    let found = match role {
+        Role::StoreLeader => named(&|n| Some(n) == leads),
+        Role::StoreFollower => named(&|n| Some(n) != leads).into_iter().take(1).collect(),
+        Role::AllStores => named(&|_| true),
+        _ => return None,
+    };
+    Some(if found.is_empty() { Err(Trouble::Failed("nobody leads the store".into())) } else { Ok(found) })
+}
+
 impl Stage for Simulated {
     async fn cluster(&mut self, setup: &Setup) -> Done {
         if !(2..=7).contains(&setup.members) {
@@ -147,6 +162,9 @@ impl Stage for Simulated {
             if let Some(value) = setup.setting(key) {
                 plan.set(key, value.into());
             }
+        }
+        if setup.store == Some(Store::Embedded) {
+            plan.store = StoreKind::Embedded { voters: setup.members, witness: false };
         }
         let mut world = World::new(Arc::new(plan), None, self.traced);
         world.supervised = false;
@@ -193,6 +211,9 @@ impl Stage for Simulated {
     async fn find(&mut self, role: Role) -> Result<Vec<String>, Trouble> {
         let stores = |of: &[usize]| of.iter().map(|n| format!("store{}", n + 1)).collect::<Vec<_>>();
         let (leads_store, alive) = (self.leads_store, self.stores.len());
+        if let Some(found) = self.with(|w| embedded(w, role))? {
+            return found;
+        }
         if matches!(role, Role::StoreLeader | Role::StoreFollower | Role::AllStores) {
             return Ok(match role {
                 Role::StoreLeader => stores(&[leads_store]),
@@ -278,6 +299,12 @@ impl Stage for Simulated {
                 let name = MemberName::from(name.as_str());
                 self.with(|w| w.number(&name))?.map(Side::Node).into_iter().collect()
             }
+            Place::Store if self.with(|w| w.group.is_some())? => {
+                return match state {
+                    LinkState::Slow(_) => unavailable("a slow link of the embedded store alone"),
+                    _ => self.to(from, |w, n| w.cut_from_group(n, true)),
+                };
+            }
             Place::Store => vec![Side::Store],
             Place::Everything => {
                 let all = self.with(|w| w.nodes.len())?;
@@ -299,6 +326,9 @@ impl Stage for Simulated {
     async fn heal(&mut self) -> Done {
         self.with(|w| {
             w.network.heal();
+            if let Some(group) = &mut w.group {
+                group.heal();
+            }
             w.links_changed();
             w.stir_all();
         })

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::bug::Bug;
 use crate::history::Violation;
-use crate::plan::{Action, Plan, Who};
+use crate::plan::{Action, Plan, StoreKind, Who};
 use crate::run::run;
 use crate::world::World;
 use crate::world::clock::{MS, True};
@@ -16,9 +16,10 @@ pub fn tell(plan: &Plan, violation: &Violation, bug: Option<Bug>) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "seed {}, {} members, ttl {} s: {} is broken",
+        "seed {}, {} members{}, ttl {} s: {} is broken",
         plan.seed,
         plan.members,
+        store(plan.store),
         plan.timing.ttl.as_secs(),
         violation.invariant
     );
@@ -35,13 +36,24 @@ pub fn tell(plan: &Plan, violation: &Violation, bug: Option<Bug>) -> String {
 }
 
 pub fn time(at: True) -> String {
-    format!("{}.{:03} s", at / MS / 1000, at / MS % 1000)
+    let text = format!("{}.{:03}", at / MS / 1000, at / MS % 1000);
+    format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn store(kind: StoreKind) -> String {
+    match kind {
+        StoreKind::Service => String::new(),
+        StoreKind::Embedded { voters, witness } => {
+            format!(", embedded store with {voters} voters{}", if witness { " and a witness" } else { "" })
+        }
+    }
 }
 
 fn who(who: Who) -> String {
     match who {
         Who::Node(i) => format!("n{}", i + 1),
         Who::Leader => "the leader".into(),
+        Who::StoreLeader => "the store's leader".into(),
         Who::Other(k) => format!("another member ({})", k + 1),
     }
 }
@@ -79,6 +91,8 @@ pub fn words(action: Action) -> String {
         A::LoseAnswers { percent, lasts } => {
             format!("{percent} of a hundred answers of the store get lost for {}", time(lasts))
         }
+        A::LoseWitness { lasts } => format!("the witness is gone for {}", time(lasts)),
+        A::Partition { side, lasts } => format!("the network is parted ({side:b}) for {}", time(lasts)),
         A::StallWatch { who: n, lasts } => format!("the watch of {} is silent for {}", who(n), time(lasts)),
         A::BreakWatch { who: n, lasts } => format!("the watch of {} is broken for {}", who(n), time(lasts)),
         A::HangDisk { who: n, lasts } => format!("the disk of {} hangs for {}", who(n), time(lasts)),
@@ -92,7 +106,7 @@ pub fn words(action: Action) -> String {
         A::Switchover { to: None } => "an operator switches over".into(),
         A::Failover { to } => format!("an operator fails over to {}", who(to)),
         A::Pause { lasts } => format!("the cluster is paused for {}", time(lasts)),
-        A::SetTtl { seconds } => format!("the ttl is set to {seconds} s"),
+        A::Set { setting, value } => format!("{setting} is set to {value}"),
         A::Restart { who: n } => format!("an operator restarts {}", who(n)),
         A::Reinit { who: n, .. } => format!("an operator reinitialises {}", who(n)),
     }

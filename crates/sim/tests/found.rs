@@ -70,7 +70,42 @@ fn backends_that_outlive_their_postmaster_end_before_the_lead_is_given_up() {
 /// same, and what only it had was told of against a server that did not count any more.
 #[test]
 fn what_a_rewind_cuts_off_is_told_against_whoever_leads_then() {
-    let found = run(&Plan::of(3_001_894), None, false);
+    let (leader, n2) = (Who::Leader, Who::Node(1));
+    let actions = [
+        (13_752_854, Action::Switchover { to: None }),
+        (14_151_854, Action::CutPair { a: leader, b: n2, one_way: false, lasts: 7760 * MS }),
+        (15_891_854, Action::SlowNode { who: n2, percent: 4000, lasts: 50_880 * MS }),
+        (18_291_854, Action::KillAgent { who: leader, down: 9040 * MS }),
+        (18_327_354, Action::FreezeAgent { who: leader, lasts: 17_760 * MS }),
+        (27_367_354, Action::KillPostmaster { who: leader, outlive: 0 }),
+        (32_407_354, Action::FreezePostmaster { who: leader, lasts: 18_480 * MS }),
+        (42_407_354, Action::KillAgent { who: leader, down: 10 * SECOND }),
+        (51_527_354, Action::StallWatch { who: leader, lasts: 17_280 * MS }),
+        (66_887_354, Action::LoseAnswers { percent: 36, lasts: 7440 * MS }),
+    ];
+    let tell = |seed| {
+        let mut plan = plan(seed, 3, &actions, 75_957_354);
+        plan.commit_bytes = 60_000;
+        plan.set("primary_start_timeout", 20.into());
+        plan.set("check_timeline", false.into());
+        plan
+    };
+    let found = run(&tell(3_001_894), None, false);
     assert!(found.violation.is_none(), "{:?}", found.violation);
-    ends_well(|seed| Plan { seed, ..Plan::of(3_001_894) });
+    ends_well(tell);
+}
+
+/// An operator sets a `loop_wait` that the rule for the three times permits. The next renewal was due after the primary had
+/// to begin to stop, for the sake of the margin and the time that stopping takes: it stopped, and started, for ever.
+#[test]
+fn no_timing_that_is_permitted_stops_a_primary_that_is_well() {
+    ends_well(|seed| {
+        let set = Action::Set { setting: "loop_wait", value: 5 };
+        let mut plan = plan(seed, 2, &[(14 * SECOND, set)], 16 * SECOND);
+        plan.timing.ttl = std::time::Duration::from_secs(7);
+        for (setting, value) in [("ttl", 7), ("loop_wait", 1), ("retry_timeout", 1)] {
+            plan.set(setting, value.into());
+        }
+        plan
+    });
 }

@@ -42,7 +42,7 @@ fn operations() -> Vec<Action> {
         Action::Failover { to: Who::Other(0) },
         Action::Failover { to: Who::Other(1) },
         Action::Pause { lasts: 5 * SECOND },
-        Action::SetTtl { seconds: 12 },
+        Action::Set { setting: "ttl", value: 12 },
         Action::Restart { who: Who::Leader },
         Action::Reinit { who: Who::Other(0), force: true },
     ]

@@ -402,3 +402,24 @@ fn closing_is_the_last_thing() {
     assert_eq!(rig.next(), Next::Ended);
     assert!(!rig.keeper.state().session);
 }
+
+#[test]
+fn whatever_the_timing_a_renewal_is_due_before_a_primary_must_begin_to_stop() {
+    let secs = Duration::from_secs;
+    for ttl in 5..=60 {
+        for retry_timeout in 1..=(ttl - 1) / 2 {
+            for loop_wait in 1..=ttl - 2 * retry_timeout {
+                let timing = Timing { ttl: secs(ttl), loop_wait: secs(loop_wait), retry_timeout: secs(retry_timeout) };
+                let mut rig = Rig { keeper: Keeper::new("a".into(), timing), ..new() };
+                rig.serve("open", Say::Good);
+                rig.take("take", Say::Good);
+                assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+                rig.serve("renew", Say::Good);
+                let (Next::Wait { until }, Some(lead)) = (rig.next(), rig.until()) else { panic!("{timing:?}") };
+                let stops = lead - stop_reserve(&timing);
+                assert!(until > rig.at.now && until + timing.retry_timeout <= stops, "{timing:?}");
+                assert!(until <= rig.at.now + timing.loop_wait, "{timing:?}");
+            }
+        }
+    }
+}

@@ -6,6 +6,9 @@
 //! case ([`tolerated`](crate::plan::tolerated)): a lease that was about to be renewed, less the reserve for stopping and
 //! the time of one request that was under way.
 
+use surus_config::DynamicConfig;
+use surus_core::settings::Timing;
+
 use super::Invariant;
 use crate::history::{Ending, Happened};
 use crate::plan::tolerated;
@@ -27,6 +30,12 @@ impl NoNeedlessFailover {
     }
 }
 
+/// In force now: operators may have changed it.
+fn timing(w: &World) -> Timing {
+    let document = w.store.view().config.as_ref().map(|c| &c.value);
+    document.map_or(w.plan.timing, |d| DynamicConfig::read(d).0.settings.timing)
+}
+
 impl Invariant for NoNeedlessFailover {
     fn name(&self) -> &'static str {
         "no needless failover"
@@ -37,7 +46,7 @@ impl Invariant for NoNeedlessFailover {
             Happened::Disturbed { store_only: false, lasts, .. } => {
                 self.disturbed = self.disturbed.max(w.now + *lasts);
             }
-            Happened::Disturbed { store_only: true, lasts, .. } if *lasts > tolerated(&w.plan.timing) => {
+            Happened::Disturbed { store_only: true, lasts, .. } if *lasts > tolerated(&timing(w)) => {
                 self.stretched = self.stretched.max(w.now + *lasts + 60 * SECOND);
             }
             Happened::ServerEnded { node, how } if !self.excused(w) => {

@@ -25,6 +25,8 @@ use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Task};
 use surus_core::settings::SynchronousMode;
 
+const HAD: usize = 3;
+
 #[derive(Default)]
 pub struct NothingLost {
     /// Acknowledged positions of each stretch of log.
@@ -35,6 +37,9 @@ pub struct NothingLost {
     reign: u64,
     /// Since when each member has been one, could be asked and could come forward.
     there: [Option<True>; 8],
+    /// How far the log of each went at the last looks. What came after the question was asked nobody could know: a
+    /// former leader that wakes up, or is reached again, still sends what it has.
+    had: [[u64; HAD]; 8],
     /// When a server last could send log.
     sent: True,
     lost_now: u64,
@@ -59,6 +64,8 @@ impl NothingLost {
     fn look_who_is_there(&mut self, w: &World) {
         for node in 0..w.nodes.len() {
             self.there[node] = if is_there(w, node) { self.there[node].or(Some(w.now)) } else { None };
+            self.had[node].rotate_left(1);
+            self.had[node][HAD - 1] = w.nodes[node].postgres.log().map_or(0, |l| l.end);
         }
     }
 
@@ -97,6 +104,7 @@ impl NothingLost {
                 && self.there[*other].is_some_and(|since| w.now > since + 5 * SECOND)
                 && w.network.both_ways(End::Node(node), End::Node(*other))
                 && n.postgres.log().is_some_and(|theirs| log.continues_into(theirs) && theirs.end > log.end)
+                && self.had[*other][0] > log.end
         });
         better.map(|other| format!("{name} took the lead although n{} has more of the log", other + 1))
     }
@@ -107,8 +115,8 @@ fn is_there(w: &World, node: usize) -> bool {
     let n = &w.nodes[node];
     let key = w.store.view().members.get(&n.name).is_some_and(|m| m.api_url.is_some());
     let watches = n.agent.as_ref().is_some_and(|a| a.connected) && !w.store.stalled[node];
-    let quick = w.store.slow == 0 && w.store.lose_answers == 0 && !w.store.down;
-    let reaches = w.network.both_ways(End::Node(node), End::Store) && w.network.delay(End::Node(node), End::Store) == 0;
+    let quick = w.store.slow == 0 && w.store.lose_answers == 0;
+    let reaches = w.reaches_store(node) && w.store_delay(node) == 0;
     key && watches && quick && reaches && n.agent_runs() && n.fence.alive && n.postgres.serves()
 }
 

@@ -148,6 +148,7 @@ impl World {
             store: Arc::new(store),
             mind: Mutex::new(Mind::new(conduct, settings, now)),
         });
+        self.store_server_starts(node);
         self.tell(node, || "agent: starts".into());
         self.spawn(pid, Box::pin(member.clone().keep_lease()));
         self.spawn(pid, Box::pin(member.clone().keep_keys()));

@@ -4,7 +4,9 @@
 //! they were arranged. Chance comes from one generator only. So a seed gives one run.
 
 pub mod clock;
+mod election;
 pub mod fence;
+pub mod group;
 pub mod network;
 pub mod node;
 pub mod postgres;
@@ -22,11 +24,12 @@ use surus_core::{BootTime, MemberName};
 use crate::bug::Bug;
 use crate::exec::{May, Pid, Work};
 use crate::history::History;
-use crate::plan::Plan;
+use crate::plan::{Plan, StoreKind};
 use crate::random::Random;
 use crate::trace::Trace;
 
 use clock::True;
+use group::Group;
 use network::Network;
 use node::Node;
 use store::Store;
@@ -69,6 +72,8 @@ pub struct World {
     pub random: Random,
     pub nodes: Vec<Node>,
     pub store: Store,
+    /// The embedded store; `None`: it is a service of its own.
+    pub group: Option<Group>,
     pub network: Network,
     pub plan: Arc<Plan>,
     pub founding: Arc<DynamicConfig>,
@@ -93,7 +98,13 @@ impl World {
     pub fn new(plan: Arc<Plan>, bug: Option<Bug>, traced: bool) -> World {
         let mut random = Random::new(plan.seed ^ 0xA5A5);
         let nodes = (0..plan.members).map(|i| Node::new(i, &mut random)).collect();
-        World {
+        let group = match plan.store {
+            StoreKind::Service => None,
+            StoreKind::Embedded { voters, witness } => {
+                Some(Group::new(plan.members, voters, witness, &mut Random::new(plan.seed ^ 0x5A5A)))
+            }
+        };
+        let mut world = World {
             now: 0,
             events: BinaryHeap::new(),
             last_event: 0,
@@ -116,7 +127,10 @@ impl World {
             me: Weak::new(),
             founding: plan.founding(),
             plan,
-        }
+            group,
+        };
+        world.watch_group();
+        world
     }
 
     pub fn after(&mut self, us: True, act: impl FnOnce(&mut World) + Send + 'static) {

@@ -45,20 +45,23 @@ pub enum Reply {
     Done,
 }
 
-struct Request {
-    node: usize,
-    op: Option<Op>,
-    writes: bool,
-    until: True,
+pub(super) struct Request {
+    pub(super) node: usize,
+    pub(super) op: Option<Op>,
+    pub(super) writes: bool,
+    pub(super) until: True,
     slow_after: True,
-    reply: Option<StoreResult<Reply>>,
+    /// Of the embedded store: under whose leadership it was sent last, and that it must not be sent again.
+    pub(super) sent_to: Option<u64>,
+    pub(super) once: bool,
+    pub(super) reply: Option<StoreResult<Reply>>,
     waker: Option<Waker>,
 }
 
 pub struct Store {
     pub layout: Layout,
     state: State,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub down: bool,
     /// Extra time for each request, and how many answers of a hundred get lost.
     pub slow: True,
@@ -66,7 +69,7 @@ pub struct Store {
     /// Watches of these machines are silent, and nobody notices.
     pub stalled: Vec<bool>,
     pub watch_broken: Vec<bool>,
-    requests: BTreeMap<u64, Request>,
+    pub(super) requests: BTreeMap<u64, Request>,
     view: Arc<ClusterView>,
     tick: Option<True>,
 }
@@ -102,10 +105,15 @@ impl World {
     fn store_request(&mut self, node: usize, op: Op, limit: Duration) -> u64 {
         let id = self.new_id();
         let until = self.now + self.nodes[node].clock.true_span(limit);
-        let writes = op.writes();
-        let request = Request { node, op: Some(op), writes, until, slow_after: 0, reply: None, waker: None };
+        let (writes, once) = (op.writes(), matches!(op, Op::Txn(_)));
+        let request =
+            Request { node, op: Some(op), writes, until, slow_after: 0, sent_to: None, once, reply: None, waker: None };
         self.store.requests.insert(id, request);
         self.at(until + 1, move |w| w.wake_request(id));
+        if self.group.is_some() {
+            self.submit(id);
+            return id;
+        }
         // A slow store takes its time before or after it has done what it was asked.
         let slow = if self.random.percent(50) { self.store.slow } else { 0 };
         let travel = self.random.between(200, 2 * MS) + self.network.delay(End::Node(node), End::Store) + slow;
@@ -127,7 +135,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, id: u64, reply: StoreResult<Reply>) {
+    pub(super) fn answer(&mut self, id: u64, reply: StoreResult<Reply>) {
         if let Some(request) = self.store.requests.get_mut(&id) {
             request.reply = Some(reply);
         }
@@ -154,8 +162,8 @@ impl World {
         }
     }
 
-    fn store_apply(&mut self, op: Op) -> StoreResult<Reply> {
-        let now = self.store.clock.boot(self.now);
+    pub(super) fn store_apply(&mut self, op: Op) -> StoreResult<Reply> {
+        let now = self.store_time();
         let twice = self.is(Bug::LeadGivenTwice);
         let state = &mut self.store.state;
         let before = state.revision();
@@ -197,11 +205,12 @@ impl World {
 
     fn plan_expiry(&mut self) {
         let Some(end) = self.store.state.next_end() else { return };
-        let at = self.store.clock.when(end, self.now) + 1;
+        let at = self.store_reaches(end) + 1;
         if self.store.tick.is_some_and(|t| t > self.now && t <= at + NOTICE) {
             return;
         }
-        let notice = if self.random.percent(50) { 0 } else { self.random.below(NOTICE) };
+        // A Raft leader proposes the end of a lease when it is due.
+        let notice = if self.random.percent(50) || self.group.is_some() { 0 } else { self.random.below(NOTICE) };
         let at = at + notice;
         self.store.tick = Some(at);
         self.at(at, |w| {
@@ -214,11 +223,11 @@ impl World {
 
     fn expire(&mut self) {
         // A store without a leader ends no lease; it does so when it has one again.
-        if self.store.down {
+        if !self.store_available() {
             return;
         }
         let before = self.store.state.revision();
-        let now = self.store.clock.boot(self.now);
+        let now = self.store_time();
         self.store.state.expire(now);
         self.store_moved(before);
     }
@@ -228,21 +237,28 @@ impl World {
         if !std::mem::take(&mut self.store.down) {
             return;
         }
-        if again {
+        // The embedded one always knows.
+        if again && self.group.is_none() {
             let now = self.store.clock.boot(self.now);
             self.store.state.restart_leases(now);
         }
+        self.store_goes_on();
+        self.links_changed();
+    }
+
+    /// There is a leader again, or another one: leases that ended meanwhile are over, and time may be counted anew.
+    pub(super) fn store_goes_on(&mut self) {
         self.store.tick = None;
         self.expire();
         self.plan_expiry();
-        self.links_changed();
     }
 
     /// What an operator, or another program, writes.
     pub fn store_txn(&mut self, txn: Txn) -> Option<TxnOutcome> {
-        if self.store.down {
+        if !self.store_available() {
             return None;
         }
+        self.log_one();
         match self.store_apply(Op::Txn(txn)) {
             Ok(Reply::Txn(outcome)) => Some(outcome),
             _ => None,
@@ -250,12 +266,15 @@ impl World {
     }
 
     /// Sends the present state to a watch, after what is under way.
-    fn deliver(&mut self, node: usize, first: bool) {
+    pub(super) fn deliver(&mut self, node: usize, first: bool) {
+        if self.group.is_some() && !self.reaches_store(node) {
+            return;
+        }
         let view = self.store.shared_view();
         let Some(agent) = self.nodes[node].agent.as_ref().filter(|a| a.connected) else { return };
         let (pid, watch) = (agent.pid, agent.watch);
         let travel = self.random.between(300, if first { 60 * MS } else { 6 * MS })
-            + self.network.delay(End::Store, End::Node(node))
+            + self.store_delay(node)
             + self.store.slow / 2;
         let due = agent.watch_due.max(self.now + travel);
         if let Some(agent) = &mut self.nodes[node].agent {
@@ -295,8 +314,7 @@ impl World {
     }
 
     pub fn watch_settles(&mut self, node: usize) {
-        let reaches =
-            !self.store.down && !self.store.watch_broken[node] && self.network.both_ways(End::Node(node), End::Store);
+        let reaches = !self.store.watch_broken[node] && self.reaches_store(node);
         let now = self.boot(node);
         let id = self.new_id();
         let Some(agent) = self.nodes[node].agent.as_mut().filter(|a| a.connected != reaches) else { return };
