@@ -192,8 +192,12 @@ impl Hands for SimHands {
     }
 
     async fn wait_for(&self, names: Option<&Names>) -> Made {
-        let names = names.cloned().unwrap_or(Names::Nobody);
-        self.member.names_in_force(names, Duration::from_secs(5)).await.map(|_| ())
+        let Some(names) = names else {
+            self.with(|w, n| w.set_names(n, Names::Nobody, MS));
+            return Ok(());
+        };
+        // One that does not run finds it when it starts.
+        self.member.names_in_force(names.clone(), Duration::from_secs(5)).await.map(|_| ())
     }
 
     async fn probe(&self, api_url: &str, limit: Duration) -> Made<PeerAnswer> {
