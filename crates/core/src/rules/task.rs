@@ -75,6 +75,8 @@ fn in_the_way(c: &Ctx, task: &Task) -> bool {
         Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. } => false,
         // A restart that has stopped the primary would start one.
         Task::Restart if !postgres.running() => !postgres.standby_signal(),
+        // A rewind stops the server first. What runs after that is crash recovery, which takes no connections.
+        Task::Rewind { .. } => postgres.is_primary() && postgres.accepting(),
         // A handover serves on until its checkpoint is done, and only then stops.
         Task::Demote(Demote::Handover { .. }) => postgres.is_primary() && postgres.accepting(),
         other => postgres.is_primary() && !other.is_stopping(),

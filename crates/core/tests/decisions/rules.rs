@@ -78,6 +78,11 @@ fn tasks_and_store() -> Vec<Row> {
         (205, Scenario::leader().lead_until(after(1000)).runs(Task::Restart), &["cancel"]),
         (205, Scenario::standby().with(no_signal).runs(Task::Restart), &["cancel"]),
         (205, Scenario::leader().lead_until(after(1000)).runs(handover()), &["cancel"]),
+        (
+            290,
+            Scenario::standby().with(no_signal).starting(before(100)).runs(Task::Rewind { from: upstream("b") }),
+            &[],
+        ),
         (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
         (290, Scenario::standby().runs(Task::CheckDivergence { from: upstream("b") }), &[]),
         (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
