@@ -89,6 +89,12 @@ pub async fn soak(plan: &Plan, tell: impl FnMut(String) + 'static) -> Result<Out
         Err(error) if outcome.failure.is_none() => outcome.failure = Some(format!("no verdict: {error:#}")),
         Err(_) => {}
     }
+    let interruptions = outcome.verdict.reigns.len().saturating_sub(1);
+    if plan.mode == Mode::StoreLeader && interruptions > 0 && outcome.failure.is_none() {
+        // Also one that the same member takes up again: its clients have seen an outage.
+        let what = format!("the primary was interrupted {interruptions} times, and only the store was in trouble");
+        outcome.failure = Some(what);
+    }
     if outcome.good() {
         stage.passed();
     } else {
