@@ -194,6 +194,21 @@ mod tests {
     use super::*;
     use crate::cluster::Status;
 
+    /// Physical, and nobody reads from it.
+    pub fn slot(name: &str, restart: u64) -> Slot {
+        Slot {
+            name: name.into(),
+            logical: false,
+            active: false,
+            restart_lsn: Some(Lsn(restart)),
+            confirmed_flush_lsn: None,
+            has_xmin: false,
+            wal_status: None,
+            plugin: None,
+            database: None,
+        }
+    }
+
     fn cluster() -> ClusterView {
         let mut view = ClusterView {
             status: Status {

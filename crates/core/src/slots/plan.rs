@@ -157,21 +157,8 @@ fn logical(want: LogicalSlot, at: Option<Lsn>, slot: Option<&Slot>, here: &Here<
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::slot;
     use super::*;
-
-    fn slot(name: &str, restart: u64) -> Slot {
-        Slot {
-            name: name.into(),
-            logical: false,
-            active: false,
-            restart_lsn: Some(Lsn(restart)),
-            confirmed_flush_lsn: None,
-            has_xmin: false,
-            wal_status: None,
-            plugin: None,
-            database: None,
-        }
-    }
 
     fn logical_slot(name: &str, confirmed: u64) -> Slot {
         Slot {

@@ -95,21 +95,8 @@ impl Retention {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::slot;
     use super::*;
-
-    fn slot(name: &str, restart: u64) -> Slot {
-        Slot {
-            name: name.into(),
-            logical: false,
-            active: false,
-            restart_lsn: Some(Lsn(restart)),
-            confirmed_flush_lsn: None,
-            has_xmin: false,
-            wal_status: None,
-            plugin: None,
-            database: None,
-        }
-    }
 
     const MB: u64 = 1 << 20;
 
