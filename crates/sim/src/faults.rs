@@ -165,9 +165,9 @@ impl World {
                 self.run_witness(false);
                 self.undo(lasts, |w| w.run_witness(true));
             }
-            A::Partition { side, lasts } => {
-                self.part(side, true);
-                self.undo(lasts, move |w| w.part(side, false));
+            A::Partition { side, with_store, lasts } => {
+                self.part(side, with_store, true);
+                self.undo(lasts, move |w| w.part(side, with_store, false));
             }
             A::StallWatch { who, lasts } => {
                 let n = self.who(who);
@@ -255,15 +255,16 @@ impl World {
         self.undo(lasts, move |w| set(w, false));
     }
 
-    /// Between the machines on one side, as bits, and those on the other; the store's, or the witness, is on one too.
-    fn part(&mut self, side: u16, cut: bool) {
+    fn part(&mut self, side: u8, with_store: bool, cut: bool) {
         let ends: Vec<End> = (0..self.nodes.len()).map(End::Node).chain([End::Store]).collect();
-        for (i, a) in ends.iter().enumerate() {
-            for (j, b) in ends.iter().enumerate() {
-                if (side >> i) & 1 != (side >> j) & 1 {
-                    self.network.set_cut(*a, *b, cut);
-                }
-            }
+        let here = |end: &End| match end {
+            End::Node(n) => (side >> n) & 1 == 1,
+            End::Store => with_store,
+        };
+        let (these, others): (Vec<End>, Vec<End>) = ends.into_iter().partition(here);
+        for (a, b) in these.iter().flat_map(|a| others.iter().map(|b| (*a, *b))) {
+            self.network.set_cut(a, b, cut);
+            self.network.set_cut(b, a, cut);
         }
         self.links_changed();
         self.stir_all();

@@ -112,9 +112,10 @@ pub enum Action {
     LoseWitness {
         lasts: True,
     },
-    /// The network falls into two parts; bits say which machine is where, the last one is the store's or the witness's.
+    /// The network falls into two parts: these machines, as bits, perhaps with the store's (or the witness's), and the rest.
     Partition {
-        side: u16,
+        side: u8,
+        with_store: bool,
         lasts: True,
     },
     StallWatch {
@@ -268,6 +269,24 @@ impl Plan {
     pub fn plain(&self) -> Plan {
         let calm = Plan::calm(self.seed, self.members, Timing::NEW_CLUSTER);
         Plan { store: self.store, actions: self.actions.clone(), heal_at: self.heal_at, ..calm }
+    }
+
+    /// Settings that a plan without anything special has not.
+    pub fn special(&self) -> Vec<String> {
+        let calm = Plan::calm(self.seed, self.members, self.timing).document;
+        let all = self.document.as_object().into_iter().flatten();
+        all.filter(|(key, value)| calm.get(key.as_str()) != Some(value))
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect()
+    }
+
+    /// One setting less that is special.
+    pub fn usual(&mut self, key: &str) {
+        let calm = Plan::calm(self.seed, self.members, self.timing).document;
+        match calm.get(key) {
+            Some(value) => self.set(key, value.clone()),
+            None => self.document.as_object_mut().into_iter().for_each(|document| _ = document.remove(key)),
+        }
     }
 
     pub fn founding(&self) -> Arc<DynamicConfig> {

@@ -68,7 +68,13 @@ impl Best {
             progress = true;
         }
         progress |= self.attempt(|p| p.store = StoreKind::Service);
-        progress | self.attempt(|p| *p = p.plain())
+        progress |= self.attempt(|p| *p = p.plain());
+        let settings: Vec<String> =
+            self.plan.document.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
+        for key in settings {
+            progress |= self.attempt(|p| p.usual(&key));
+        }
+        progress
     }
 
     /// Each thing, and each pause before one, as short as it can be.

@@ -23,6 +23,10 @@ pub fn tell(plan: &Plan, violation: &Violation, bug: Option<Bug>) -> String {
         plan.timing.ttl.as_secs(),
         violation.invariant
     );
+    let special = plan.special();
+    if !special.is_empty() {
+        let _ = writeln!(text, "  with {}", special.join(", "));
+    }
     for (at, action) in &plan.actions {
         let _ = writeln!(text, "  at {:>8}  {}", time(*at), words(*action));
     }
@@ -92,7 +96,11 @@ pub fn words(action: Action) -> String {
             format!("{percent} of a hundred answers of the store get lost for {}", time(lasts))
         }
         A::LoseWitness { lasts } => format!("the witness is gone for {}", time(lasts)),
-        A::Partition { side, lasts } => format!("the network is parted ({side:b}) for {}", time(lasts)),
+        A::Partition { side, with_store, lasts } => {
+            let members = (0..8).filter(|n| (side >> n) & 1 == 1).map(|n| format!("n{}", n + 1));
+            let apart: Vec<String> = members.chain(with_store.then(|| "the store's machine".into())).collect();
+            format!("the network parts {} from the rest for {}", apart.join(", "), time(lasts))
+        }
         A::StallWatch { who: n, lasts } => format!("the watch of {} is silent for {}", who(n), time(lasts)),
         A::BreakWatch { who: n, lasts } => format!("the watch of {} is broken for {}", who(n), time(lasts)),
         A::HangDisk { who: n, lasts } => format!("the disk of {} hangs for {}", who(n), time(lasts)),

@@ -95,8 +95,9 @@ impl NothingLost {
             && w.now > self.sent + 3 * SECOND;
         let better = (0..w.nodes.len()).find(|other| {
             let n = &w.nodes[*other];
-            // In synchronous mode one may have more than was ever acknowledged, and not be asked.
-            let counts = named.is_none_or(|s| s.value.lists(&n.name));
+            // In synchronous and quorum mode one may have more than was ever acknowledged, and not be asked.
+            let listed = view.sync.as_ref().filter(|_| settings.synchronous_mode != SynchronousMode::Off);
+            let counts = listed.is_none_or(|s| s.value.lists(&n.name));
             *other != node
                 && asked
                 && counts

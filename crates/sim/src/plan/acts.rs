@@ -68,8 +68,8 @@ impl Plan {
                 0 if self.has_witness() => Action::LoseWitness { lasts },
                 1 => setting(r),
                 _ => {
-                    let all = (1 << (self.members + 1)) - 1;
-                    Action::Partition { side: u16::try_from(r.between(1, all)).unwrap_or(1), lasts }
+                    let side = u8::try_from(r.between(1, 1 << self.members)).unwrap_or(1);
+                    Action::Partition { side, with_store: r.percent(50), lasts }
                 }
             };
             self.actions.push((at, action));
