@@ -15,7 +15,7 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
     (Bug::NamesNotInForce, "nothing acknowledged is lost", 3000),
     (Bug::SyncNotLookedAt, "nothing acknowledged is lost", 1500),
-    (Bug::OneFailureEndsTheLease, "no needless failover", 300),
+    (Bug::OneFailureEndsTheLease, "no needless failover", 1500),
     (Bug::LateRenewal, "no needless failover", 300),
     (Bug::EndOfTaskForgotten, "it comes back", 100),
     (Bug::NoNewSession, "it comes back", 300),
