@@ -1,7 +1,5 @@
 //! What a data directory holds that nobody else has, told before it is destroyed.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::HistoryRow;
@@ -153,11 +151,6 @@ impl Receipt {
         };
         let n = self.transactions();
         format!("{n} transaction{} {range}{when}", if n == 1 { "" } else { "s" })
-    }
-
-    /// Rows by name of table, the most first.
-    pub fn changed(&self) -> BTreeMap<String, u64> {
-        self.tables.iter().map(|t| (t.name(), t.rows())).collect()
     }
 }
 

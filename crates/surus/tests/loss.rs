@@ -166,3 +166,36 @@ async fn a_killed_primary_that_lost_nothing_streams_as_it_is() -> Result<()> {
     cluster.passed();
     Ok(())
 }
+
+/// A disk that is full, a directory nobody may write to: whoever cannot say what it gives up does not give it up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (file, directory) = (place.path().join("in the way"), place.path().join("in the way/loss"));
+    std::fs::write(&file, "")?;
+    let mut cluster = cluster().settings(json!({"loss": {"directory": directory}})).healthy().await?;
+    let (old, new, lost) = lose(&mut cluster, 2).await?;
+    cluster.start(old)?;
+    wait_for("it says why it stays out", LONG, async || {
+        let text = surus(&cluster, new, &["explain"]).await?;
+        ensure!(text.contains("nothing of it is destroyed") && text.contains("loss.directory"), "{text}");
+        Ok(())
+    })
+    .await?;
+    let name = cluster.node(old).name.clone();
+    let scope = cluster.scope.clone();
+    surus(&cluster, new, &["reinit", &scope, &name, "--force"]).await?;
+    wait_for("a copy is refused as well", LONG, async || {
+        let log = cluster.node(old).log();
+        ensure!(log.contains("reinitialize failed") || log.matches("nothing of it is destroyed").count() > 1, "{log}");
+        Ok(())
+    })
+    .await?;
+    std::fs::remove_file(&file)?;
+    assert_eq!(cluster.wait_healthy().await?, new);
+    let all: Value = serde_json::from_str(&surus(&cluster, new, &["loss", "list", "-f", "json"]).await?)?;
+    assert_eq!((all.as_array().map(Vec::len), &all[0]["xids"]), (Some(1), &json!(lost)), "{all}");
+    assert!(directory.join(all[0]["id"].as_str().context("an id")?).join("wal").exists());
+    cluster.passed();
+    Ok(())
+}
