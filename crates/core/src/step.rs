@@ -245,7 +245,9 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                     memory.followed = Some((upstream.clone(), finished.at));
                 }
                 if matches!(finished.task, Task::Clone { .. } | Task::Reinitialize { .. }) {
-                    memory.divergence = Divergence::Unchecked;
+                    // A copy looks like a primary that was killed; comparing it would only keep it waiting.
+                    let copied = |leader| Divergence::None { against: leader };
+                    memory.divergence = against.clone().map_or(Divergence::Unchecked, copied);
                     memory.divergence_checked = None;
                 }
             }

@@ -171,9 +171,11 @@ async fn a_killed_primary_that_lost_nothing_streams_as_it_is() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
     let place = tempfile::tempdir()?;
-    let (file, directory) = (place.path().join("in the way"), place.path().join("in the way/loss"));
+    let file = place.path().join("in the way");
+    let directory = |node: usize| file.join(format!("loss{node}"));
     std::fs::write(&file, "")?;
-    let mut cluster = cluster().settings(json!({"loss": {"directory": directory}})).healthy().await?;
+    let builder = (0..3).fold(cluster(), |b, n| b.settings_of(n, json!({"loss": {"directory": directory(n)}})));
+    let mut cluster = builder.healthy().await?;
     let (old, new, lost) = lose(&mut cluster, 2).await?;
     cluster.start(old)?;
     wait_for("it says why it stays out", LONG, async || {
@@ -195,7 +197,7 @@ async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
     assert_eq!(cluster.wait_healthy().await?, new);
     let all: Value = serde_json::from_str(&surus(&cluster, new, &["loss", "list", "-f", "json"]).await?)?;
     assert_eq!((all.as_array().map(Vec::len), &all[0]["xids"]), (Some(1), &json!(lost)), "{all}");
-    assert!(directory.join(all[0]["id"].as_str().context("an id")?).join("wal").exists());
+    assert!(directory(old).join(all[0]["id"].as_str().context("an id")?).join("wal").exists());
     cluster.passed();
     Ok(())
 }
