@@ -47,8 +47,10 @@ const FILE_SYSTEM: Need = Need {
     packages: &["e2fsprogs"],
     present: || on_path("mkfs.ext4") || Path::new("/sbin/mkfs.ext4").exists(),
 };
+const BACKUP: Need =
+    Need { what: "pgBackRest, for backups", packages: &["pgbackrest"], present: || on_path("pgbackrest") };
 
-pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM];
+pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
 pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];

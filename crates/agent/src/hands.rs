@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_conduct::task::{self, Hands, Happened, Launched, Made, Outcome, TaskContext};
+use surus_conduct::task::{self, BASEBACKUP, Hands, Happened, Launched, Made, Outcome, ReplicaMethod, TaskContext};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::loss::{Destroying, Recorded};
@@ -31,6 +31,7 @@ const IN_FORCE: Duration = Duration::from_secs(5);
 pub struct RealHands {
     pub instance: Instance,
     pub callbacks: CallbackRunner,
+    pub methods: Vec<ReplicaMethod>,
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
@@ -192,6 +193,22 @@ impl Hands for RealHands {
         said(self.instance.initdb(&self.cancel)).await
     }
 
+    fn custom_bootstrap(&self) -> Option<String> {
+        self.instance.config().custom_bootstrap.as_ref().map(|m| m.name.clone())
+    }
+
+    async fn run_custom_bootstrap(&self) -> Made {
+        said(self.instance.run_custom_bootstrap(&self.progress, &self.cancel)).await
+    }
+
+    async fn recover(&self) -> Made {
+        said(self.instance.recover(&self.progress, &self.cancel)).await
+    }
+
+    async fn end_custom_bootstrap(&self) -> Made {
+        said(self.instance.end_custom_bootstrap()).await
+    }
+
     async fn create_roles(&self) -> Made {
         said(self.instance.create_roles()).await
     }
@@ -259,6 +276,17 @@ impl Hands for RealHands {
         said(self.instance.divergence(from, limit)).await
     }
 
+    fn replica_methods(&self) -> Vec<ReplicaMethod> {
+        self.methods.clone()
+    }
+
+    async fn create_replica(&self, method: &ReplicaMethod, from: Option<&Upstream>) -> Made {
+        match from {
+            Some(from) if method.name == BASEBACKUP => self.basebackup(from).await,
+            _ => said(self.instance.run_replica_method(&method.name, from, &self.progress, &self.cancel)).await,
+        }
+    }
+
     async fn basebackup(&self, from: &Upstream) -> Made {
         said(self.instance.basebackup(from, &self.progress, &self.cancel)).await
     }
@@ -311,6 +339,7 @@ mod tests {
         let instance = Instance::new(surus_postgres::InstanceConfig::default());
         let hands = RealHands {
             callbacks: CallbackRunner::start(instance.clone()),
+            methods: vec![],
             instance,
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
             lease,

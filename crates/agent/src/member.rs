@@ -22,8 +22,11 @@ pub struct Extra<'a> {
 pub fn state(facts: &Facts, extra: &Extra) -> MemberState {
     let pg = &facts.postgres;
     match facts.task.as_ref().map(|t| &t.task) {
-        Some(Task::Bootstrap) if !pg.accepting() => return MemberState::InitializingNewCluster,
-        Some(Task::Clone { .. } | Task::Reinitialize { .. }) => return MemberState::CreatingReplica,
+        // It may be a standby that recovers from a backup, and nobody is to read from it yet.
+        Some(Task::Bootstrap) if !pg.is_primary() => return MemberState::InitializingNewCluster,
+        Some(Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. }) => {
+            return MemberState::CreatingReplica;
+        }
         Some(Task::Restart) => return MemberState::Restarting,
         Some(Task::StartPrimary | Task::StartStandby { .. }) => return MemberState::Starting,
         // The checkpoint before the stop is made while serving.

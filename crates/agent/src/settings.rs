@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use surus_conduct::task::{BASEBACKUP, ReplicaMethod};
 use surus_config::{DynamicConfig, Effective, LocalConfig, RoleOverlay, find_bin_dir};
 use surus_core::settings::SynchronousMode;
-use surus_postgres::{Credentials, InstanceConfig, UserCommand};
+use surus_postgres::{Credentials, CustomBootstrap, InstanceConfig, MethodCommand, UserCommand};
 use tracing::{info, warn};
 
 /// The stored document as this member last saw it, kept beside the data for a start without the store.
@@ -129,10 +130,24 @@ impl Settings {
             callbacks: e
                 .callbacks
                 .iter()
-                .map(|(k, v)| (k.clone(), self.command(&format!("callbacks.{k}"), v)))
+                .map(|(k, v)| (k.clone(), self.command(&format!("postgresql.callbacks.{k}"), v)))
                 .collect(),
-            pre_promote: e.pre_promote.as_ref().map(|v| self.command("pre_promote", v)),
-            before_stop: e.before_stop.as_ref().map(|v| self.command("before_stop", v)),
+            pre_promote: e.pre_promote.as_ref().map(|v| self.command("postgresql.pre_promote", v)),
+            before_stop: e.before_stop.as_ref().map(|v| self.command("postgresql.before_stop", v)),
+            replica_methods: e
+                .create_replica_methods
+                .iter()
+                .filter(|name| *name != BASEBACKUP)
+                .map(|name| (name.clone(), self.method(name)))
+                .collect(),
+            custom_bootstrap: self.local.bootstrap.as_ref().and_then(|b| b.method.as_ref()).map(|m| CustomBootstrap {
+                name: m.name.clone(),
+                command: self.command(&format!("bootstrap.{}.command", m.name), &m.command),
+                no_params: m.no_params,
+                keep_existing_recovery_conf: m.keep_existing_recovery_conf,
+                recovery_conf: m.recovery_conf.clone(),
+                arguments: m.arguments.clone(),
+            }),
             initdb_options: self.local.bootstrap.as_ref().map(|b| b.initdb.clone()).unwrap_or_default(),
             basebackup_options: e.basebackup.clone(),
             rewind_options: e.rewind.clone(),
@@ -142,10 +157,35 @@ impl Settings {
         }
     }
 
+    /// A method without a section is a command of that name.
+    fn method(&self, name: &str) -> MethodCommand {
+        let Some(m) = self.effective.replica_methods.get(name) else {
+            let command = self.command("postgresql.create_replica_methods", name);
+            return MethodCommand { command, ..MethodCommand::default() };
+        };
+        MethodCommand {
+            command: self.command(&format!("postgresql.{name}.command"), &m.command),
+            no_params: m.no_params,
+            no_leader: m.no_leader,
+            keep_data: m.keep_data,
+            arguments: m.arguments.clone(),
+        }
+    }
+
+    /// In the order they are to be tried.
+    pub fn replica_methods(&self) -> Vec<ReplicaMethod> {
+        let method = |name: &String| match self.effective.replica_methods.get(name) {
+            Some(m) if name != BASEBACKUP => {
+                ReplicaMethod { name: name.clone(), no_leader: m.no_leader, keep_data: m.keep_data }
+            }
+            _ => ReplicaMethod { name: name.clone(), ..ReplicaMethod::basebackup() },
+        };
+        self.effective.create_replica_methods.iter().map(method).collect()
+    }
+
     /// With the place it is written at, for whoever has to correct it.
     fn command(&self, key: &str, text: &str) -> UserCommand {
-        let key = format!("postgresql.{key}");
-        let place = self.local.source_of(&key).map_or_else(|| "dynamic configuration".to_owned(), ToString::to_string);
+        let place = self.local.source_of(key).map_or_else(|| "dynamic configuration".to_owned(), ToString::to_string);
         UserCommand { setting: format!("{key} ({place})"), text: text.to_owned() }
     }
 

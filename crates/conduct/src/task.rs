@@ -7,6 +7,7 @@ mod bootstrap;
 mod copy;
 mod demote;
 mod hands;
+mod methods;
 mod run;
 mod slots;
 mod synchronous;
@@ -21,6 +22,7 @@ use surus_core::settings::ClusterSettings;
 use surus_core::{BootTime, MemberName};
 
 pub use hands::{Hands, Happened, Launched, Made};
+pub use methods::{BASEBACKUP, ReplicaMethod};
 
 use crate::race::first;
 
@@ -50,7 +52,8 @@ pub async fn perform<H: Hands>(task: Task, cx: TaskContext, hands: H) -> Outcome
     let (cx, hands) = (&cx, &hands);
     match task {
         Task::Bootstrap => bootstrap::bootstrap(cx, hands).await,
-        Task::Clone { from } => copy::clone(hands, &from).await,
+        Task::Clone { from } => copy::clone(cx, hands, Some(&from)).await,
+        Task::CloneWithoutLeader => copy::clone(cx, hands, None).await,
         Task::Reinitialize { from } => copy::reinitialize(cx, hands, &from).await,
         Task::CheckDivergence { from } => copy::check(hands, &from).await,
         Task::Rewind { from } => copy::rewind(cx, hands, &from).await,

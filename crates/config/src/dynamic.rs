@@ -118,6 +118,8 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         remove_data_directory_on_diverged_timelines: postgresql
             .remove_data_directory_on_diverged_timelines
             .unwrap_or(false),
+        // Which methods there are is known once the local file is laid over this.
+        no_leader_methods: false,
         standby_cluster: standby_cluster.is_some(),
     };
     let race = s.int(r, "primary_race_backoff", "a whole number of seconds, 0 or more", 0..=i64::from(u32::MAX));

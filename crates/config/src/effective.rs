@@ -95,6 +95,12 @@ impl Effective {
             .filter(|c| c.on_command_line)
             .filter_map(|c| Some((c.name.to_owned(), merged.parameters.get(c.name)?.clone())))
             .collect();
+        let methods = either(&mine.create_replica_methods, &stored.create_replica_methods);
+        let methods = methods.filter(|m| !m.is_empty()).unwrap_or_else(|| vec!["basebackup".to_owned()]);
+        let sections: BTreeMap<String, ReplicaMethod> =
+            stored.replica_methods.clone().into_iter().chain(mine.replica_methods.clone()).collect();
+        let no_leader = |name: &String| name != "basebackup" && sections.get(name).is_some_and(|m| m.no_leader);
+        let no_leader_methods = methods.iter().any(no_leader);
         let on = |a: Option<bool>, b: Option<bool>| a.or(b).unwrap_or(false);
         Effective {
             settings: ClusterSettings {
@@ -107,6 +113,7 @@ impl Effective {
                     mine.remove_data_directory_on_diverged_timelines,
                     stored.remove_data_directory_on_diverged_timelines,
                 ),
+                no_leader_methods,
                 ..dynamic.settings.clone()
             },
             name: local.name.to_string(),
@@ -130,10 +137,8 @@ impl Effective {
             pgpass: local.postgresql.pgpass.clone(),
             authentication: local.postgresql.authentication.clone(),
             callbacks: either(&mine.callbacks, &stored.callbacks).unwrap_or_default(),
-            create_replica_methods: either(&mine.create_replica_methods, &stored.create_replica_methods)
-                .filter(|m| !m.is_empty())
-                .unwrap_or_else(|| vec!["basebackup".to_owned()]),
-            replica_methods: stored.replica_methods.clone().into_iter().chain(mine.replica_methods.clone()).collect(),
+            create_replica_methods: methods,
+            replica_methods: sections,
             basebackup: either(&mine.basebackup, &stored.basebackup).unwrap_or_default(),
             rewind: either(&mine.rewind, &stored.rewind).unwrap_or_default(),
             pg_ctl_timeout: mine.pg_ctl_timeout.or(stored.pg_ctl_timeout).unwrap_or(Duration::from_secs(60)),

@@ -33,6 +33,8 @@ pub enum Task {
     Clone {
         from: Upstream,
     },
+    /// Make the copy with what needs nobody to copy from: a backup, say.
+    CloneWithoutLeader,
     StartPrimary,
     StartStandby {
         upstream: Option<Upstream>,
@@ -74,6 +76,7 @@ impl Task {
         match self {
             Task::Bootstrap => "bootstrap".into(),
             Task::Clone { from } => format!("bootstrap from leader '{}'", from.name),
+            Task::CloneWithoutLeader => "bootstrap (without leader)".into(),
             Task::StartPrimary => "restarting after failure".into(),
             Task::StartStandby { .. } => "starting as a secondary".into(),
             Task::Promote => "promote".into(),

@@ -1,5 +1,6 @@
 //! What is asked of one PostgreSQL server, and the ways in which that ends. `surus-postgres` does it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cluster::Upstream;
@@ -13,6 +14,12 @@ pub enum StartAs {
     Standby {
         upstream: Option<Upstream>,
         slot: Option<String>,
+    },
+    /// Recovers, from an archive if there are settings for it, and becomes a primary by itself.
+    Recovery {
+        settings: BTreeMap<String, String>,
+        /// Recovery settings and markers stay as they are found, and `settings` are none.
+        keep_existing: bool,
     },
 }
 

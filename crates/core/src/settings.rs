@@ -43,6 +43,9 @@ pub struct ClusterSettings {
     pub use_pg_rewind: bool,
     pub remove_data_directory_on_rewind_failure: bool,
     pub remove_data_directory_on_diverged_timelines: bool,
+    /// Some replica creation method needs no running member.
+    #[serde(default)]
+    pub no_leader_methods: bool,
     /// `standby_cluster` names an upstream: this cluster is not to have a primary of its own.
     pub standby_cluster: bool,
 }
@@ -69,6 +72,7 @@ impl Default for ClusterSettings {
             use_pg_rewind: false,
             remove_data_directory_on_rewind_failure: false,
             remove_data_directory_on_diverged_timelines: false,
+            no_leader_methods: false,
             standby_cluster: false,
         }
     }

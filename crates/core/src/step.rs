@@ -230,6 +230,7 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
         (Task::Bootstrap, Ok(TaskDone::LostRace)) => {}
         (
             Task::Clone { .. }
+            | Task::CloneWithoutLeader
             | Task::Reinitialize { .. }
             | Task::StartPrimary
             | Task::StartStandby { .. }
@@ -244,10 +245,8 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                 if let Task::StartStandby { upstream } = &finished.task {
                     memory.followed = Some((upstream.clone(), finished.at));
                 }
-                if matches!(finished.task, Task::Clone { .. } | Task::Reinitialize { .. }) {
-                    // A copy looks like a primary that was killed; comparing it would only keep it waiting.
-                    let copied = |leader| Divergence::None { against: leader };
-                    memory.divergence = against.clone().map_or(Divergence::Unchecked, copied);
+                if matches!(finished.task, Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. }) {
+                    memory.divergence = Divergence::Unchecked;
                     memory.divergence_checked = None;
                 }
             }

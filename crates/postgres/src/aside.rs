@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::bootstrap::SYNC_LIMIT;
 use crate::config::beside;
 use crate::disk::{blocking, linked_dirs, pinned, sync_parent};
+use crate::in_place;
 use crate::instance::{Instance, lock};
 use crate::staging::clear_tree;
 use crate::{ErrorKind, PgError, Result};
@@ -46,7 +47,9 @@ impl Instance {
 }
 
 fn remove(dir: &Path) -> Result<()> {
+    in_place::end_former(dir);
     clear_tree(dir)?;
+    in_place::forget(dir)?;
     if !pinned(dir) {
         match fs::remove_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(PgError::io("remove", dir, &e)),
@@ -83,6 +86,8 @@ fn move_aside(dir: &Path) -> Result<PathBuf> {
     }
     let to = free_name(&target);
     fs::rename(&target, &to).map_err(|e| PgError::io("move aside", &target, &e))?;
+    in_place::end_former(dir);
+    in_place::forget(dir)?;
     sync_parent(&to);
     Ok(to)
 }

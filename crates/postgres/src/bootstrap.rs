@@ -13,6 +13,7 @@ use crate::instance::Instance;
 use crate::sql::{Endpoint, Profile, literal};
 use crate::staging::Staging;
 use crate::tool::Tool;
+use crate::user_command::UserCommand;
 use crate::{ErrorKind, PgError, Result};
 
 const SQL_LIMIT: Duration = Duration::from_secs(30);
@@ -126,12 +127,8 @@ impl Instance {
     /// Runs the user's command once with a connection string of the superuser.
     pub async fn post_bootstrap(&self, command: &str, cancel: &CancellationToken) -> Result<()> {
         let config = self.config();
-        let words = shlex::split(command).filter(|w| !w.is_empty()).ok_or_else(|| {
-            PgError::new(
-                ErrorKind::Refused,
-                format!("post_bootstrap \"{command}\" has an open quote or no word; correct it"),
-            )
-        })?;
+        let command = UserCommand { setting: "bootstrap.post_bootstrap".into(), text: command.into() };
+        command.words()?;
         let way = self.endpoints().await?.into_iter().next();
         let (host, port) = match way {
             Some(Endpoint::Socket { dir, port }) => (dir.to_string_lossy().into_owned(), port),
@@ -148,9 +145,9 @@ impl Instance {
         }
         let dsn = crate::conninfo::format(&values, self.major_version().await?);
         let user = self.user().await?;
-        let mut tool = Tool::new(words[0].clone().into(), user.clone())
-            .own_locale()
-            .args(&words[1..])
+        let mut tool = self
+            .user_tool(&command)
+            .await?
             .arg(dsn)
             .env("PGOPTIONS", "-c synchronous_commit=local -c statement_timeout=0");
         let file = beside(&config.pgpass, ".bootstrap");
@@ -167,7 +164,7 @@ impl Instance {
         }
         let result = tool.run(None, Some(cancel)).await;
         let _ = tokio::fs::remove_file(&file).await;
-        result?.success(&format!("post_bootstrap ({})", words[0])).map(|_| ())
+        result?.of(&command).map(|_| ())
     }
 }
 

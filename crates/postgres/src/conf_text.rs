@@ -21,14 +21,26 @@ pub(crate) fn needs_restart(name: &str, version: u32) -> bool {
     }
 }
 
+/// Of `recovery.conf`, as it was before PostgreSQL 12.
+const OLD_RECOVERY_SETTINGS: [&str; 3] = ["standby_mode", "trigger_file", "pause_at_recovery_target"];
+
 /// The recovery block for a role.
 pub(crate) fn recovery_settings(config: &InstanceConfig, role: &StartAs, version: u32) -> BTreeMap<String, String> {
+    if let StartAs::Recovery { settings, .. } = role {
+        return settings
+            .iter()
+            .map(|(name, value)| (name.to_lowercase(), value.clone()))
+            .filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()))
+            .filter(|(name, _)| !OLD_RECOVERY_SETTINGS.contains(&name.as_str()))
+            .filter(|(name, _)| version < 160_000 || name != "promote_trigger_file")
+            .collect();
+    }
     let StartAs::Standby { upstream, slot } = role else { return BTreeMap::new() };
     let mut out: BTreeMap<String, String> = config
         .recovery_conf
         .iter()
         .filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()) && !name.starts_with("recovery_target"))
-        .filter(|(name, _)| !matches!(name.as_str(), "standby_mode" | "trigger_file" | "pause_at_recovery_target"))
+        .filter(|(name, _)| !OLD_RECOVERY_SETTINGS.contains(&name.as_str()))
         .filter(|(name, _)| version < 160_000 || name.as_str() != "promote_trigger_file")
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();

@@ -8,7 +8,7 @@ use std::path::Path;
 use surus_core::cluster::Upstream;
 
 use crate::conf_text::{listed, postgresql_conf, read_recovery, recovery_settings, without_recovery};
-use crate::config::InstanceConfig;
+use crate::config::{InstanceConfig, beside};
 use crate::conninfo;
 use crate::disk::{file_mode, make_dirs, replace_file};
 use crate::os_user::OsUser;
@@ -16,6 +16,8 @@ use crate::synchronous::Chosen;
 use crate::{PgError, Result};
 use surus_core::server::StartAs;
 
+/// Ending of a file that is out of force for a while.
+const RESTORED: &str = ".restored";
 const BASE: &str = "postgresql.base.conf";
 
 pub(crate) struct Writing<'a> {
@@ -61,6 +63,10 @@ impl Writing<'_> {
         {
             let path = config.config_dir.join(file);
             let elsewhere = parameters.get(setting).is_some_and(|p| Path::new(p) != path);
+            if file == "pg_hba.conf" && !elsewhere && matches!(role, Some(StartAs::Recovery { .. })) {
+                changed |= self.trusting_hba(&path, mode)?;
+                continue;
+            }
             match lines {
                 Some(lines) if !lines.is_empty() && !elsewhere => {
                     changed |= replace_file(&path, &listed(lines), mode, self.user)?;
@@ -75,10 +81,38 @@ impl Writing<'_> {
             }
         }
         let auto = config.data_dir.join("postgresql.auto.conf");
-        if let Some(text) = read_if_there(&auto)?.as_deref().and_then(without_recovery) {
+        let keep = matches!(role, Some(StartAs::Recovery { keep_existing: true, .. }));
+        if let Some(text) = read_if_there(&auto)?.as_deref().and_then(without_recovery).filter(|_| !keep) {
             changed |= replace_file(&auto, &text, mode, self.user)?;
         }
         Ok(Written { changed, recovery_before, recovery_after })
+    }
+
+    /// The passwords of a restored cluster are not known: they are set once it has recovered. Until then its superuser
+    /// comes in from this machine without one, and nobody else does.
+    fn trusting_hba(&self, path: &Path, mode: u32) -> Result<bool> {
+        let restored = beside(path, RESTORED);
+        if path.exists() && !restored.exists() {
+            fs::rename(path, &restored).map_err(|e| PgError::io("rename", path, &e))?;
+        }
+        let user = format!("\"{}\"", self.config.superuser.username.replace('"', "\"\""));
+        let user = if self.config.superuser.username.is_empty() { "all" } else { &user };
+        let lines = [
+            format!("local all {user} trust"),
+            format!("host all {user} 127.0.0.1/32 trust"),
+            format!("host all {user} ::1/128 trust"),
+        ];
+        replace_file(path, &listed(&lines), mode, self.user)
+    }
+
+    /// After [`StartAs::Recovery`]: the file that came with the data, for where none is configured.
+    pub fn restore_hba(&self) -> Result<()> {
+        let path = self.config.config_dir.join("pg_hba.conf");
+        let restored = beside(&path, RESTORED);
+        match fs::rename(&restored, &path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PgError::io("rename", &restored, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the original `postgresql.conf` under another name and returns what ours includes.
@@ -113,9 +147,26 @@ impl Writing<'_> {
         let dir = &self.config.data_dir;
         let standby = dir.join("standby.signal");
         // A promotion ordered and never seen would be carried out at the next start.
-        for name in ["promote", "recovery.signal", "recovery.conf"] {
+        for name in ["promote", "recovery.conf"] {
             remove_if_there(&dir.join(name))?;
         }
+        let recovery = dir.join("recovery.signal");
+        if let StartAs::Recovery { settings, keep_existing } = role {
+            if *keep_existing {
+                return Ok(());
+            }
+            let stands_by = settings.iter().any(|(k, v)| {
+                k.eq_ignore_ascii_case("standby_mode") && matches!(v.as_str(), "on" | "true" | "yes" | "1")
+            });
+            let [wanted, other] = if stands_by { [&standby, &recovery] } else { [&recovery, &standby] };
+            remove_if_there(other)?;
+            return if settings.is_empty() {
+                remove_if_there(wanted)
+            } else {
+                replace_file(wanted, "", file_mode(dir), self.user).map(|_| ())
+            };
+        }
+        remove_if_there(&recovery)?;
         if role.is_primary() {
             remove_if_there(&standby)
         } else if standby.exists() {
@@ -220,6 +271,45 @@ mod tests {
         fs::remove_dir_all(&config.config_dir).unwrap();
         writing.restore_missing().unwrap();
         assert!(fs::read_to_string(config.config_dir.join("pg_hba.conf")).unwrap().contains("md5"));
+    }
+
+    #[test]
+    fn a_recovery_keeps_or_replaces_what_it_finds() {
+        let (_dir, mut config) = files();
+        config.superuser.username = "pg".into();
+        let raised = BTreeMap::new();
+        let data = config.data_dir.clone();
+        let auto = data.join("postgresql.auto.conf");
+        let recovery = |settings: &[(&str, &str)], keep_existing| StartAs::Recovery {
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            keep_existing,
+        };
+        let write = |config: &InstanceConfig, role: &StartAs| {
+            fs::write(&auto, "recovery_target_time = 'x'\n").unwrap();
+            fs::write(data.join("recovery.signal"), "").unwrap();
+            let writing = Writing { config, user: None, version: 150_000, raised: &raised };
+            let written = writing.all(Some(role)).unwrap();
+            writing.markers(role).unwrap();
+            let there = |name: &str| data.join(name).exists();
+            let found = read_recovery(&fs::read_to_string(&auto).unwrap()).len();
+            (written.recovery_after.len(), found, there("recovery.signal"), there("standby.signal"))
+        };
+        let settings = [("restore_command", "cp x"), ("Recovery_Target_Time", "now"), ("nonsense", "1")];
+        assert_eq!(write(&config, &recovery(&settings, false)), (2, 0, true, false));
+        assert_eq!(
+            write(&config, &recovery(&[("standby_mode", "on"), ("restore_command", "x")], false)),
+            (1, 0, false, true)
+        );
+        assert_eq!(write(&config, &recovery(&[], true)), (0, 1, true, true));
+        assert_eq!(write(&config, &recovery(&[], false)), (0, 0, false, false));
+        let hba = || fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+        assert!(hba().contains("local all \"pg\" trust") && !hba().contains("local all all"));
+        let writing = Writing { config: &config, user: None, version: 150_000, raised: &raised };
+        writing.restore_hba().unwrap();
+        assert_eq!(hba(), "local all all trust\n");
+        writing.restore_hba().unwrap();
+        writing.all(Some(&StartAs::Primary)).unwrap();
+        assert_eq!(hba(), "local all all trust\n");
     }
 
     #[test]

@@ -83,6 +83,10 @@ pub struct InstanceConfig {
     pub pre_promote: Option<UserCommand>,
     pub before_stop: Option<UserCommand>,
 
+    /// By name; `basebackup` is none of them.
+    pub replica_methods: BTreeMap<String, MethodCommand>,
+    pub custom_bootstrap: Option<CustomBootstrap>,
+
     pub initdb_options: Vec<String>,
     pub basebackup_options: Vec<String>,
     pub rewind_options: Vec<String>,
@@ -94,6 +98,29 @@ pub struct InstanceConfig {
 
     /// Where the server's stdout and stderr go. Absent: to ours. A file lets a failed start tell why.
     pub server_log: Option<PathBuf>,
+}
+
+/// A command that makes a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodCommand {
+    pub command: UserCommand,
+    /// Without what the cluster knows: scope, role, data directory and source.
+    pub no_params: bool,
+    pub no_leader: bool,
+    pub keep_data: bool,
+    /// Each to become `--key=value`, the three switches among them as they are written.
+    pub arguments: Vec<(String, String)>,
+}
+
+/// A command that makes the data of a new cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CustomBootstrap {
+    pub name: String,
+    pub command: UserCommand,
+    pub no_params: bool,
+    pub keep_existing_recovery_conf: bool,
+    pub recovery_conf: Option<BTreeMap<String, String>>,
+    pub arguments: Vec<(String, String)>,
 }
 
 impl InstanceConfig {

@@ -9,7 +9,7 @@ use surus_core::postgres::{ControlData, DataDir};
 use crate::control::parse_controldata;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, PROBE_LIMIT};
-use crate::staging::{Content, content};
+use crate::staging::{Content, content, unmarked_content};
 use crate::version::{major_text, parse_pg_version};
 use crate::{ErrorKind, PgError, Result};
 
@@ -21,10 +21,19 @@ enum Look {
 
 impl Instance {
     pub async fn data_dir(&self) -> DataDir {
+        self.data_dir_as(content).await
+    }
+
+    /// What is in a directory that is not whole yet as well.
+    pub(crate) async fn unfinished_data_dir(&self) -> DataDir {
+        self.data_dir_as(unmarked_content).await
+    }
+
+    async fn data_dir_as(&self, content: fn(&Path) -> io::Result<Content>) -> DataDir {
         let config = self.config();
         let dir = config.data_dir.clone();
         let what = format!("looking at {}", dir.display());
-        let look = blocking(&what, IO_LIMIT, move || look(&dir).map_err(|e| PgError::io("look at", &dir, &e)));
+        let look = blocking(&what, IO_LIMIT, move || look(&dir, content).map_err(|e| PgError::io("look at", &dir, &e)));
         let (major_version, standby_signal) = match look.await {
             Ok(Look::Empty) => return DataDir::Empty,
             Ok(Look::Foreign(why)) => return DataDir::Foreign(why),
@@ -75,7 +84,7 @@ impl Instance {
     }
 }
 
-fn look(dir: &Path) -> io::Result<Look> {
+fn look(dir: &Path, content: fn(&Path) -> io::Result<Content>) -> io::Result<Look> {
     match fs::metadata(dir) {
         Ok(meta) if !meta.is_dir() => {
             return Ok(Look::Foreign(format!("{} is a file; a directory is needed there", dir.display())));
@@ -87,7 +96,7 @@ fn look(dir: &Path) -> io::Result<Look> {
     let names = match content(dir)? {
         Content::Empty => return Ok(Look::Empty),
         Content::Unfinished => {
-            tracing::warn!(dir = %dir.display(), "holds an interrupted copy, which will be removed");
+            tracing::debug!(dir = %dir.display(), "holds what is not whole yet and counts as empty");
             return Ok(Look::Empty);
         }
         Content::Something(names) => names,
@@ -125,20 +134,20 @@ mod tests {
     fn what_is_there() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("data");
-        assert!(matches!(look(&dir).unwrap(), Look::Empty));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Empty));
         fs::create_dir(&dir).unwrap();
         fs::create_dir(dir.join("lost+found")).unwrap();
         fs::write(dir.join(".x"), "").unwrap();
-        assert!(matches!(look(&dir).unwrap(), Look::Empty));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Empty));
         fs::write(dir.join("holiday.jpg"), "").unwrap();
-        assert!(matches!(look(&dir).unwrap(), Look::Foreign(why) if why.contains("holiday.jpg")));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Foreign(why) if why.contains("holiday.jpg")));
         fs::write(dir.join("PG_VERSION"), "fifteen").unwrap();
-        assert!(matches!(look(&dir).unwrap(), Look::Foreign(why) if why.contains("PG_VERSION")));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Foreign(why) if why.contains("PG_VERSION")));
         fs::write(dir.join("PG_VERSION"), "15\n").unwrap();
-        assert!(matches!(look(&dir).unwrap(), Look::Foreign(why) if why.contains("pg_control")));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Foreign(why) if why.contains("pg_control")));
         fs::create_dir(dir.join("global")).unwrap();
         fs::write(dir.join("global/pg_control"), "").unwrap();
-        assert!(matches!(look(&dir).unwrap(), Look::Cluster { major: 150_000, standby_signal: false }));
-        assert!(matches!(look(&dir.join("PG_VERSION")).unwrap(), Look::Foreign(_)));
+        assert!(matches!(look(&dir, content).unwrap(), Look::Cluster { major: 150_000, standby_signal: false }));
+        assert!(matches!(look(&dir.join("PG_VERSION"), content).unwrap(), Look::Foreign(_)));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::config::beside;
 use crate::disk::{clear_dir, give_to, linked_dirs, make_dirs, pinned, sync_parent, sync_trees};
+use crate::in_place;
 use crate::os_user::OsUser;
 use crate::{ErrorKind, PgError, Result};
 
@@ -29,6 +30,14 @@ pub(crate) enum Content {
 }
 
 pub(crate) fn content(dir: &Path) -> io::Result<Content> {
+    if in_place::marker(dir).try_exists()? {
+        return Ok(Content::Unfinished);
+    }
+    unmarked_content(dir)
+}
+
+/// Without regard to a marker beside it.
+pub(crate) fn unmarked_content(dir: &Path) -> io::Result<Content> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Content::Empty),
@@ -62,7 +71,12 @@ impl Staging {
     pub fn begin(data_dir: &Path, user: Option<OsUser>) -> Result<Staging> {
         match content(data_dir).map_err(|e| PgError::io("list", data_dir, &e))? {
             Content::Empty => {}
-            Content::Unfinished => clear_tree(data_dir)?,
+            Content::Unfinished => {
+                tracing::warn!("removing what an interrupted attempt left in {}", data_dir.display());
+                in_place::end_former(data_dir);
+                clear_tree(data_dir)?;
+                in_place::forget(data_dir)?;
+            }
             Content::Something(_) => {
                 return Err(PgError::new(
                     ErrorKind::Refused,

@@ -46,7 +46,10 @@ impl Instance {
         self.must_not_run("cannot start").await?;
         self.kill_orphans().await?;
         let config = self.config();
-        let (version, control) = match self.data_dir().await {
+        // What a bootstrap method made is whole once it has recovered.
+        let recovers = matches!(role, StartAs::Recovery { .. });
+        let there = if recovers { self.unfinished_data_dir().await } else { self.data_dir().await };
+        let (version, control) = match there {
             DataDir::Present { major_version, control, .. } => (major_version, control),
             DataDir::Empty => {
                 let text = format!("cannot start: {} is empty", config.data_dir.display());

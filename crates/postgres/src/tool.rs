@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::disk::tail;
+use crate::disk::{IO_LIMIT, blocking, tail};
+use crate::in_place::note_process;
 use crate::os_user::{self, OsUser};
 use crate::{ErrorKind, PgError, Result};
 
@@ -33,6 +34,8 @@ pub(crate) struct Tool {
     c_locale: bool,
     /// The setting that names the program, if it is not one of PostgreSQL's.
     set_by: Option<String>,
+    /// Written once it runs.
+    noted_in: Option<PathBuf>,
 }
 
 pub(crate) struct Output {
@@ -43,7 +46,16 @@ pub(crate) struct Output {
 
 impl Tool {
     pub fn new(program: PathBuf, user: Option<OsUser>) -> Tool {
-        Tool { program, args: Vec::new(), env: Vec::new(), user, dir: None, c_locale: true, set_by: None }
+        Tool {
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+            user,
+            dir: None,
+            c_locale: true,
+            set_by: None,
+            noted_in: None,
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Tool {
@@ -74,6 +86,12 @@ impl Tool {
 
     pub fn set_by(mut self, setting: &str) -> Tool {
         self.set_by = Some(setting.to_owned());
+        self
+    }
+
+    /// For a later process of ours to find it by, in case this one is killed.
+    pub fn note_process(mut self, file: PathBuf) -> Tool {
+        self.noted_in = Some(file);
         self
     }
 
@@ -133,6 +151,12 @@ impl Tool {
         let mut child = os_user::spawn(command, self.user.clone()).await.map_err(|e| self.cannot_run(&e))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let group = Group::of(&child);
+        if let Some((file, pid)) = self.noted_in.zip(child.id()) {
+            let noted = blocking("noting a process", IO_LIMIT, move || {
+                note_process(&file, pid).map_err(|e| PgError::io("write", &file, &e))
+            });
+            noted.await?;
+        }
         let outcome = {
             let ended = CancellationToken::new();
             let waiting = async {

@@ -95,7 +95,7 @@ impl Background {
 
 /// Everybody is frozen before anybody is killed: a child that saw its parent end could start another one, and one whose
 /// parent is gone cannot be told from any other process.
-fn kill_tree(root: i32) {
+pub(crate) fn kill_tree(root: i32) {
     let mut held: Vec<Postmaster> = Vec::new();
     loop {
         let all = Proc::all();

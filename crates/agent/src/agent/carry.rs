@@ -82,6 +82,7 @@ impl Agent {
         let hands = RealHands {
             instance: self.instance.clone(),
             callbacks: self.callbacks.clone(),
+            methods: self.settings.replica_methods(),
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),

@@ -38,13 +38,25 @@ pub async fn bootstrap(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 }
 
 async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
-    hands.tell("running initdb".into());
     let begun = hands.now();
-    hands.initdb().await?;
-    info!("initdb took {} ms", ms_since(hands, begun));
-    hands.tell("starting the new cluster".into());
-    if let Launched::Starting(why) = hands.start(&StartAs::Primary, cx.start_timeout).await? {
-        return Err(why);
+    let custom = hands.custom_bootstrap();
+    match &custom {
+        Some(method) => {
+            hands.tell(format!("running custom bootstrap script ({method})"));
+            hands.run_custom_bootstrap().await?;
+            info!("the bootstrap method {method} took {:.1} s", hands.now().since(begun).as_secs_f64());
+            hands.tell("waiting for end of recovery after bootstrap".into());
+            hands.recover().await?;
+        }
+        None => {
+            hands.tell("running initdb".into());
+            hands.initdb().await?;
+            info!("initdb took {} ms", ms_since(hands, begun));
+            hands.tell("starting the new cluster".into());
+            if let Launched::Starting(why) = hands.start(&StartAs::Primary, cx.start_timeout).await? {
+                return Err(why);
+            }
+        }
     }
     hands.tell("creating users".into());
     hands.create_roles().await?;
@@ -52,8 +64,11 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
         hands.tell("running post_bootstrap".into());
         hands.post_bootstrap(command).await?;
     }
+    if custom.is_some() {
+        hands.end_custom_bootstrap().await?;
+    }
     let DataDir::Present { control, .. } = hands.data_dir().await else {
-        return Err("the data directory is not there after initdb".into());
+        return Err("the data directory of the new cluster is not there".into());
     };
     let id = &control.system_id;
     let mut founded = hands.found_cluster(claim, id, &cx.founding_document, STORE_LIMIT).await;

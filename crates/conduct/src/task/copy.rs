@@ -8,19 +8,15 @@ use surus_core::facts::TaskDone;
 use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::DataDir;
 use surus_core::server::Divergence;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::{Hands, Outcome, TaskContext, demote, run};
+use super::{Hands, Outcome, TaskContext, demote, methods, run};
 use crate::race::{first, within};
 
-pub async fn clone(hands: &impl Hands, from: &Upstream) -> Outcome {
-    hands.tell(format!("copying from {}", from.name));
+pub async fn clone(cx: &TaskContext, hands: &impl Hands, from: Option<&Upstream>) -> Outcome {
     // The directory is empty, so a server that still runs has lost its files.
     demote::stop_now(hands).await?;
-    let begun = hands.now();
-    hands.basebackup(from).await?;
-    info!("replica has been created from {} in {:.1} s", from.name, hands.now().since(begun).as_secs_f64());
-    Ok(TaskDone::Done)
+    methods::create(cx, hands, from, false).await
 }
 
 pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Outcome {
@@ -36,14 +32,7 @@ pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream)
             return Err(format!("{why}, the local copy is kept"));
         }
     }
-    if let DataDir::Present { control, .. } = hands.data_dir().await {
-        warn!(
-            "removing the data directory {} (system identifier {}, timeline {}, checkpoint {}) to copy {}",
-            cx.data_dir, control.system_id, control.checkpoint_timeline, control.checkpoint_lsn, from.name
-        );
-    }
-    hands.remove_data_dir().await?;
-    clone(hands, from).await
+    methods::create(cx, hands, Some(from), true).await
 }
 
 pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {

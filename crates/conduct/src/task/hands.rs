@@ -12,6 +12,7 @@ use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 
+use super::ReplicaMethod;
 pub use crate::callbacks::Happened;
 
 /// `Err` tells a person what happened, to what, and what to do. The work may have been done in part.
@@ -127,6 +128,28 @@ pub trait Hands: Send + Sync {
     /// Makes a data directory, whole or not at all. Ends early, as an error, when the task is cancelled.
     fn initdb(&self) -> impl Future<Output = Made> + Send;
 
+    /// The method that makes the data of a new cluster in place of `initdb`, if one is configured: its name.
+    fn custom_bootstrap(&self) -> Option<String> {
+        None
+    }
+
+    /// Has that method fill the empty data directory. What it leaves when it fails counts as empty. Ends early, as an
+    /// error, when the task is cancelled.
+    fn run_custom_bootstrap(&self) -> impl Future<Output = Made> + Send {
+        async { Err("no bootstrap method is configured".into()) }
+    }
+
+    /// Starts the server on what the method made, and returns when recovery is over and it accepts writes, however
+    /// long that takes. Reports progress; ends early, as an error, when the task is cancelled.
+    fn recover(&self) -> impl Future<Output = Made> + Send {
+        async { Err("there is nothing to recover".into()) }
+    }
+
+    /// After [`Hands::recover`]: the server gets the settings of a primary, and no recovery settings stay.
+    fn end_custom_bootstrap(&self) -> impl Future<Output = Made> + Send {
+        async { Ok(()) }
+    }
+
     /// Superuser, replication and rewind users. Idempotent.
     fn create_roles(&self) -> impl Future<Output = Made> + Send;
 
@@ -184,6 +207,23 @@ pub trait Hands: Send + Sync {
 
     /// Compares local history with the upstream's. `Err`: cannot be told now.
     fn divergence(&self, from: &Upstream, limit: Duration) -> impl Future<Output = Made<Divergence>> + Send;
+
+    /// In the order they are to be tried.
+    fn replica_methods(&self) -> Vec<ReplicaMethod> {
+        vec![ReplicaMethod::basebackup()]
+    }
+
+    /// Makes the data directory a copy by this method, whole or not at all: what it leaves when it fails counts as
+    /// empty. Refused when there is anything in it, unless the method keeps data. Reports progress; ends early, as an
+    /// error, when the task is cancelled.
+    fn create_replica(&self, _method: &ReplicaMethod, from: Option<&Upstream>) -> impl Future<Output = Made> + Send {
+        async move {
+            match from {
+                Some(from) => self.basebackup(from).await,
+                None => Err("a copy needs a member to copy from".into()),
+            }
+        }
+    }
 
     /// Fills the empty data directory from another member, whole or not at all. Reports progress; ends early, as an
     /// error, when the task is cancelled.

@@ -54,6 +54,7 @@ fn every_key() {
             use_pg_rewind: true,
             remove_data_directory_on_rewind_failure: true,
             remove_data_directory_on_diverged_timelines: false,
+            no_leader_methods: false,
             standby_cluster: true,
         }
     );

@@ -217,6 +217,22 @@ pub const RULES: &[Rule] = &[
               another one lead knows better than a store that forgot everything.",
     },
     Rule {
+        id: 442,
+        section: Section::Startup,
+        name: "no data, nobody leads, and a method needs no leader",
+        when: |c| {
+            empty(c)
+                && c.leads == Leads::Nobody
+                && c.facts.settings.no_leader_methods
+                && c.view.is_some_and(|v| v.initialize != Initialize::InProgress)
+        },
+        then: |w| {
+            w.goal("trying to bootstrap (without leader)");
+            w.begin(Task::CloneWithoutLeader);
+        },
+        why: "A backup of the cluster serves as well as a member; while somebody creates the cluster there is none yet.",
+    },
+    Rule {
         id: 445,
         section: Section::Startup,
         name: "no data and nobody to get it from",

@@ -72,7 +72,7 @@ fn in_the_way(c: &Ctx, task: &Task) -> bool {
     let postgres = &c.facts.postgres;
     match task {
         // A new cluster's first server runs before anybody can hold the lead; copying stops the server.
-        Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. } => false,
+        Task::Bootstrap | Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. } => false,
         // A restart that has stopped the primary would start one.
         Task::Restart if !postgres.running() => !postgres.standby_signal(),
         // A rewind stops the server first. What runs after that is crash recovery, which takes no connections.

@@ -73,6 +73,10 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             Task::Clone { .. } => {
                 must(facts.postgres.data_dir == DataDir::Empty && !facts.postgres.running(), "clone into the empty");
             }
+            Task::CloneWithoutLeader => {
+                must(ctx.leads == Leads::Nobody && readable, "without a leader only if there is none");
+                must(facts.postgres.data_dir == DataDir::Empty && !facts.postgres.running(), "clone into the empty");
+            }
             Task::Reinitialize { .. } => {
                 let allowed = facts.settings.remove_data_directory_on_diverged_timelines
                     || facts.settings.remove_data_directory_on_rewind_failure;
@@ -107,10 +111,9 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
     if takes && facts.tags.nofailover() {
         must(primary || ctx.leads == Leads::MeBefore, "nofailover takes no lead");
     }
-    let copying = facts
-        .task
-        .as_ref()
-        .is_some_and(|t| matches!(t.task, Task::Bootstrap | Task::Clone { .. } | Task::Reinitialize { .. }));
+    let copying = facts.task.as_ref().is_some_and(|t| {
+        matches!(t.task, Task::Bootstrap | Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. })
+    });
     if !facts.settings.pause && primary && ctx.other_leads() && readable && !copying {
         let stops = begun.iter().any(|t| t.is_stopping());
         must(stops || cancels || stopping || exits, "a primary stops if somebody else leads");

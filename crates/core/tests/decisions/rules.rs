@@ -22,6 +22,14 @@ fn reinit(force: bool) -> Request {
     Request::Reinitialize { force, from_leader: false }
 }
 
+/// The cluster exists and nobody leads it.
+fn no_leader_method() -> Scenario {
+    Scenario::nothing().with(|s| {
+        s.view.initialize = Initialize::Done(system_id(OURS));
+        s.facts.settings.no_leader_methods = true;
+    })
+}
+
 fn cut_off() -> Scenario {
     Scenario::leader().store_away_since(before(4000))
 }
@@ -211,6 +219,10 @@ fn startup() -> Vec<Row> {
         (438, Scenario::nothing().with(|s| s.facts.settings.standby_cluster = true), &[]),
         (439, Scenario::nothing().unfenced(), &[]),
         (440, Scenario::nothing(), &["bootstrap"]),
+        (442, no_leader_method(), &["clone without leader"]),
+        (442, no_leader_method().with(|s| s.facts.may_bootstrap = false), &["clone without leader"]),
+        // Somebody creates the cluster, and its first data will do.
+        (445, no_leader_method().with(|s| s.view.initialize = Initialize::InProgress), &[]),
         (445, Scenario::nothing().with(|s| s.view.initialize = Initialize::InProgress), &[]),
         (445, Scenario::nothing().tag("nofailover", true), &[]),
         (445, Scenario::nothing().with(|s| s.facts.may_bootstrap = false), &[]),

@@ -364,6 +364,7 @@ pub fn brief(order: &Order) -> String {
     match order {
         Order::Begin { task, .. } => match task {
             Task::Bootstrap => "bootstrap".into(),
+            Task::CloneWithoutLeader => "clone without leader".into(),
             Task::Clone { from } => format!("clone {}", from.name),
             Task::StartPrimary => "start primary".into(),
             Task::StartStandby { upstream } => format!("start standby of {}", to(upstream)),

@@ -254,7 +254,9 @@ fn state(facts: &Facts, start_failed: bool, crashed: bool) -> MemberState {
     let pg = &facts.postgres;
     match facts.task.as_ref().map(|t| &t.task) {
         Some(Task::Bootstrap) if !pg.accepting() => return MemberState::InitializingNewCluster,
-        Some(Task::Clone { .. } | Task::Reinitialize { .. }) => return MemberState::CreatingReplica,
+        Some(Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. }) => {
+            return MemberState::CreatingReplica;
+        }
         Some(Task::Restart) => return MemberState::Restarting,
         Some(Task::StartPrimary | Task::StartStandby { .. }) => return MemberState::Starting,
         Some(task) if pg.accepting() && stops_planned(task) => {}

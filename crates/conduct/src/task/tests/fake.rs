@@ -60,6 +60,10 @@ pub struct State {
     /// Which of the user's commands there are: written down among what is done.
     pub hooks: bool,
     pub recorded: Option<Recorded>,
+    pub custom_bootstrap: Option<&'static str>,
+    pub methods: Vec<ReplicaMethod>,
+    pub failing_methods: Vec<String>,
+    pub empty: bool,
 }
 
 #[derive(Clone, Default)]
@@ -309,6 +313,9 @@ impl Hands for Fake {
     }
 
     async fn data_dir(&self) -> DataDir {
+        if self.state().empty {
+            return DataDir::Empty;
+        }
         let control = ControlData {
             system_id: system_id(),
             state: ControlState::InProduction,
@@ -325,6 +332,38 @@ impl Hands for Fake {
 
     async fn initdb(&self) -> Made {
         self.op("initdb", "").await
+    }
+
+    fn custom_bootstrap(&self) -> Option<String> {
+        self.state().custom_bootstrap.map(str::to_owned)
+    }
+
+    async fn run_custom_bootstrap(&self) -> Made {
+        self.op("custom", "").await
+    }
+
+    async fn recover(&self) -> Made {
+        self.op("recover", "").await
+    }
+
+    async fn end_custom_bootstrap(&self) -> Made {
+        self.op("end custom", "").await
+    }
+
+    fn replica_methods(&self) -> Vec<ReplicaMethod> {
+        let methods = self.state().methods.clone();
+        if methods.is_empty() { vec![ReplicaMethod::basebackup()] } else { methods }
+    }
+
+    async fn create_replica(&self, method: &ReplicaMethod, from: Option<&Upstream>) -> Made {
+        if method.name == BASEBACKUP {
+            return self.basebackup(from.expect("a member to copy from")).await;
+        }
+        let failing = self.state().failing_methods.contains(&method.name);
+        self.op("create", format!("{} {}", method.name, from.map_or("", |f| f.name.as_str()))).await?;
+        // What is half made counts as nothing.
+        self.state().empty = true;
+        if failing { Err(format!("{} broke", method.name)) } else { Ok(()) }
     }
 
     async fn create_roles(&self) -> Made {
@@ -444,7 +483,9 @@ impl Hands for Fake {
     }
 
     async fn remove_data_dir(&self) -> Made {
-        self.op("remove", "").await
+        self.op("remove", "").await?;
+        self.state().empty = true;
+        Ok(())
     }
 
     async fn move_data_dir_aside(&self) -> Made<String> {
