@@ -40,7 +40,8 @@ impl Rules {
         let mut out = Vec::new();
         match &node.value {
             NodeValue::Map(entries) => {
-                for entry in entries.iter().filter(|e| !is_empty(&e.node)) {
+                let off = |node: &Node| is_empty(node) || matches!(node.value, NodeValue::Bool(false));
+                for entry in entries.iter().filter(|e| !off(&e.node)) {
                     out.extend(self.pair(r, &entry.key, &entry.node, &format!("{path}.{}", entry.key)));
                 }
             }

@@ -43,10 +43,11 @@ impl Instance {
             .arg(target)
             .args(["-X", "stream", "--progress", "--no-sync"])
             .arg(format!("--dbname={source}"));
-        if !config.basebackup_options.iter().any(|o| o.starts_with("--checkpoint") || o.starts_with("-c")) {
+        let options = usable(&config.basebackup_options, version);
+        if !options.iter().any(|o| o.starts_with("--checkpoint")) {
             tool = tool.arg("--checkpoint=fast");
         }
-        tool = tool.args(&config.basebackup_options);
+        tool = tool.args(options);
         if let Some(password) = &config.replication.password {
             tool = tool.env("PGPASSWORD", password);
         }
@@ -76,6 +77,22 @@ impl Instance {
         })
         .await
     }
+}
+
+/// A directory cannot be compressed where it is written, only on the way, and that since version 15.
+fn usable(options: &[String], version: u32) -> Vec<&String> {
+    let works = |option: &&String| {
+        let Some(value) = option.strip_prefix("--compress") else { return true };
+        let works = version >= 150_000 && value.strip_prefix('=').is_some_and(|v| v.starts_with("server"));
+        if !works {
+            tracing::warn!(
+                "{option} of postgresql.basebackup is left out: a copy can only be compressed by the server \
+                 (compress: server-gzip), and since PostgreSQL 15"
+            );
+        }
+        works
+    };
+    options.iter().filter(works).collect()
 }
 
 /// Reads what `pg_basebackup --progress` and `pg_rewind --progress` print: `12345/67890 kB (18%), ...`.
@@ -117,6 +134,14 @@ fn kilobytes(line: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compression_where_it_works() {
+        let all: Vec<String> =
+            ["--max-rate=1M", "--compress=server-gzip", "--compress=9", "--compress"].map(str::to_owned).into();
+        assert_eq!(usable(&all, 140_000), [&all[0]]);
+        assert_eq!(usable(&all, 150_000), [&all[0], &all[1]]);
+    }
 
     #[test]
     fn progress_lines() {

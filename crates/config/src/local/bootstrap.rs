@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::dynamic;
 use crate::options;
 use crate::reader::{Reader, Section, is_empty};
-use crate::tree::Node;
+use crate::tree::{Node, NodeValue};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -90,7 +90,12 @@ fn custom(s: &mut Section<'_>, r: &mut Reader, name: &str) -> Option<CustomBoots
 pub(super) fn arguments(s: &Section<'_>, r: &mut Reader) -> Vec<(String, String)> {
     let mut out = Vec::new();
     for entry in s.rest().filter(|e| !e.node.is_null()) {
-        match entry.node.scalar_text() {
+        let text = match entry.node.value {
+            // As scripts know it from Patroni.
+            NodeValue::Bool(on) => Some(if on { "True" } else { "False" }.to_owned()),
+            _ => entry.node.scalar_text(),
+        };
+        match text {
             Some(text) => out.push((entry.key.clone(), text)),
             None => r.fault(
                 &entry.node.place,

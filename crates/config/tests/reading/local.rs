@@ -194,6 +194,33 @@ fn replica_methods_and_options() {
 }
 
 #[test]
+fn options_and_arguments_in_every_form() {
+    let load = |section: &str| {
+        let text = MINIMAL.replace("  data_dir: /data\n", &format!("  data_dir: /data\n{section}"));
+        let config = load(&text).unwrap();
+        (config.postgresql.settings.clone(), config.warnings.len())
+    };
+    for (yaml, expected, warnings) in [
+        ("{checkpoint: fast, max-rate: '10M'}", vec!["--checkpoint=fast", "--max-rate=10M"], 0),
+        ("{verbose: false, label: null, waldir: ''}", vec![], 0),
+        ("{verbose: true}", vec![], 1),
+        ("[no-verify, {label: \"'a b'\"}]", vec!["--no-verify", "--label=a b"], 0),
+        ("[{a: x, b: y}, 3, format, {dbname: x}]", vec![], 4),
+        ("text", vec![], 1),
+    ] {
+        let (settings, found) = load(&format!("  basebackup: {yaml}\n"));
+        let options = settings.basebackup.unwrap_or_default();
+        assert_eq!((options, found), (expected.into_iter().map(str::to_owned).collect(), warnings), "{yaml}");
+    }
+    let (settings, _) =
+        load("  create_replica_methods: [m]\n  m: {b: true, a: 1.5, c: x y, keep_data: false, no_params: 'off'}\n");
+    let method = &settings.replica_methods["m"];
+    assert_eq!((method.command.as_str(), method.keep_data, method.no_params), ("m", false, false));
+    let arguments: Vec<String> = method.arguments.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(arguments, ["b=True", "a=1.5", "c=x y", "keep_data=False", "no_params=off"]);
+}
+
+#[test]
 fn what_older_files_say() {
     let text = "name: n\nscope: s\nrestapi: {listen: '127.0.0.1:8008'}\nraft: {self_addr: '127.0.0.1:1'}\npostgresql:\n  listen: localhost\n  data_dir: d\n  \
                 superuser: {username: a}\n  replication: {username: b}\n  pg_rewind: {username: c}\n  create_replica_method: [x]\n";
