@@ -319,6 +319,10 @@ impl Hands for RealHands {
         said(self.instance.remove_data_dir()).await
     }
 
+    async fn give_up_new_data(&self) -> Made<String> {
+        said(self.instance.give_up_new_data()).await
+    }
+
     async fn move_data_dir_aside(&self) -> Made<String> {
         said(self.instance.move_data_dir_aside()).await.map(|path| path.display().to_string())
     }

@@ -29,6 +29,26 @@ impl Instance {
         Ok(moved)
     }
 
+    /// Moves the data directory of a cluster that did not come to be aside, for whoever wants to know why; says what was
+    /// done. One that a bootstrap method left half-made is removed when an earlier one lies there already: attempts are
+    /// repeated, and each copy may be big.
+    pub async fn give_up_new_data(&self) -> Result<String> {
+        let dir = self.config().data_dir.clone();
+        let look = move || {
+            Ok((
+                fs::read_dir(&dir).map_or(0, Iterator::count),
+                in_place::marker(&dir).exists(),
+                beside(&dir, ".failed").exists(),
+            ))
+        };
+        let (entries, marked, another) = blocking("looking at the data directory", SYNC_LIMIT, look).await?;
+        if entries == 0 || (marked && another) {
+            self.remove_data_dir().await?;
+            return Ok("removed".to_owned());
+        }
+        Ok(format!("moved to {}", self.move_data_dir_aside().await?.display()))
+    }
+
     /// For good. Directories behind links and mount points are emptied and stay.
     pub async fn remove_data_dir(&self) -> Result<()> {
         let _exclusive = self.inner.exclusive.lock().await;

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::conf_write::remove_if_there;
@@ -56,7 +57,6 @@ impl InPlace {
         fs::write(&marker, "").map_err(|e| PgError::io("write", &marker, &e))?;
         sync_parent(&marker);
         if !data_dir.exists() {
-            use std::os::unix::fs::DirBuilderExt;
             let made = fs::DirBuilder::new().mode(0o700).create(data_dir);
             made.map_err(|e| PgError::io("create directory", data_dir, &e))?;
             give_to(data_dir, user)?;
@@ -76,6 +76,12 @@ impl InPlace {
                     ),
                 ));
             }
+        }
+        let mode = fs::metadata(&self.data_dir).map_or(0o700, |m| m.mode());
+        if mode & 0o027 != 0 {
+            // The server does not start in one that others can enter.
+            let closed = fs::set_permissions(&self.data_dir, fs::Permissions::from_mode(0o700));
+            closed.map_err(|e| PgError::io("close to others", &self.data_dir, &e))?;
         }
         sync_trees(&self.data_dir)
     }

@@ -67,7 +67,7 @@ impl Instance {
         restore_missing(config, user, version).await
     }
 
-    /// Has the bootstrap method fill the empty data directory. It counts as empty until [`Instance::recover`] is done.
+    /// Has the bootstrap method fill the empty data directory. It counts as empty until [`Instance::end_custom_bootstrap`].
     pub async fn run_custom_bootstrap(
         &self,
         progress: &watch::Sender<Option<Progress>>,

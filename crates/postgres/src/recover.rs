@@ -79,12 +79,10 @@ impl Instance {
                 () = cancel.cancelled() => {}
             }
         }
-        let dir = config.data_dir.clone();
-        blocking("marking the new cluster as whole", IO_LIMIT, move || in_place::forget(&dir)).await?;
         Ok(())
     }
 
-    /// The server that has recovered gets the settings of a primary.
+    /// The server that has recovered gets the settings of a primary, and its data directory counts from now on.
     pub async fn end_custom_bootstrap(&self) -> Result<()> {
         let process = self.process().await.ok_or_else(|| self.no_server())?;
         let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
@@ -98,6 +96,7 @@ impl Instance {
         process.signal(rustix::process::Signal::HUP)?;
         // Opened while everybody here was trusted.
         self.close_session().await;
-        Ok(())
+        let dir = self.config().data_dir.clone();
+        blocking("marking the new cluster as whole", IO_LIMIT, move || in_place::forget(&dir)).await
     }
 }

@@ -120,8 +120,8 @@ async fn give_up_data(hands: &impl Hands) {
         warn!("PostgreSQL could not be stopped: {e}");
         return;
     }
-    match hands.move_data_dir_aside().await {
-        Ok(path) => warn!("the unfinished data directory was moved to {path}"),
+    match hands.give_up_new_data().await {
+        Ok(what) => warn!("the unfinished data directory was {what}"),
         Err(e) => warn!("the unfinished data directory could not be moved aside: {e}"),
     }
 }

@@ -254,6 +254,11 @@ pub trait Hands: Send + Sync {
     /// For good.
     fn remove_data_dir(&self) -> impl Future<Output = Made> + Send;
 
+    /// The data directory of a cluster that was not founded goes out of the way; returns what became of it, in words.
+    fn give_up_new_data(&self) -> impl Future<Output = Made<String>> + Send {
+        async { self.move_data_dir_aside().await.map(|path| format!("moved to {path}")) }
+    }
+
     /// Renames it; returns where to.
     fn move_data_dir_aside(&self) -> impl Future<Output = Made<String>> + Send;
 }
