@@ -1,6 +1,7 @@
 //! `surus check`: everything that can be found out about a configuration without starting anything.
 
 mod bin_dir;
+mod commands;
 mod data_dir;
 mod ports;
 
@@ -27,6 +28,7 @@ pub fn check(path: Option<&Path>, env: &BTreeMap<String, String>, options: Check
     let mut checks = Checks { config: &config, env, findings: config.warnings.clone() };
     let version = checks.executables();
     checks.data_dir(version);
+    checks.commands();
     if !options.ignore_listen_port {
         checks.ports();
     }

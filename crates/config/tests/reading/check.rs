@@ -110,3 +110,18 @@ fn errors_come_before_warnings() {
     let findings = check(Some(&path), &env(&[]), CheckOptions::default());
     assert_eq!(findings.iter().map(|f| f.severity).collect::<Vec<_>>(), [Severity::Error, Severity::Warning]);
 }
+
+#[test]
+fn commands_that_cannot_be_run() {
+    let setup = setup(
+        "  bin_dir: /usr/lib/postgresql/15/bin\n  callbacks: {on_start: /bin/sh -c x, on_stop: '/no/such \"y'}\n  \
+         pre_promote: no-such-program now\n  create_replica_methods: [a, basebackup, b]\n  a: {command: /etc/passwd}\n",
+    );
+    let found = run(&setup, CheckOptions::default());
+    let paths: Vec<&str> = found.iter().filter_map(|f| f.split(": ").next()).collect();
+    assert_eq!(
+        paths,
+        ["Error postgresql.callbacks.on_stop", "Warning postgresql.pre_promote", "Warning postgresql.a.command"],
+        "{found:?}"
+    );
+}
