@@ -235,7 +235,8 @@ mod tests {
             let made = method_arguments(&method(false, keys.clone()), &config(), &connstring);
             for (name, value) in [("scope", "orders"), ("role", "replica"), ("datadir", "/data dir"), ("connstring", connstring.as_str())] {
                 let given: Vec<_> = made.iter().filter(|a| a.to_string_lossy().starts_with(&format!("--{name}="))).collect();
-                prop_assert_eq!(given, vec![&OsString::from(format!("--{name}={value}"))]);
+                let ours = OsString::from(format!("--{name}={value}"));
+                prop_assert_eq!(given, vec![&ours]);
             }
             let others = keys.iter().filter(|(k, _)| !["scope", "role", "datadir", "connstring"].contains(&k.as_str()));
             prop_assert_eq!(made.len(), others.count() + 4);

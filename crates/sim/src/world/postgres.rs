@@ -227,7 +227,8 @@ impl World {
         data.upstream = upstream;
         data.slot = match role {
             StartAs::Standby { slot, .. } => slot.clone(),
-            StartAs::Primary => None,
+            // Nothing is restored from a backup here.
+            StartAs::Primary | StartAs::Recovery { .. } => None,
         };
         let clean = matches!(data.control, ControlState::ShutDown | ControlState::ShutDownInRecovery);
         n.postgres.server = Some(Server {

@@ -137,6 +137,7 @@ impl World {
                     None => Err("upstream went away".to_owned()),
                 }
             }
+            (Task::CloneWithoutLeader, _) => Err("there is no backup here".to_owned()),
             (Task::StartPrimary, _) => {
                 self.nodes[i].serve(Server::Primary, now);
                 Ok(TaskDone::Done)
