@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::conf_write::Writing;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::in_place;
-use crate::instance::{Instance, lock};
+use crate::instance::Instance;
 use crate::methods::no_method;
 use crate::{ErrorKind, PgError, Result};
 
@@ -82,9 +82,8 @@ impl Instance {
         Ok(())
     }
 
-    /// The server that has recovered gets the settings of a primary, and its data directory counts from now on.
+    /// The server that has recovered is to start as a primary, and its data directory counts from now on.
     pub async fn end_custom_bootstrap(&self) -> Result<()> {
-        let process = self.process().await.ok_or_else(|| self.no_server())?;
         let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
         blocking("restoring pg_hba.conf", IO_LIMIT, move || {
             let raised = std::collections::BTreeMap::new();
@@ -92,8 +91,6 @@ impl Instance {
         })
         .await?;
         self.write_config(&StartAs::Primary).await?;
-        *lock(&self.inner.role) = Some(StartAs::Primary);
-        process.signal(rustix::process::Signal::HUP)?;
         // Opened while everybody here was trusted.
         self.close_session().await;
         let dir = self.config().data_dir.clone();

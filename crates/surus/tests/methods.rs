@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use surus_testbed::{Builder, Cluster, StoreKind, wait_for};
+use surus_testbed::{Builder, Cluster, PASSWORD, StoreKind, wait_for};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -174,7 +174,8 @@ async fn a_cluster_up_to_a_restore_point() -> Result<()> {
     let node = old.node(0);
     let backup = dir.path().join("backup");
     let made = std::process::Command::new(old.machine.bin_dir.join("pg_basebackup"))
-        .args(["-h", &node.dir.display().to_string(), "-p", &node.postgres.number.to_string(), "-U", "postgres"])
+        .args(["-h", "127.0.0.1", "-p", &node.postgres.number.to_string(), "-U", "replicator"])
+        .env("PGPASSWORD", PASSWORD)
         .args(["-c", "fast", "-X", "none", "-D", &backup.display().to_string()])
         .output()?;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -6,7 +6,7 @@ use futures_util::future::Either;
 use surus_core::cluster::Initialize;
 use surus_core::facts::TaskDone;
 use surus_core::postgres::DataDir;
-use surus_core::server::StartAs;
+use surus_core::server::{StartAs, StopMode, Stopped};
 use surus_core::store::{StoreError, TxnOutcome};
 use tracing::{error, info, warn};
 
@@ -66,6 +66,7 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
     }
     if custom.is_some() {
         hands.end_custom_bootstrap().await?;
+        restart(cx, hands).await?;
     }
     let DataDir::Present { control, .. } = hands.data_dir().await else {
         return Err("the data directory of the new cluster is not there".into());
@@ -111,6 +112,20 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
             Ok(TaskDone::LostRace)
         }
         Err(e) => Err(format!("the new cluster could not be registered: {e}")),
+    }
+}
+
+/// A server keeps what it recovered with until it is started anew: the target, and limits that its backup asked for.
+async fn restart(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
+    hands.tell("restarting the new cluster".into());
+    while let Stopped::TimedOut = demote::stop(hands, StopMode::Fast, Duration::from_secs(1)).await? {
+        if hands.is_cancelled() {
+            return Err("given up on request".into());
+        }
+    }
+    match hands.start(&StartAs::Primary, cx.start_timeout).await? {
+        Launched::Up { .. } => Ok(()),
+        Launched::Starting(why) => Err(why),
     }
 }
 

@@ -145,7 +145,7 @@ pub trait Hands: Send + Sync {
         async { Err("there is nothing to recover".into()) }
     }
 
-    /// After [`Hands::recover`]: the server gets the settings of a primary, and no recovery settings stay.
+    /// After [`Hands::recover`]: the next start is that of a primary, no recovery settings stay, and the data counts.
     fn end_custom_bootstrap(&self) -> impl Future<Output = Made> + Send {
         async { Ok(()) }
     }

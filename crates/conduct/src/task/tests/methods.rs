@@ -85,7 +85,8 @@ fn told_to_end_no_other_method_is_tried() {
 #[test]
 fn a_new_cluster_from_a_backup() {
     let custom = || leader().with(|s| s.custom_bootstrap = Some("pitr"));
-    let begin = ["claim", "custom", "recover", "roles", "post x.sh", "end custom", "found 7"];
+    let begin =
+        ["claim", "custom", "recover", "roles", "post x.sh", "end custom", "stop Fast", "start primary", "found 7"];
     let cx = || TaskContext { post_bootstrap: Some("x.sh".into()), ..context() };
     let fake = custom();
     assert_eq!(fake.run(Task::Bootstrap, cx()), Ok(TaskDone::Done));
@@ -93,7 +94,8 @@ fn a_new_cluster_from_a_backup() {
     // Recovery may take days.
     let fake = custom().takes("recover", FOREVER).at(ms(0), Event::Lead(Some(FOREVER * 2)));
     assert_eq!(fake.run(Task::Bootstrap, cx()), Ok(TaskDone::Done));
-    for (broken, so_far) in [("custom", 2), ("recover", 3), ("roles", 4), ("post", 5), ("end custom", 6)] {
+    for (broken, so_far) in [("custom", 2), ("recover", 3), ("roles", 4), ("post", 5), ("end custom", 6), ("start", 8)]
+    {
         let fake = custom().fails(broken);
         failed(&fake.run(Task::Bootstrap, cx()));
         let done = fake.done();
