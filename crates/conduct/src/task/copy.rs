@@ -8,7 +8,7 @@ use surus_core::facts::TaskDone;
 use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::DataDir;
 use surus_core::server::Divergence;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Hands, Outcome, TaskContext, demote, methods, run};
 use crate::race::{first, within};
