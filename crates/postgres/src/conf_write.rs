@@ -287,7 +287,7 @@ mod tests {
         let write = |config: &InstanceConfig, role: &StartAs| {
             fs::write(&auto, "recovery_target_time = 'x'\n").unwrap();
             fs::write(data.join("recovery.signal"), "").unwrap();
-            let writing = Writing { config, user: None, version: 150_000, raised: &raised };
+            let writing = Writing { config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
             let written = writing.all(Some(role)).unwrap();
             writing.markers(role).unwrap();
             let there = |name: &str| data.join(name).exists();
@@ -304,7 +304,8 @@ mod tests {
         assert_eq!(write(&config, &recovery(&[], false)), (0, 0, false, false));
         let hba = || fs::read_to_string(data.join("pg_hba.conf")).unwrap();
         assert!(hba().contains("local all \"pg\" trust") && !hba().contains("local all all"));
-        let writing = Writing { config: &config, user: None, version: 150_000, raised: &raised };
+        let writing =
+            Writing { config: &config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
         writing.restore_hba().unwrap();
         assert_eq!(hba(), "local all all trust\n");
         writing.restore_hba().unwrap();

@@ -17,6 +17,7 @@ use crate::disk::{IO_LIMIT, blocking};
 use crate::in_place::InPlace;
 use crate::instance::Instance;
 use crate::os_user::OsUser;
+use crate::synchronous::Chosen;
 use crate::tool::Tool;
 use crate::user_command::UserCommand;
 use crate::{ErrorKind, PgError, Result};
@@ -50,7 +51,8 @@ impl Instance {
             let (config, user) = (config.clone(), user.clone());
             blocking("writing the password file", IO_LIMIT, move || {
                 let raised = std::collections::BTreeMap::new();
-                Writing { config: &config, user: user.as_ref(), version, raised: &raised }.pgpass(&from)
+                Writing { config: &config, user: user.as_ref(), version, raised: &raised, names: Chosen::Unknown }
+                    .pgpass(&from)
             })
             .await?;
         }
@@ -127,7 +129,8 @@ async fn fill(
 async fn restore_missing(config: std::sync::Arc<InstanceConfig>, user: Option<OsUser>, version: u32) -> Result<()> {
     blocking("restoring configuration files", IO_LIMIT, move || {
         let raised = std::collections::BTreeMap::new();
-        Writing { config: &config, user: user.as_ref(), version, raised: &raised }.restore_missing()
+        Writing { config: &config, user: user.as_ref(), version, raised: &raised, names: Chosen::Unknown }
+            .restore_missing()
     })
     .await
 }

@@ -14,6 +14,7 @@ use crate::disk::{IO_LIMIT, blocking};
 use crate::in_place;
 use crate::instance::Instance;
 use crate::methods::no_method;
+use crate::synchronous::Chosen;
 use crate::{ErrorKind, PgError, Result};
 
 /// How long a start is watched before the server's own answers are.
@@ -87,7 +88,8 @@ impl Instance {
         let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
         blocking("restoring pg_hba.conf", IO_LIMIT, move || {
             let raised = std::collections::BTreeMap::new();
-            Writing { config: &config, user: user.as_ref(), version, raised: &raised }.restore_hba()
+            Writing { config: &config, user: user.as_ref(), version, raised: &raised, names: Chosen::Unknown }
+                .restore_hba()
         })
         .await?;
         self.write_config(&StartAs::Primary).await?;
