@@ -201,7 +201,7 @@ impl Hands for RealHands {
         said(self.instance.run_custom_bootstrap(&self.progress, &self.cancel)).await
     }
 
-    async fn recover(&self) -> Made {
+    async fn recover_new_cluster(&self) -> Made {
         said(self.instance.recover(&self.progress, &self.cancel)).await
     }
 

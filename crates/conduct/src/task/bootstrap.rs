@@ -46,7 +46,7 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
             hands.run_custom_bootstrap().await?;
             info!("the bootstrap method {method} took {:.1} s", hands.now().since(begun).as_secs_f64());
             hands.tell("waiting for end of recovery after bootstrap".into());
-            hands.recover().await?;
+            hands.recover_new_cluster().await?;
         }
         None => {
             hands.tell("running initdb".into());

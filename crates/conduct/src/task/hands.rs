@@ -141,11 +141,11 @@ pub trait Hands: Send + Sync {
 
     /// Starts the server on what the method made, and returns when recovery is over and it accepts writes, however
     /// long that takes. Reports progress; ends early, as an error, when the task is cancelled.
-    fn recover(&self) -> impl Future<Output = Made> + Send {
+    fn recover_new_cluster(&self) -> impl Future<Output = Made> + Send {
         async { Err("there is nothing to recover".into()) }
     }
 
-    /// After [`Hands::recover`]: the next start is that of a primary, no recovery settings stay, and the data counts.
+    /// After [`Hands::recover_new_cluster`]: the next start is that of a primary, no recovery settings stay, and the data counts.
     fn end_custom_bootstrap(&self) -> impl Future<Output = Made> + Send {
         async { Ok(()) }
     }

@@ -342,7 +342,7 @@ impl Hands for Fake {
         self.op("custom", "").await
     }
 
-    async fn recover(&self) -> Made {
+    async fn recover_new_cluster(&self) -> Made {
         self.op("recover", "").await
     }
 
