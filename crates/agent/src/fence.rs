@@ -182,6 +182,15 @@ impl FenceKeeper {
         }
     }
 
+    /// The end of the lead is known to the fence, or there is no fence by choice.
+    pub fn guards(&self) -> bool {
+        match self.fact() {
+            Fence::Working => self.state.borrow().armed_until.is_some(),
+            Fence::Broken { required, .. } => !required,
+            Fence::Off => true,
+        }
+    }
+
     /// Ends the fence of a server that was stopped in order, or that is to be left alone.
     pub async fn close(&self) {
         self.set_mode(FenceMode::Off);

@@ -126,7 +126,7 @@ impl Hands for RealHands {
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
-        self.lease.take().await
+        self.lease.take(None).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {

@@ -100,7 +100,7 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         pending_restart: !extra.pending_restart.is_empty(),
         pending_restart_reason: extra.pending_restart.clone(),
         scheduled_restart: extra.scheduled_restart.cloned(),
-        pause: facts.settings.pause,
+        pause: surus_conduct::pause::taken_in(facts),
         fence: facts.fence.remark(),
         loss: extra.loss.clone(),
     }

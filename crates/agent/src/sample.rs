@@ -40,6 +40,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         store: StoreFact { view: Some(Arc::new(view)), broken: None, session: true },
         lead: None,
         inherited: None,
+        unguarded: false,
         fence: Default::default(),
         stalls: Default::default(),
         synchronous: Default::default(),

@@ -2,10 +2,13 @@
 
 use surus_core::facts::Facts;
 
+use crate::pause::left_alone;
+
 /// Whether the fence is to guard this server from now on; `None`: as before.
 ///
 /// A task that makes a primary arms the fence by itself before it does, so while one runs nothing changes here. A server
-/// that gives no answer stays guarded: only one that certainly is a standby, or is gone with all its processes, is let off.
+/// that gives no answer stays guarded: only one that certainly is a standby, or is gone with all its processes, is let
+/// off, and a primary that the store knows to be left alone.
 pub fn guard(facts: &Facts) -> Option<bool> {
     let postgres = &facts.postgres;
     if facts.task.is_some() {
@@ -13,11 +16,13 @@ pub fn guard(facts: &Facts) -> Option<bool> {
     }
     let standby = postgres.observed().is_some_and(|o| o.in_recovery);
     // An earlier run of this agent held the lead: it may have ordered a promotion that the server still has to finish.
-    if standby && !facts.settings.pause && facts.inherited.is_some_and(|until| facts.now < until) {
+    if standby && facts.inherited.is_some_and(|until| facts.now < until) {
         return None;
     }
-    if facts.settings.pause || standby || (!postgres.running() && !postgres.orphans) {
+    if left_alone(facts) || standby || (!postgres.running() && !postgres.orphans) {
         return Some(false);
     }
-    postgres.is_primary().then_some(true)
+    // A server that an operator made a primary by hand has no lead yet, and one that had it stays guarded.
+    let hands_off = facts.settings.pause || facts.unguarded && facts.store.view.is_none();
+    (postgres.is_primary() && (facts.lead.is_some() || !hands_off)).then_some(true)
 }

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use surus_core::cluster::Leader;
+use surus_core::cluster::{KeyVersion, Leader};
 use surus_core::facts::Lead;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
@@ -50,8 +50,8 @@ pub type Ticket = u64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Take the lead, or confirm it: answered by [`Reply::Taken`].
-    Take,
+    /// Take the lead, or confirm it: answered by [`Reply::Taken`]. Only while the `unguarded` key has this version.
+    Take { unguarded: Option<KeyVersion> },
     /// Go on with a lead of an earlier session, if the key still carries my name: answered by [`Reply::Taken`].
     Retake,
     /// Give the lead up, and write this text to the `status` key in the same transaction.
@@ -75,8 +75,8 @@ pub enum Request {
     Open { ttl: Duration },
     /// Start the time of the session's lease again.
     Renew,
-    /// Make the leader key carry my name, bound to the session (`ClusterStore::take_lead`).
-    Take,
+    /// Make the leader key carry my name, bound to the session (`ClusterStore::take_lead_beside`).
+    Take { unguarded: Option<KeyVersion> },
     /// Bind the leader key to the session if it carries my name, and leave it alone if not
     /// (`ClusterStore::retake_lead`).
     Retake,
@@ -155,6 +155,7 @@ struct Taking {
     ticket: Ticket,
     /// Only if the key still carries my name.
     again: bool,
+    unguarded: Option<KeyVersion>,
 }
 
 /// A request and what it is for. `then` is the take that a session was needed for.
@@ -238,7 +239,7 @@ impl Keeper {
     /// Nobody waits for this one any more. A take that has not begun is not made, since what it was decided on is
     /// of yesterday; anything else is.
     pub fn withdraw(&mut self, ticket: Ticket) {
-        self.commands.retain(|(t, command)| *t != ticket || !matches!(command, Command::Take | Command::Retake));
+        self.commands.retain(|(t, command)| *t != ticket || !matches!(command, Command::Take { .. } | Command::Retake));
     }
 
     /// The store says, as of this revision, that somebody else leads, or nobody. Heeded also while a request is under
@@ -274,8 +275,11 @@ impl Keeper {
             Phase::Idle if self.due <= at.now => self.renewal(at, None),
             Phase::Idle => match self.commands.pop_front() {
                 None => return Next::Wait { until: self.due },
-                Some((ticket, command @ (Command::Take | Command::Retake))) => {
-                    let taking = Taking { ticket, again: command == Command::Retake };
+                Some((ticket, command @ (Command::Take { .. } | Command::Retake))) => {
+                    let taking = match command {
+                        Command::Take { unguarded } => Taking { ticket, again: false, unguarded },
+                        _ => Taking { ticket, again: true, unguarded: None },
+                    };
                     if self.session.is_some_and(|s| at.session == Some(s.lease)) {
                         Doing::Take(taking)
                     } else {
@@ -308,7 +312,7 @@ impl Keeper {
             Doing::Renew { .. } => (Request::Renew, self.limit()),
             // A key that is gone may have been somebody else's meanwhile: what is mine is moved, not taken anew.
             Doing::Move { .. } | Doing::Take(Taking { again: true, .. }) => (Request::Retake, self.limit()),
-            Doing::Take(_) => (Request::Take, self.limit()),
+            Doing::Take(Taking { unguarded, .. }) => (Request::Take { unguarded: *unguarded }, self.limit()),
             Doing::Look { .. } => (Request::Look, self.limit()),
             Doing::Release { status, .. } => {
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store

@@ -5,11 +5,13 @@
 //! - [`fence`]: when the fence stands guard.
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
 //! - [`member`]: what a step is shown, and its orders one deed after the other.
+//! - [`pause`]: how a primary comes to be left alone while paused.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
 
 pub mod callbacks;
 pub mod fence;
 pub mod lease;
 pub mod member;
+pub mod pause;
 pub mod race;
 pub mod task;

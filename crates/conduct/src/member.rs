@@ -30,6 +30,15 @@ pub use wait::{Ended, differ, positionless};
 /// `Ok`: done, or accepted for later. `Err`: not done, and why.
 pub type Said = Result<String, String>;
 
+/// What an earlier process of this member leaves about its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inherited {
+    /// Its lead was good until then.
+    Until(BootTime),
+    /// The cluster was paused, and the store knew that this primary is left alone.
+    Unguarded,
+}
+
 struct Running {
     task: RunningTask,
     cancelled: bool,
@@ -49,7 +58,7 @@ pub struct Member<T> {
     memory: Memory,
     /// The view of the latest step, to tell changes that matter from those that do not.
     seen: Arc<Followed>,
-    inherited: Option<BootTime>,
+    inherited: Option<Inherited>,
     running: Option<Running>,
     finished: Option<FinishedTask>,
     peers: BTreeMap<MemberName, PeerFact>,
@@ -73,8 +82,7 @@ pub struct Member<T> {
 }
 
 impl<T> Member<T> {
-    /// `inherited`: until when the lead of an earlier process was good.
-    pub fn new(me: MemberName, seen: Arc<Followed>, inherited: Option<BootTime>, now: BootTime) -> Member<T> {
+    pub fn new(me: MemberName, seen: Arc<Followed>, inherited: Option<Inherited>, now: BootTime) -> Member<T> {
         Member {
             me,
             memory: Memory::default(),
@@ -107,7 +115,30 @@ impl<T> Member<T> {
     }
 
     pub fn inherited(&self) -> Option<BootTime> {
-        self.inherited
+        match self.inherited {
+            Some(Inherited::Until(until)) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// For [`Facts::unguarded`]. What the store says counts as soon as it has said anything.
+    pub fn unguarded(&self) -> bool {
+        match self.seen.view.as_deref() {
+            Some(view) => view.unguarded.as_ref().is_some_and(|u| u.value == self.me),
+            None => self.inherited == Some(Inherited::Unguarded),
+        }
+    }
+
+    /// For a successor of this process.
+    pub fn leaves(&self, lead: Option<Lead>, pause: bool) -> Option<Inherited> {
+        if self.seen.view.is_none() {
+            // What was found still holds: nothing has been learnt since.
+            return self.inherited;
+        }
+        if pause && self.unguarded() {
+            return Some(Inherited::Unguarded);
+        }
+        lead.map(|l| Inherited::Until(l.until))
     }
 
     pub fn task(&self) -> Option<&RunningTask> {
@@ -157,7 +188,7 @@ impl<T> Member<T> {
     pub fn stop_at(&self, now: BootTime, lead: Option<Lead>, timing: &Timing) -> Option<BootTime> {
         let held = lead.map(|l| l.until);
         // A deadline that was inherited and has passed says nothing any more.
-        let until = held.or_else(|| self.inherited.filter(|until| now < *until));
+        let until = held.or_else(|| self.inherited().filter(|until| now < *until));
         until.map(|until| until - stop_reserve(timing))
     }
 

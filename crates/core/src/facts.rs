@@ -151,6 +151,10 @@ pub struct Facts {
     pub lead: Option<Lead>,
     /// Until when the lease of an earlier run of this agent was good: its primary may go on that long.
     pub inherited: Option<BootTime>,
+    /// The store names me as the primary that is left alone while paused, as far as this agent or its earlier run has
+    /// seen: nobody else takes the lead, however long I do not answer.
+    #[serde(default)]
+    pub unguarded: bool,
     #[serde(default)]
     pub fence: Fence,
     #[serde(default)]

@@ -35,6 +35,15 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     let Some(observed) = facts.postgres.observed().filter(|_| facts.postgres.accepting()) else {
         return leave("my PostgreSQL does not answer".into());
     };
+    // While paused an operator decides which primary runs.
+    if let Some(name) = view.left_alone_beside(&facts.me)
+        && (observed.in_recovery || !facts.settings.pause)
+    {
+        return leave(format!(
+            "{name} was left alone while the cluster was paused and has not confirmed the end of the pause, it may still \
+             accept writes; bring it back, or, if it certainly does not run, fail over to a member by name"
+        ));
+    }
     if let Some(why) = facts.fence.forbids() {
         return leave(format!("my fence does not work: {why}"));
     }

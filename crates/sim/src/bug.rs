@@ -16,6 +16,8 @@ pub enum Bug {
     LeadGivenTwice,
     /// A new leader of the embedded store counts more time than has passed.
     StoreTimeJumps,
+    /// A primary that sees a pause is left alone at once, before the store knows of it.
+    LeftAloneUnnoted,
     // Nothing acknowledged is lost.
     /// The timeline of members that are asked is not looked at, and positions are made up.
     PeersLookBehind,

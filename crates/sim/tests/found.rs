@@ -109,3 +109,19 @@ fn no_timing_that_is_permitted_stops_a_primary_that_is_well() {
         plan
     });
 }
+
+/// A primary that was cut off had seen a pause, and its agent was replaced by one that could not reach the store. The
+/// others went on after the pause and promoted: two writers. A primary is left alone only once the store knows of it, and
+/// nobody takes over from one that it knows of.
+#[test]
+fn nobody_takes_over_from_a_primary_that_is_left_alone() {
+    let tell = |seed| {
+        let pause = Action::Pause { lasts: 4 * SECOND };
+        let isolate = Action::Isolate { who: Who::Leader, lasts: 30 * SECOND };
+        let replace = Action::UpgradeAgent { who: Who::Leader };
+        let cut = 14 * SECOND + seed * 10 * MS;
+        plan(seed, 3, &[(14 * SECOND, pause), (cut, isolate), (cut + 2 * SECOND, replace)], 50 * SECOND)
+    };
+    ends_badly(Bug::LeftAloneUnnoted, tell);
+    ends_well(tell);
+}

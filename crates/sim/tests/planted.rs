@@ -11,6 +11,7 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::RenewalCountedFromTheAnswer, "one writer", 3000),
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::StoreTimeJumps, "one writer", 1500),
+    (Bug::LeftAloneUnnoted, "one writer", 3000),
     (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
     (Bug::NamesNotInForce, "nothing acknowledged is lost", 3000),

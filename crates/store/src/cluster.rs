@@ -12,6 +12,9 @@ use surus_core::cluster::{ClusterView, KeyVersion};
 pub use surus_core::store::TakeLead;
 use surus_core::{BootTime, MemberName};
 
+/// Names the primary that is left alone while paused ([`ClusterView::unguarded`]).
+const UNGUARDED: &str = "unguarded";
+
 pub struct ClusterStore {
     kv: Arc<dyn Kv>,
     layout: Layout,
@@ -109,11 +112,17 @@ impl ClusterStore {
     /// A lost answer is repeated inside the deadline, which is harmless: my own first try then counts
     /// as a key that carries my name.
     pub async fn take_lead(&self, deadline: Duration) -> StoreResult<TakeLead> {
+        self.take_lead_beside(None, deadline).await
+    }
+
+    /// The same, only while the `unguarded` key has this version, or is absent: what it says is part of the decision.
+    pub async fn take_lead_beside(&self, unguarded: Option<KeyVersion>, deadline: Duration) -> StoreResult<TakeLead> {
         let end = (self.clock)() + deadline;
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
         let key = self.layout.key("leader");
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
-        let create = Txn { compare: vec![Compare::Absent { key: key.clone() }], then: vec![put.clone()] };
+        let vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, unguarded)];
+        let create = Txn { compare: vacant, then: vec![put.clone()] };
         let rebind = Txn { compare: vec![self.leads()], then: vec![put] };
         // Twice, because a key of mine may vanish with its old lease between the two comparisons.
         for txn in [&create, &rebind, &create, &rebind] {
@@ -160,10 +169,66 @@ impl ClusterStore {
     /// Deletes the leader key if it is mine, and in the same transaction says how far the log went:
     /// a successor must not be chosen before that position is known. `Conflict`: it was not mine (any
     /// more), which is also the answer to a repetition after a lost answer.
+    ///
+    /// Who gives the lead up does not write any more: if the `unguarded` key names me, it goes too.
     pub async fn release_lead(&self, status: Option<String>, deadline: Duration) -> StoreResult<TxnOutcome> {
+        let end = (self.clock)() + deadline;
         let mut then = vec![Op::Delete { key: self.layout.key("leader") }];
         then.extend(status.map(|text| self.permanent("status", text)));
-        self.kv.txn(Txn { compare: vec![self.leads()], then }, deadline).await
+        let unguarded = self.layout.key(UNGUARDED);
+        let nobody = Compare::Absent { key: unguarded.clone() };
+        let me = Compare::Value { key: unguarded.clone(), value: self.me.as_str().into() };
+        let withdrawing = then.iter().cloned().chain([Op::Delete { key: unguarded }]).collect();
+        for txn in [
+            Txn { compare: vec![self.leads(), nobody], then: then.clone() },
+            Txn { compare: vec![self.leads(), me], then: withdrawing },
+        ] {
+            let released = self.kv.txn(txn, end.since((self.clock)())).await?;
+            if let TxnOutcome::Applied(_) = released {
+                return Ok(released);
+            }
+        }
+        self.kv.txn(Txn { compare: vec![self.leads()], then }, end.since((self.clock)())).await
+    }
+
+    /// Says that this primary is left alone from now on: only while I lead, and only under the configuration that says
+    /// that the cluster is paused. Overwrites whoever is named, as of version `before`.
+    pub async fn write_unguarded(
+        &self,
+        config: KeyVersion,
+        before: Option<KeyVersion>,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.leads(), self.unchanged("config", Some(config)), self.unchanged(UNGUARDED, before)];
+        let then = vec![self.permanent(UNGUARDED, self.me.as_str().into())];
+        self.kv.txn(Txn { compare, then }, deadline).await
+    }
+
+    /// Withdraws that, only under the configuration that I have seen. One that reaches the store late must not undo what
+    /// was written for the next pause.
+    pub async fn withdraw_unguarded(
+        &self,
+        config: Option<KeyVersion>,
+        version: KeyVersion,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.unchanged("config", config), self.unchanged(UNGUARDED, Some(version))];
+        let then = vec![Op::Delete { key: self.layout.key(UNGUARDED) }];
+        self.kv.txn(Txn { compare, then }, deadline).await
+    }
+
+    /// Asks for a failover on the word of an operator, while nobody leads: whoever is named as left alone, as of this
+    /// version, is taken for stopped.
+    pub async fn put_failover_past(
+        &self,
+        unguarded: KeyVersion,
+        request: String,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare =
+            vec![Compare::Absent { key: self.layout.key("leader") }, self.unchanged(UNGUARDED, Some(unguarded))];
+        let then = vec![self.permanent("failover", request), Op::Delete { key: self.layout.key(UNGUARDED) }];
+        self.kv.txn(Txn { compare, then }, deadline).await
     }
 
     /// This member's own key, bound to the session.

@@ -274,10 +274,20 @@ async fn a_fence_that_dies_is_replaced_and_paused_means_hands_off() -> Result<()
     })
     .await?;
     assert!(cluster.postmaster_alive(leader), "paused means hands off");
-    cluster.start(leader)?;
-    // Resumed before that, the cluster would be one that nobody leads.
-    assert_eq!(cluster.wait_healthy().await?, leader);
+
+    // Resumed without it: it may still accept writes, and does.
     cluster.send(replica, "PATCH", "/config", &serde_json::json!({"pause": null})).await?;
+    let name = cluster.node(leader).name.clone();
+    for other in cluster.others(leader) {
+        wait_for("nobody takes over from it", SOON, async || {
+            let told = cluster.get(other, "/explain").await?.json()?["goal"].to_string();
+            ensure!(told.contains(&format!("{name} was left alone while the cluster was paused")), "{told}");
+            Ok(())
+        })
+        .await?;
+    }
+    assert_eq!(cluster.writable().await, [leader]);
+    cluster.start(leader)?;
     assert_eq!(cluster.wait_healthy().await?, leader);
     fence_is(&cluster, leader, "armed").await?;
     assert_eq!(cluster.node(leader).postmaster_pid(), postmaster, "PostgreSQL never noticed");

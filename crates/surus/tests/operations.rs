@@ -67,6 +67,30 @@ async fn paused_means_hands_off() -> Result<()> {
     assert_eq!(cluster.node(leader).postmaster_pid(), pid);
     surus(&cluster, &["resume", "--wait"]).await?;
     cluster.wait_healthy().await?;
+
+    // A leader that is lost while paused: nobody takes over unasked, and somebody does who is named.
+    surus(&cluster, &["pause", "--wait"]).await?;
+    cluster.kill_node(leader)?;
+    let others = cluster.others(leader);
+    wait_for("its lead has ended", LONG, async || {
+        ensure!(cluster.leader().await.is_err(), "it leads");
+        Ok(())
+    })
+    .await?;
+    let resume = json!({"pause": null});
+    ensure!(cluster.send(others[0], "PATCH", "/config", &resume).await?.status == 200, "not resumed");
+    wait_for("it is waited for", LONG, async || {
+        let told = cluster.get(others[1], "/explain").await?.json()?["goal"].to_string();
+        ensure!(told.contains("was left alone while the cluster was paused"), "{told}");
+        Ok(())
+    })
+    .await?;
+    let candidate = json!({"candidate": cluster.node(others[0]).name});
+    let failed_over = cluster.send(others[1], "POST", "/failover", &candidate).await?;
+    ensure!(failed_over.status == 200, "{}", failed_over.body);
+    assert_eq!(cluster.leader().await?, others[0]);
+    cluster.start(leader)?;
+    assert_eq!(cluster.wait_healthy().await?, others[0]);
     cluster.passed();
     Ok(())
 }

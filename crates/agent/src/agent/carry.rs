@@ -31,8 +31,9 @@ impl Agent {
                         task.cancel.cancel();
                     }
                 }
-                Deed::TakeLead { again, limit } => {
-                    let take = async { if again { self.lease.retake().await } else { self.lease.take().await } };
+                Deed::TakeLead { again, unguarded, limit } => {
+                    let take =
+                        async { if again { self.lease.retake().await } else { self.lease.take(unguarded).await } };
                     let taken = timeout(limit, take).await.ok();
                     self.member.lead_taken(taken, facts, boot_now());
                 }

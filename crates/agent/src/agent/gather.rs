@@ -59,6 +59,7 @@ impl Agent {
             },
             lead: lease.lead,
             inherited: self.member.inherited(),
+            unguarded: self.member.unguarded(),
             fence: self.fence.fact(),
             stalls: self.stalls.fact(),
             synchronous: self.member.synchronous(lease.lead),

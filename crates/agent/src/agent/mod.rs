@@ -270,10 +270,13 @@ impl Agent {
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
     async fn leave(&mut self, orderly: bool) {
         self.callbacks.started(CALLBACKS).await;
-        if orderly {
+        let paused = self.settings.effective.settings.pause;
+        // A primary that nobody knows to be left alone stays guarded by a fence that has its last deadline.
+        let guarded = paused && !self.member.unguarded() && self.fence.shown().state.armed_until.is_some();
+        if orderly && !guarded {
             self.fence.close().await;
         }
-        if orderly && self.settings.effective.settings.pause {
+        if orderly && paused {
             info!("leaving the session and PostgreSQL as they are because the cluster is paused");
             return;
         }

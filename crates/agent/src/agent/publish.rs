@@ -81,7 +81,7 @@ impl Observer {
 impl Agent {
     pub(super) fn publish(&mut self, facts: &Facts) {
         let lease = self.lease_state.borrow().clone();
-        self.deadline.leave(lease.lead.map(|l| l.until));
+        self.leave_deadline(&lease);
         let extra = Extra {
             pending_restart: &self.pending_restart,
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| &s.0),
@@ -189,7 +189,12 @@ impl Agent {
         published.view = self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(boot_now())));
         published.store_last_seen = self.store_last_seen();
         self.published.store(Arc::new(published));
-        self.deadline.leave(lease.lead.map(|l| l.until));
+        self.leave_deadline(lease);
+    }
+
+    /// For a successor of this process.
+    fn leave_deadline(&self, lease: &LeaseState) {
+        self.deadline.leave(self.member.leaves(lease.lead, self.settings.effective.settings.pause));
     }
 
     /// Logs a decision when it differs from the one before, and keeps it for `GET /explain`.

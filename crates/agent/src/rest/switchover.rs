@@ -54,16 +54,39 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
             .await
             .map_err(|why| Refusal::new(StatusCode::PRECONDITION_FAILED, why))?;
     }
-    app.handle
-        .store
-        .put(KEY, order.to_text(), app.store_deadline())
-        .await
-        .map_err(|e| Refusal::unavailable(format!("failed to write failover key into DCS: {e}")))?;
+    write(app, action, &order, &view).await?;
     app.wake();
     if order.scheduled_at.is_some() {
         return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));
     }
     Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, &settings).await)
+}
+
+async fn write(app: &App, action: Action, order: &FailoverRequest, view: &ClusterView) -> Result<(), Refusal> {
+    let (store, limit) = (&app.handle.store, app.store_deadline());
+    let not_written = |e| Refusal::unavailable(format!("failed to write failover key into DCS: {e}"));
+    let past = view
+        .unguarded
+        .as_ref()
+        .filter(|u| action == Action::Failover && view.leader.is_none() && order.candidate.as_ref() != Some(&u.value));
+    let Some(past) = past else { return store.put(KEY, order.to_text(), limit).await.map_err(not_written) };
+    // Who asks for a failover while nobody leads says that what was left alone has stopped. It is not left at that if
+    // it answers.
+    let peers = app.policy.load().peers.clone();
+    if let Some(url) = view.members.get(&past.value).and_then(|m| m.api_url.as_ref())
+        && peers.probe(url, limits::PROBE).await.is_ok_and(|status| !status.in_recovery)
+    {
+        let message =
+            format!("failover is not possible: {} runs as a primary; stop it, or resume the cluster", past.value);
+        return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, message));
+    }
+    warn!("{} was left alone while paused, and is taken for stopped because a failover was asked for", past.value);
+    match store.put_failover_past(past.version, order.to_text(), limit).await.map_err(not_written)? {
+        TxnOutcome::Applied(_) => Ok(()),
+        TxnOutcome::Conflict => {
+            Err(Refusal::new(StatusCode::CONFLICT, "who leads or is left alone has changed meanwhile; try again"))
+        }
+    }
 }
 
 pub async fn cancel(app: &App) -> Result<Response, Refusal> {

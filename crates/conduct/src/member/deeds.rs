@@ -33,6 +33,8 @@ pub enum Deed<T> {
     TakeLead {
         /// Only if the key carries my name still.
         again: bool,
+        /// The version of the `unguarded` key that was decided on.
+        unguarded: Option<KeyVersion>,
         limit: Duration,
     },
     /// Ask the lease keeper, wait at most `limit`, and tell [`Member::lead_released`].
@@ -92,8 +94,10 @@ impl<T> Member<T> {
             let deed = match order {
                 Order::Begin { task, epoch } => self.begin(task, epoch, facts, now),
                 Order::Cancel { epoch, why } => self.cancel(epoch, &why),
-                Order::TakeLead => Some(Deed::TakeLead { again: false, limit }),
-                Order::RetakeLead => Some(Deed::TakeLead { again: true, limit }),
+                Order::TakeLead | Order::RetakeLead => {
+                    let unguarded = facts.store.view.as_deref().and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
+                    Some(Deed::TakeLead { again: order == Order::RetakeLead, unguarded, limit })
+                }
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),
                 Order::Probe { members } => self.probe(&members, facts, now),
                 Order::ClearFailover { version } => {

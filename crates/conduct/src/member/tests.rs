@@ -42,6 +42,7 @@ fn facts(view: ClusterView) -> Facts {
         store: StoreFact { view: Some(Arc::new(view)), broken: None, session: true },
         lead: None,
         inherited: None,
+        unguarded: false,
         postgres: PostgresFact {
             data_dir: DataDir::Empty,
             process: ProcessState::NotRunning,
@@ -211,7 +212,7 @@ fn what_a_view_says_about_my_lead() {
         (broken, lead(6000), None, true),
         (Arc::default(), lead(6000), None, true),
     ] {
-        let mut member = Member { inherited: Some(NOW + ms(1000)), ..member() };
+        let mut member = Member { inherited: Some(Inherited::Until(NOW + ms(1000))), ..member() };
         assert_eq!(member.take_in_view(seen.clone(), held), lost, "{seen:?}");
         assert_eq!(member.inherited().is_some(), inherited, "{seen:?}");
     }
@@ -228,7 +229,7 @@ fn waiting_ends_in_time_to_stop_a_primary() {
         (None, Some(NOW), None),
         (None, None, None),
     ] {
-        let mut member = Member { inherited, ..member() };
+        let mut member = Member { inherited: inherited.map(Inherited::Until), ..member() };
         assert_eq!(member.stop_at(NOW, held, &TIMING), stop_at);
         let most = ms(60_000);
         let want = stop_at.map_or(most, |at| at.since(NOW));
@@ -391,7 +392,10 @@ fn the_fence_guards_whatever_may_accept_writes() {
         ("a standby", standby.clone(), Some(false)),
         ("a standby that an earlier run may have ordered to be promoted", with(&standby, earlier_run), None),
         ("the same when that lead has ended", with(&standby, |f| f.inherited = Some(NOW)), Some(false)),
-        ("paused", with(&primary, paused), Some(false)),
+        ("paused, and the store does not know", with(&primary, paused), None),
+        ("the same while it leads", with(&with(&primary, paused), |f| f.lead = lead(5000)), Some(true)),
+        ("paused and left alone", with(&with(&primary, paused), |f| f.unguarded = true), Some(false)),
+        ("the end of that", with(&primary, |f| f.unguarded = true), Some(true)),
         ("nobody", facts(view(20, "a")), Some(false)),
         ("backends without a postmaster", with(&facts(view(20, "a")), |f| f.postgres.orphans = true), None),
         ("while a task makes it what it is to be", with(&standby, |f| f.task = Some(promoting())), None),

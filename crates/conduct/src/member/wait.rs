@@ -105,6 +105,7 @@ pub fn differ(a: &ClusterView, b: &ClusterView) -> bool {
         || a.failover != b.failover
         || a.sync != b.sync
         || a.history != b.history
+        || a.unguarded != b.unguarded
         || a.garbage != b.garbage
         || a.members.len() != b.members.len()
         || a.members.values().zip(b.members.values()).any(|(x, y)| !same_but_positions(x, y))

@@ -79,6 +79,10 @@ pub struct ClusterView {
     pub sync_version: Option<KeyVersion>,
     pub history: Option<History>,
     pub failsafe: Option<BTreeMap<MemberName, String>>,
+    /// The primary that is left alone because the cluster is or was paused: until it is not named here any more,
+    /// nobody can know that it has stopped writing. Not known to Patroni.
+    #[serde(default)]
+    pub unguarded: Option<Versioned<MemberName>>,
     pub garbage: Vec<Garbage>,
 }
 
@@ -136,6 +140,10 @@ impl ClusterView {
                     Ok(map) => view.failsafe = Some(map),
                     Err(_) => view.spoilt("failsafe", "is not a JSON object of member names to URLs"),
                 },
+                "unguarded" if !text.trim().is_empty() => {
+                    view.unguarded = Some(Versioned { value: MemberName::from(text.trim()), version: raw.version });
+                }
+                "unguarded" => view.spoilt("unguarded", "is empty"),
                 key => {
                     if let Some(name) = key.strip_prefix("members/").filter(|n| !n.is_empty() && !n.contains('/')) {
                         let name = MemberName::from(name);
@@ -204,6 +212,11 @@ impl ClusterView {
         self.leader.as_ref().and_then(|l| self.members.get(&l.name))
     }
 
+    /// Somebody else may still accept writes, whatever became of its lead.
+    pub fn left_alone_beside(&self, me: &MemberName) -> Option<&MemberName> {
+        self.unguarded.as_ref().map(|u| &u.value).filter(|name| *name != me)
+    }
+
     pub fn others<'a>(&'a self, me: &'a MemberName) -> impl Iterator<Item = &'a Member> {
         self.members.values().filter(move |m| m.name != *me)
     }
@@ -246,6 +259,7 @@ mod tests {
                     r#"[[1,25623960,"no recovery target specified","2026-07-01T10:00:00.123456+00:00","node2"]]"#,
                 ),
                 raw("failover", "{}"),
+                raw("unguarded", "node1"),
                 raw("unknown/thing", "x"),
                 raw("members/x/y", "x"),
             ],
@@ -257,6 +271,8 @@ mod tests {
         assert_eq!(view.history_timeline(), Some(crate::Timeline(2)));
         assert_eq!(view.failover, None);
         assert_eq!(view.failover_version, Some(7));
+        assert_eq!(view.left_alone_beside(&"node2".into()), Some(&"node1".into()));
+        assert_eq!(view.left_alone_beside(&"node1".into()), None);
         assert_eq!(view.members.len(), 1);
     }
 

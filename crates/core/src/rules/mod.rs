@@ -71,12 +71,17 @@ pub struct Ctx<'a> {
     pub view: Option<&'a ClusterView>,
     pub leads: Leads,
     pub paused: bool,
+    /// Paused, and the store says of me that I am left alone: my lease may end, and nobody follows me.
+    pub left_alone: bool,
 }
 
 impl<'a> Ctx<'a> {
     pub fn new(facts: &'a Facts, memory: &'a Memory) -> Ctx<'a> {
         let view = facts.store.view.as_deref();
-        Ctx { facts, memory, view, leads: leads(facts, memory, view), paused: facts.settings.pause }
+        let paused = facts.settings.pause;
+        // An agent that has never seen the store goes by what its earlier run left.
+        let left_alone = facts.unguarded && (paused || view.is_none());
+        Ctx { facts, memory, view, leads: leads(facts, memory, view), paused, left_alone }
     }
 
     pub fn i_lead(&self) -> bool {
@@ -92,9 +97,14 @@ impl<'a> Ctx<'a> {
         self.facts.lead.is_some_and(|l| self.facts.now + stop_reserve(&self.facts.settings.timing) >= l.until)
     }
 
+    /// Neither the end of a lease nor the want of one ends anything here: left alone, or an operator's own doing.
+    pub fn unleased(&self) -> bool {
+        self.left_alone || self.paused && self.facts.lead.is_none()
+    }
+
     /// A primary runs here that has no right to, or not for long: nothing else comes before that.
     pub fn unled_primary(&self) -> bool {
-        !self.paused && self.facts.postgres.is_primary() && (!self.i_lead() || self.lease_ends())
+        !self.unleased() && self.facts.postgres.is_primary() && (!self.i_lead() || self.lease_ends())
     }
 
     /// The lease of an earlier run of this agent is still good, with time left to stop before it ends.

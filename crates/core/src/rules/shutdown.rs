@@ -13,12 +13,24 @@ pub const RULES: &[Rule] = &[
         id: 100,
         section: Section::Shutdown,
         name: "asked to end while paused",
-        when: |c| c.facts.shutdown && c.paused && c.facts.task.is_none(),
+        when: |c| c.facts.shutdown && c.paused && c.facts.task.is_none() && !leads_guarded(c),
         then: |w| {
             w.goal("leader key is not deleted and PostgreSQL is not stopped due to paused state");
             w.order(Order::Exit(Ok(())));
         },
         why: "Paused means hands off: whoever paused the cluster manages PostgreSQL by hand.",
+    },
+    Rule {
+        id: 102,
+        section: Section::Shutdown,
+        name: "asked to end just after the pause began",
+        when: |c| c.facts.shutdown && c.paused && c.facts.task.is_none() && leads_guarded(c) && !c.lease_ends(),
+        then: |w| {
+            w.goal("ending once the store knows that this primary is left alone");
+            w.wait_for("the store to know that this primary is left alone");
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "A primary whose agent is gone would go on while others take over, who do not know of it.",
     },
     Rule {
         id: 105,
@@ -96,6 +108,11 @@ pub const RULES: &[Rule] = &[
         why: "A clean stop sends every record to the standbys before the lead is given up.",
     },
 ];
+
+/// The end of its lease would still end this primary.
+fn leads_guarded(c: &Ctx) -> bool {
+    c.facts.lead.is_some() && c.facts.postgres.is_primary() && !c.left_alone
+}
 
 fn asked(c: &Ctx) -> bool {
     let Some(view) = c.view.filter(|_| c.facts.store.broken.is_none()) else { return true };

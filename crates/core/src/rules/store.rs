@@ -12,21 +12,27 @@ pub const RULES: &[Rule] = &[
         id: 300,
         section: Section::Store,
         name: "the lease of a primary is about to end",
-        when: |c| !c.paused && c.facts.lead.is_some() && c.lease_ends() && c.facts.postgres.is_primary(),
+        when: |c| !c.left_alone && c.facts.lead.is_some() && c.lease_ends() && c.facts.postgres.is_primary(),
         then: |w| {
             let why = broken(w.facts.store.broken.as_ref().map(|b| b.1.as_str()));
             w.goal(format!("demoting self because the leader lock could not be renewed in time{why}"));
             let stop_by = w.facts.lead.map_or(w.facts.now, |l| l.until);
             w.begin(Task::Demote(Demote::LeaseEnding { stop_by }));
         },
-        why: "When the lease ends another member may be promoted; by then nothing may be acknowledged here.",
+        why: "When the lease ends another member may be promoted; by then nothing may be acknowledged here. That goes also \
+              for a pause that the store does not know me to have seen.",
     },
     Rule {
         id: 305,
         section: Section::Store,
         name: "a primary whose lease is over and whose lead cannot be looked up",
         when: |c| {
-            !c.paused && unreadable(c) && c.facts.lead.is_none() && c.facts.postgres.is_primary() && patience_over(c)
+            !c.left_alone
+                && (!c.paused || c.facts.inherited.is_some())
+                && unreadable(c)
+                && c.facts.lead.is_none()
+                && c.facts.postgres.is_primary()
+                && patience_over(c)
         },
         then: |w| {
             let why = broken(w.facts.store.broken.as_ref().map(|b| b.1.as_str()));
@@ -40,7 +46,7 @@ pub const RULES: &[Rule] = &[
         id: 310,
         section: Section::Store,
         name: "paused and the store cannot be read",
-        when: |c| c.paused && unreadable(c),
+        when: |c| (c.paused || c.left_alone && c.facts.postgres.running()) && unreadable(c),
         then: |w| {
             w.goal("DCS is not accessible; paused, nothing is done");
             w.wait_for("the store");

@@ -11,7 +11,7 @@ pub const RULES: &[Rule] = &[
         name: "a task of the leader runs and the lead is gone",
         when: |c| {
             c.facts.task.as_ref().is_some_and(|t| t.task.needs_lead())
-                && if c.paused { c.other_leads() } else { !c.i_lead() || c.lease_ends() }
+                && if c.unleased() { c.other_leads() } else { !c.i_lead() || c.lease_ends() }
         },
         then: |w| {
             w.goal("lost the leader lock, ending what only the leader may do");
@@ -24,7 +24,7 @@ pub const RULES: &[Rule] = &[
         section: Section::Task,
         name: "a task runs on a primary and the lead is gone",
         when: |c| {
-            !c.paused
+            !c.unleased()
                 && (!c.i_lead() || c.lease_ends())
                 && c.facts.task.as_ref().is_some_and(|t| in_the_way(c, &t.task))
         },

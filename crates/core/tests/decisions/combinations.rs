@@ -100,6 +100,8 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
                 Task::Demote(Demote::Handover { to, .. }) => named.as_ref() == Some(to),
                 Task::Follow { .. } | Task::CheckDivergence { .. } | Task::KillOrphans => true,
                 Task::StartStandby { .. } | Task::Rewind { .. } => step.memory.handed_over,
+                // The end of its lease ends a primary of which the store does not know that it is left alone.
+                Task::Demote(Demote::LeaseEnding { .. }) | Task::Shutdown { .. } => primary && !ctx.left_alone,
                 _ => asked,
             };
             must(hands_off, "paused means hands off");
@@ -118,7 +120,9 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
         let stops = begun.iter().any(|t| t.is_stopping());
         must(stops || cancels || stopping || exits, "a primary stops if somebody else leads");
     }
-    if !facts.settings.pause && primary && facts.lead.is_some() && !lease_is_good && !copying {
+    let unknown = facts.settings.pause && primary && facts.lead.is_some() && !ctx.left_alone;
+    must(!exits || !unknown, "nobody leaves a primary behind unknown");
+    if !ctx.unleased() && primary && facts.lead.is_some() && !lease_is_good && !copying {
         let stops = begun.iter().any(|t| t.is_stopping() && !matches!(t, Task::Demote(Demote::Handover { .. })));
         let serving = facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::Demote(Demote::Handover { .. })))
             && facts.postgres.accepting();
@@ -230,14 +234,16 @@ fn every_combination_is_decided_and_safe() {
     let mut seen = Seen { combinations: 0, impossible: 0, held: BTreeMap::new(), wrong: BTreeMap::new() };
     for (dir, identity) in DIRS.iter().flat_map(|d| identities.iter().map(move |i| (d, i))) {
         for (leader, store) in LEADERS.iter().flat_map(|l| STORES.iter().map(move |s| (l, s))) {
-            for (process, paused) in PROCESSES.iter().flat_map(|p| [false, true].map(|b| (p, b))) {
+            let pauses = ["not", "just seen", "left alone"];
+            for (process, paused) in PROCESSES.iter().flat_map(|p| pauses.map(|b| (p, b))) {
                 let Some(world) = world(dir, identity, leader, store, process) else {
                     seen.impossible += 1;
                     continue;
                 };
                 let mut look = |what: &str, change: &dyn Fn(&mut Scenario)| {
                     let mut s = world.clone();
-                    s.facts.settings.pause = paused;
+                    s.facts.settings.pause = paused != "not";
+                    s.facts.unguarded = paused == "left alone";
                     change(&mut s);
                     let first = s.view.initialize.clone();
                     seen.look(&s, || {

@@ -39,6 +39,7 @@ fn shutdown_and_operator() -> Vec<Row> {
     let on = |s: &mut Scenario| s.facts.settings.synchronous_mode = SynchronousMode::On;
     vec![
         (100, Scenario::leader().paused().shutdown(), &["exit"]),
+        (102, Scenario::leader().pause_seen().shutdown(), &[]),
         (105, Scenario::leader().shutdown().runs(Task::Demote(Demote::Release)), &[]),
         (110, Scenario::standby().shutdown().runs(Task::Clone { from: upstream("b") }), &["cancel"]),
         (115, Scenario::crashed_leader().shutdown(), &["release", "exit"]),
@@ -97,9 +98,28 @@ fn tasks_and_store() -> Vec<Row> {
         (290, Scenario::standby().runs(Task::Restart), &[]),
         (290, Scenario::leader().lead_until(after(1000)).runs(Task::Demote(Demote::Release)), &[]),
         (300, Scenario::leader().lead_until(after(2000)), &["demote, lease ends"]),
+        (300, Scenario::leader().pause_seen().lead_until(after(2000)), &["demote, lease ends"]),
         // An operator's request does not get in between.
         (300, Scenario::leader().lead_until(after(2000)).request(Request::Restart), &["demote, lease ends"]),
         (305, Scenario::leader().store_away_since(before(11_000)).with(other), &["demote, lease ends"]),
+        (
+            305,
+            Scenario::leader().pause_seen().store_away_since(before(11_000)).with(other).with(|s| {
+                s.facts.inherited = Some(before(1000));
+            }),
+            &["demote, lease ends"],
+        ),
+        (310, Scenario::leader().pause_seen().store_away_since(before(11_000)).with(other), &[]),
+        // An agent that has never seen the store, and was left by its earlier run that this primary is left alone.
+        (
+            310,
+            Scenario::leader().left_alone("a").store_away_since(before(11_000)).with(other).with(|s| {
+                s.readable = false;
+            }),
+            &[],
+        ),
+        // The pause is over.
+        (305, Scenario::leader().left_alone("a").store_away_since(before(11_000)).with(other), &["demote, lease ends"]),
         (
             305,
             Scenario::leader().with(other).with(|s| {
@@ -314,6 +334,7 @@ fn stopped_server() -> Vec<Row> {
 }
 
 fn race() -> Vec<Row> {
+    let vacant = |s: &mut Scenario| (s.facts.lead, s.view.leader) = (None, None);
     vec![
         (
             595,
@@ -366,6 +387,11 @@ fn race() -> Vec<Row> {
         ),
         (640, Scenario::leaderless().with_standby("b", 1001), &[]),
         (640, Scenario::leaderless().paused(), &[]),
+        (640, Scenario::leaderless().with_standby("c", 1000).left_alone("b"), &[]),
+        (640, Scenario::leaderless().with_standby("c", 1000).failover(None, Some("a")).left_alone("b"), &[]),
+        (630, Scenario::leader().with(vacant).left_alone("b"), &["demote, deposed"]),
+        (610, Scenario::leader().with(vacant).left_alone("a"), &["take"]),
+        (610, Scenario::leader().with(vacant).left_alone("b").paused(), &["take"]),
         (640, Scenario::leaderless().tag("nofailover", true), &[]),
     ]
 }

@@ -145,6 +145,7 @@ impl Scenario {
             peers: Default::default(),
             request: None,
             inherited: None,
+            unguarded: false,
             fence: Default::default(),
             stalls: Default::default(),
             missing_slots: vec![],
@@ -242,8 +243,22 @@ impl Scenario {
         self
     }
 
+    /// A primary here is known to the store as one that is left alone.
     pub fn paused(mut self) -> Scenario {
+        self.facts.unguarded = self.facts.postgres.is_primary();
+        self.pause_seen()
+    }
+
+    /// The store does not know yet that this member has seen it.
+    pub fn pause_seen(mut self) -> Scenario {
         self.facts.settings.pause = true;
+        self
+    }
+
+    /// So says the store.
+    pub fn left_alone(mut self, name: &str) -> Scenario {
+        self.view.unguarded = Some(Versioned { value: name.into(), version: 6 });
+        self.facts.unguarded = self.facts.me == name.into();
         self
     }
 

@@ -100,6 +100,7 @@ impl World {
             store: StoreFact { view: Some(Arc::new(view)), broken: None, session: true },
             lead: Some(Lead { until: now + Duration::from_secs(7), version: 9 }),
             inherited: None,
+            unguarded: false,
             fence: Fence::default(),
             stalls: Default::default(),
             synchronous: Default::default(),

@@ -5,10 +5,8 @@
 //! older one, and none may ever do so later. Being able means: the machine is on and awake, its disk works, and a primary
 //! serves there or backends of a dead postmaster are left.
 //!
-//! Three exceptions, all stated to users (`docs/proof.md`). A machine that was suspended is given 100 ms after it wakes, in
-//! which its fence acts. A primary that has seen a pause, and whose lease ended
-//! before it saw the end of the pause, is left alone (promise 7): what it acknowledges then is not counted until it stops or
-//! leads again. And where the fence is dead while the agent that
+//! Two exceptions, both stated to users (`docs/proof.md`). A machine that was suspended is given 100 ms after it wakes, in
+//! which its fence acts. And where the fence is dead while the agent that
 //! would start another is dead or frozen too, nobody is left to act: that takes watchdog hardware.
 
 use super::Invariant;
@@ -21,26 +19,20 @@ use crate::world::fence::KILLS_WITHIN;
 pub struct OneWriter {
     /// Of the newest promotion, or of the founding.
     reign: u64,
-    outlived: [bool; 8],
     unguarded: [bool; 8],
-    /// As far as its agent knows, or knew when it died, the cluster is paused.
-    paused: [bool; 8],
     woke: [Option<True>; 8],
 }
 
 impl OneWriter {
     fn excused(&self, w: &World, node: usize) -> bool {
-        self.outlived[node] || self.unguarded[node] || self.woke[node].is_some_and(|at| w.now <= at + KILLS_WITHIN)
+        self.unguarded[node] || self.woke[node].is_some_and(|at| w.now <= at + KILLS_WITHIN)
     }
 
-    fn look_for_outlived(&mut self, w: &World) {
-        let paused = w.store.view().config.as_ref().is_some_and(|c| c.value.get("pause").is_some());
+    fn look_for_unguarded(&mut self, w: &World) {
         for (node, n) in w.nodes.iter().enumerate() {
-            let leads = w.store.view().leader_name() == Some(&n.name);
             let runs = n.postgres.server.is_some() || n.postgres.orphans;
             let nobody = !n.fence.alive && !n.agent_runs();
             self.unguarded[node] = runs && (self.unguarded[node] || nobody);
-            self.outlived[node] = runs && !leads && (self.outlived[node] || paused || self.paused[node]);
         }
     }
 }
@@ -52,19 +44,16 @@ impl Invariant for OneWriter {
 
     fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
         match what {
-            Happened::Tick | Happened::Leader { .. } => self.look_for_outlived(w),
-            Happened::Decided { node, .. } => {
-                self.paused[*node] = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
-            }
+            Happened::Tick | Happened::Leader { .. } => self.look_for_unguarded(w),
             Happened::Woke { node } => self.woke[*node] = Some(w.now),
             Happened::BeganToWrite { node } => {
-                self.look_for_outlived(w);
+                self.look_for_unguarded(w);
                 let mine = w.nodes[*node].postgres.log().map_or(0, |l| l.place().stretch);
                 if mine < self.reign {
                     let said = format!("n{} serves as a primary on a timeline that was left", node + 1);
                     return (!self.excused(w, *node)).then_some(said);
                 }
-                // One that is left alone or unguarded does not begin a reign: an agent that saw it would end it.
+                // One that is unguarded does not begin a reign: an agent that saw it would end it.
                 if self.excused(w, *node) {
                     return None;
                 }

@@ -1,6 +1,7 @@
 //! **Paused means hands off.**
 //!
-//! In simulation: from the step in which an agent first sees that the cluster is paused, it begins nothing that starts,
+//! In simulation: from the step in which an agent first sees that the cluster is paused, and, if its server is a primary,
+//! that the store names it as one that is left alone, it begins nothing that starts,
 //! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
 //! switchover or failover to a named member and what follows from that), and except following another leader,
 //! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
@@ -46,7 +47,8 @@ impl Invariant for Paused {
     fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
         match what {
             Happened::Decided { node, facts, step } => {
-                self.seen[*node] = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
+                let paused = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
+                self.seen[*node] = paused && (facts.unguarded || !facts.postgres.is_primary());
                 self.busy[*node] = facts.task.is_some();
                 let begun = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task, .. } => Some(task),

@@ -38,8 +38,8 @@ impl Member {
                     self.mind().cancel.store(true, Ordering::Relaxed);
                     self.sim.with(|w| w.nodes[self.node].stir());
                 }
-                Deed::TakeLead { again, limit } => {
-                    let taken = self.limited(limit, self.take_lead(again)).await;
+                Deed::TakeLead { again, unguarded, limit } => {
+                    let taken = self.limited(limit, self.take_lead(again, unguarded)).await;
                     let now = self.now();
                     self.mind().conduct.lead_taken(taken, facts, now);
                 }
@@ -170,7 +170,7 @@ impl Member {
             member.mind().busy[kind] = false;
             member.sim.with(|w| {
                 if let Some(agent) = &mut w.nodes[member.node].agent {
-                    agent.inbox.wake |= kind == publish::CHECKPOINT;
+                    agent.inbox.wake |= kind == publish::CHECKPOINT || kind == publish::UNGUARDED;
                 }
                 w.nodes[member.node].stir();
             });

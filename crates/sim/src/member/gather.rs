@@ -60,6 +60,7 @@ impl Member {
             },
             lead: lease.lead,
             inherited: mind.conduct.inherited(),
+            unguarded: mind.conduct.unguarded() || bug == Some(Bug::LeftAloneUnnoted) && mind.settings.settings.pause,
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
             stalls,
             synchronous: mind.conduct.synchronous(lease.lead),

@@ -136,7 +136,7 @@ impl Hands for SimHands {
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
-        self.member.take_lead(false).await
+        self.member.take_lead(false, None).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {

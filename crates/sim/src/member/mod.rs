@@ -96,7 +96,7 @@ struct Mind {
     cancel: Arc<AtomicBool>,
     crashed: bool,
     checkpoint_pending: bool,
-    busy: [bool; 4],
+    busy: [bool; 5],
 }
 
 impl World {
@@ -116,7 +116,7 @@ impl World {
             ..Followed::default()
         };
         let followed = Arc::new(followed);
-        let inherited = self.nodes[node].deadline_file;
+        let inherited = self.nodes[node].left;
         let conduct = Conduct::new(me.clone(), followed.clone(), inherited, now);
         self.nodes[node].agent = Some(Agent {
             pid,
@@ -173,7 +173,7 @@ impl Mind {
             cancel: Arc::default(),
             crashed: false,
             checkpoint_pending: false,
-            busy: [false; 4],
+            busy: [false; 5],
         }
     }
 

@@ -10,7 +10,8 @@ use surus_core::postgres::{DataDir, ProcessState};
 use surus_core::store::StoreError;
 use surus_core::{BootTime, MemberName};
 
-use surus_conduct::member::positionless;
+use surus_conduct::member::{Inherited, positionless};
+use surus_conduct::pause::Note;
 
 use super::Member;
 use super::wait::{sleep, until};
@@ -21,6 +22,7 @@ pub const CHECKPOINT: usize = 0;
 const SYSTEM_ID: usize = 1;
 const CONFIG: usize = 2;
 const HISTORY: usize = 3;
+pub const UNGUARDED: usize = 4;
 
 pub fn api_url(name: &MemberName) -> String {
     format!("http://{name}:8008/patroni")
@@ -39,7 +41,7 @@ pub struct Desired {
 impl Member {
     pub(super) fn publish(self: &Arc<Member>, facts: &Facts) {
         let lease = self.sim.with(|w| w.lease(self.node));
-        let (member, status, missing_at) = {
+        let (member, status, missing_at, leaves) = {
             let mind = self.mind();
             let mut shown = facts.clone();
             shown.task = mind.conduct.task().cloned();
@@ -59,12 +61,13 @@ impl Member {
                 .as_deref()
                 .filter(|v| seen.is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
                 .map(|v| v.revision);
-            (member, status, missing)
+            let leaves = mind.conduct.leaves(lease.lead, mind.settings.settings.pause);
+            (member, status, missing, leaves)
         };
         self.sim.with(|w| {
             // A disk that hangs keeps the file as it was.
             if w.nodes[self.node].disk == crate::world::node::Disk::Works {
-                w.nodes[self.node].deadline_file = lease.lead.map(|l| l.until);
+                w.nodes[self.node].left = leaves;
             }
             w.keep_fence(self.node);
             if let Some(agent) = &mut w.nodes[self.node].agent {
@@ -126,6 +129,7 @@ impl Member {
                 member.mind().data_dir_read = None;
             });
         }
+        self.note_pause(facts);
         // Without a fence this member does not lead: a new one is started.
         let node = self.node;
         self.sim.with(|w| {
@@ -142,6 +146,29 @@ impl Member {
                         w.nodes[node].stir();
                     }
                 });
+            }
+        });
+    }
+
+    /// Has the store know whether this primary is left alone.
+    fn note_pause(self: &Arc<Member>, facts: &Facts) {
+        let (guarded, inherited) = self.sim.with(|w| {
+            let n = &w.nodes[self.node];
+            (n.fence.armed.is_some(), n.left == Some(Inherited::Unguarded))
+        });
+        if surus_conduct::pause::ends(facts) {
+            let soon = self.now() + Duration::from_millis(200);
+            self.mind().conduct.sooner(soon);
+        }
+        let Some(note) = surus_conduct::pause::note(facts, guarded, inherited) else { return };
+        let member = self.clone();
+        self.aside(UNGUARDED, async move {
+            let written = match note {
+                Note::Write { config, before } => member.store.write_unguarded(config, before, WRITE).await,
+                Note::Withdraw { config, version } => member.store.withdraw_unguarded(config, version, WRITE).await,
+            };
+            if written.is_err() {
+                sleep(&member.sim, member.node, Duration::from_millis(500)).await;
             }
         });
     }
@@ -245,7 +272,7 @@ fn member(facts: &Facts, start_failed: bool, crashed: bool, checkpoint_pending: 
         replication_state: observed.and_then(|o| o.replication_state()).map(str::to_owned),
         timeline: observed.and_then(|o| o.timeline),
         checkpoint_after_promote: (role == MemberRole::Primary && checkpoint_pending).then_some(false),
-        pause: facts.settings.pause,
+        pause: surus_conduct::pause::taken_in(facts),
         ..Key::default()
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use surus_conduct::member::Inherited;
 use surus_core::store::Followed;
 use surus_core::{BootTime, MemberName};
 
@@ -61,8 +62,8 @@ pub struct Node {
     pub agent: Option<Agent>,
     pub postgres: Postgres,
     pub fence: Fence,
-    /// The deadline of the lead in its small file.
-    pub deadline_file: Option<BootTime>,
+    /// What the agent leaves for its successor in a small file.
+    pub left: Option<Inherited>,
     /// What waits for the machine, or a process on it, to go on.
     deferred: Vec<Act>,
     waiting: Vec<Waker>,
@@ -87,7 +88,7 @@ impl Node {
             agent: None,
             postgres: Postgres::default(),
             fence: Fence::default(),
-            deadline_file: None,
+            left: None,
             deferred: vec![],
             waiting: vec![],
             promotion_fails: false,
@@ -166,7 +167,7 @@ impl World {
         n.powered = false;
         n.suspended = false;
         // Another boot: a deadline of the last one says nothing.
-        n.deadline_file = None;
+        n.left = None;
         n.deferred.clear();
         n.stir();
     }

@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use surus_conduct::callbacks::Happened;
+use surus_conduct::pause::Note;
 use surus_config::RoleOverlay;
 use surus_core::cluster::{MemberRole, PendingRestart};
 use surus_core::facts::Facts;
 use surus_core::order::Order;
 use surus_core::postgres::DataDir;
+use surus_store::clock::boot_now;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -126,9 +128,33 @@ impl Agent {
         self.keep_slots(facts);
         self.check_pending(facts);
         self.run_schedule(facts);
+        self.note_pause(facts);
         for order in std::mem::take(&mut self.upkeep.orders) {
             self.write_for_cluster(order, facts);
         }
+    }
+
+    /// Has the store know whether this primary is left alone.
+    fn note_pause(&mut self, facts: &Facts) {
+        if surus_conduct::pause::ends(facts) {
+            // The fence and the small file are written by others.
+            self.member.sooner(boot_now() + Duration::from_millis(200));
+        }
+        let Some(note) = surus_conduct::pause::note(facts, self.fence.guards(), self.deadline.leaves_alone()) else {
+            return;
+        };
+        let (store, wake) = (self.store.clone(), self.wake.clone());
+        self.upkeep.spawn("writing the unguarded key", async move {
+            let written = match note {
+                Note::Write { config, before } => store.write_unguarded(config, before, WRITE).await,
+                Note::Withdraw { config, version } => store.withdraw_unguarded(config, version, WRITE).await,
+            };
+            if written.is_err() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                wake.notify_one();
+            }
+            written.map(drop).map_err(|e| e.to_string())
+        });
     }
 
     fn follow_role(&mut self, facts: &Facts) {

@@ -188,13 +188,26 @@ impl World {
             }
         }
         self.deliver();
-        for node in &mut self.nodes {
-            let led = node.server != Server::Primary || node.lead.is_some();
-            node.outlived = !led && (node.outlived || self.settings.pause);
-        }
-        let writers = self.nodes.iter().filter(|n| n.server == Server::Primary && !n.outlived);
+        let writers = self.nodes.iter().filter(|n| n.server == Server::Primary);
         let writers: Vec<_> = writers.map(|n| &n.name).collect();
         assert!(writers.len() <= 1, "two primaries {writers:?} at {}\n{}", self.now, self.story());
+    }
+
+    /// As `conduct::pause` has it.
+    fn note_pause(&mut self, i: usize, facts: &Facts) {
+        let node = &self.nodes[i];
+        let name = node.name.clone();
+        let mine = self.store.unguarded.as_ref().is_some_and(|u| u.value == name);
+        let leads = self.store.leader_name() == Some(&name) && facts.lead.is_some();
+        let primary = node.server == Server::Primary;
+        if !self.reaches(i) || facts.task.is_some() || facts.store.broken.is_some() {
+            return;
+        }
+        if facts.settings.pause && !mine && leads && primary {
+            self.put(|store, version| store.unguarded = Some(Versioned { value: name, version }));
+        } else if !facts.settings.pause && mine && (leads || !primary) {
+            self.put(|store, _| store.unguarded = None);
+        }
     }
 
     fn expire(&mut self) {
@@ -356,6 +369,7 @@ impl World {
             peers: node.peers.clone(),
             request: None,
             inherited: None,
+            unguarded: node.view.as_ref().and_then(|v| v.unguarded.as_ref()).is_some_and(|u| u.value == node.name),
             fence: Default::default(),
             stalls: Default::default(),
             missing_slots: vec![],
@@ -383,6 +397,7 @@ impl World {
         for order in step.orders {
             self.carry_out(i, order);
         }
+        self.note_pause(i, &facts);
     }
 }
 

@@ -51,9 +51,6 @@ pub struct Node {
     pub streaming: bool,
     pub promotion_fails: bool,
     pub handover_fails: bool,
-    /// A primary whose lease ended while the cluster was paused: hands are off it, and a member whose agent
-    /// was restarted meanwhile cannot know of it.
-    pub(super) outlived: bool,
     pub memory: Memory,
     pub lead: Option<Lead>,
     pub(super) session: Option<u64>,
@@ -83,7 +80,6 @@ impl Node {
             streaming: false,
             promotion_fails: false,
             handover_fails: false,
-            outlived: false,
             memory: Memory::default(),
             lead: None,
             session: None,

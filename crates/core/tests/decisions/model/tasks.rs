@@ -83,7 +83,11 @@ impl World {
 
     fn release(&mut self, i: usize) {
         if self.reaches(i) && self.store.leader_name() == Some(&self.nodes[i].name) {
-            self.put(|store, _| store.leader = None);
+            let name = self.nodes[i].name.clone();
+            self.put(|store, _| {
+                store.leader = None;
+                store.unguarded.take_if(|u| u.value == name);
+            });
         }
         self.nodes[i].lead = None;
     }

@@ -62,6 +62,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         peers,
         request: None,
         inherited: None,
+        unguarded: false,
         fence: Default::default(),
         stalls: Default::default(),
         missing_slots: vec![],
