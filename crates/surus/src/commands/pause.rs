@@ -38,9 +38,23 @@ pub async fn pause(context: &Context, terminal: &mut Terminal, args: &Pause, pau
             wait(&cluster, paused, &reading).await?;
         }
         say!(terminal, "Success: cluster management is {word}d");
+        if !paused {
+            warn_of_unguarded(&reading);
+        }
         return Ok(());
     }
     failed("Can not find accessible cluster member")
+}
+
+/// It was not the leader any more when the pause ended.
+fn warn_of_unguarded(before: &Reading) {
+    let Some(name) = before.view.unguarded.as_ref().map(|u| &u.value) else { return };
+    if before.view.leader_name() != Some(name) {
+        crate::warn(&format!(
+            "{name} was left alone while the cluster was paused and has lost its lead since; it may still accept writes, and \
+             nobody takes over from it before its agent is back. If it certainly does not run: surus failover --candidate NAME"
+        ));
+    }
 }
 
 async fn wait(cluster: &Cluster, paused: bool, before: &Reading) -> Outcome {
