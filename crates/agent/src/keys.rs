@@ -7,35 +7,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_conduct::member::positionless;
-use surus_core::BootTime;
-use surus_core::cluster::Member;
+pub use surus_conduct::publish::Desired;
+use surus_conduct::publish::{Next, Written};
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Desired {
-    pub member: Option<Member>,
-    pub session_number: u64,
-    /// Only while I lead.
-    pub status: Option<String>,
-    pub loop_wait: Duration,
-    /// A reading of this revision lacks my member key.
-    pub missing_at: Option<u64>,
-}
-
 pub fn start(store: Arc<ClusterStore>, desired: watch::Receiver<Desired>) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(Writer { store, member: None, missing_at: None, status: None }.run(desired))
+    tokio::spawn(Writer { store, written: Written::default() }.run(desired))
 }
 
 struct Writer {
     store: Arc<ClusterStore>,
-    member: Option<(Member, u64, BootTime)>,
-    /// The reading for which it was written again.
-    missing_at: Option<u64>,
-    status: Option<(String, BootTime)>,
+    written: Written,
 }
 
 impl Writer {
@@ -72,51 +57,28 @@ impl Writer {
     async fn bring_up_to_date(&mut self, want: &Desired) -> Result<Option<Duration>, surus_store::StoreError> {
         let limit = Duration::from_secs(2);
         let now = boot_now();
-        let mut due = None;
-        let mut later = |last: BootTime| {
-            let left = want.loop_wait.saturating_sub(now.since(last));
-            if left.is_zero() {
-                true
-            } else {
-                due = Some(due.map_or(left, |d: Duration| d.min(left)));
-                false
-            }
-        };
-        if let Some(member) = &want.member {
-            let write = match &self.member {
-                Some((written, session, at)) if *session == want.session_number => {
-                    // Somebody removed it; a reading that is only older than my writing looks the same for a moment.
-                    let missing = want.missing_at.is_some() && want.missing_at != self.missing_at;
-                    let changed = positionless(written) != positionless(member);
-                    changed || ((written != member || missing) && later(*at))
+        loop {
+            match (self.written.next(want, now), &want.member, &want.status) {
+                (Next::Member, Some(member), _) => {
+                    self.store.write_member(member.to_text(), limit).await?;
+                    debug!("member key written");
+                    self.written.member(want, now);
                 }
-                _ => true,
-            };
-            if write {
-                self.store.write_member(member.to_text(), limit).await?;
-                debug!("member key written");
-                self.member = Some((member.clone(), want.session_number, now));
-                self.missing_at = want.missing_at;
-            }
-        }
-        match &want.status {
-            None => self.status = None,
-            Some(status) => {
-                let write = self.status.as_ref().is_none_or(|(written, at)| written != status && later(*at));
-                if write {
+                (Next::Status, _, Some(status)) => {
                     self.store.write_as_leader("status", status.clone(), limit).await?;
-                    self.status = Some((status.clone(), now));
+                    self.written.status(want, now);
                 }
+                (Next::Wait(due), ..) => return Ok(due),
+                _ => return Ok(None),
             }
         }
-        Ok(due)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use surus_core::Lsn;
-    use surus_core::cluster::MemberRole;
+    use surus_core::cluster::{Member, MemberRole};
     use surus_store::layout::Layout;
     use surus_store::{Kv, MemoryStore};
 
@@ -140,7 +102,7 @@ mod tests {
             let memory = MemoryStore::auto();
             let store = ClusterStore::new(Arc::new(memory.clone()), Layout::new("service", "demo", None), "a".into());
             store.open_session(Duration::from_secs(60), LIMIT).await.unwrap();
-            let writer = Writer { store: Arc::new(store), member: None, missing_at: None, status: None };
+            let writer = Writer { store: Arc::new(store), written: Written::default() };
             let loop_wait = Duration::from_secs(3600);
             let want = Desired { member: Some(at(1)), session_number: 1, loop_wait, ..Desired::default() };
             Rig { memory, writer, want }

@@ -6,6 +6,7 @@
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
 //! - [`member`]: what a step is shown, and its orders one deed after the other.
 //! - [`pause`]: how a primary comes to be left alone while paused.
+//! - [`publish`]: the member key, and when it is written.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
 
 pub mod callbacks;
@@ -13,5 +14,6 @@ pub mod fence;
 pub mod lease;
 pub mod member;
 pub mod pause;
+pub mod publish;
 pub mod race;
 pub mod task;

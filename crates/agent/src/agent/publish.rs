@@ -85,9 +85,11 @@ impl Agent {
         let extra = Extra {
             pending_restart: &self.pending_restart,
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| &s.0),
-            checkpoint_pending: self.upkeep.checkpoint_pending,
-            start_failed: self.member.memory().start_failures > 0,
-            crashed: self.crashed,
+            server: surus_conduct::publish::Server {
+                checkpoint_pending: self.upkeep.checkpoint_pending,
+                start_failed: self.member.memory().start_failures > 0,
+                crashed: self.crashed,
+            },
             loss: self.losses.shown().remark(),
         };
         // A task may have begun in this step: readers should see it at once.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_core::cluster::{History, HistoryEntry, Initialize, Member as Key, MemberRole, MemberState, Status};
+use surus_core::MemberName;
+use surus_core::cluster::{History, HistoryEntry, Initialize, Member as Key, Status};
 use surus_core::facts::Facts;
-use surus_core::order::{Demote, Order, Task};
-use surus_core::postgres::{DataDir, ProcessState};
+use surus_core::order::Order;
+use surus_core::postgres::DataDir;
 use surus_core::store::StoreError;
-use surus_core::{BootTime, MemberName};
 
-use surus_conduct::member::{Inherited, positionless};
+use surus_conduct::member::Inherited;
 use surus_conduct::pause::Note;
+pub use surus_conduct::publish::Desired;
+use surus_conduct::publish::{Next, Server, Written};
 
 use super::Member;
 use super::wait::{sleep, until};
@@ -28,16 +30,6 @@ pub fn api_url(name: &MemberName) -> String {
     format!("http://{name}:8008/patroni")
 }
 
-/// What is to be in the store.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Desired {
-    pub member: Option<Key>,
-    pub session_number: u64,
-    pub status: Option<String>,
-    pub loop_wait: Duration,
-    pub missing_at: Option<u64>,
-}
-
 impl Member {
     pub(super) fn publish(self: &Arc<Member>, facts: &Facts) {
         let lease = self.sim.with(|w| w.lease(self.node));
@@ -48,8 +40,17 @@ impl Member {
             if mind.conduct.memory().leaving_since.is_some() {
                 shown.tags = shown.tags.off_duty();
             }
-            let member =
-                member(&shown, mind.conduct.memory().start_failures > 0, mind.crashed, mind.checkpoint_pending);
+            let server = Server {
+                start_failed: mind.conduct.memory().start_failures > 0,
+                crashed: mind.crashed,
+                checkpoint_pending: mind.checkpoint_pending,
+            };
+            let member = Key {
+                conn_url: Some(format!("postgres://{}:5432/postgres", self.me)),
+                api_url: Some(api_url(&self.me)),
+                version: Some("4.0.0".into()),
+                ..surus_conduct::publish::member(&shown, &server)
+            };
             let leads = lease.lead.is_some() && facts.postgres.is_primary() && mind.conduct.task().is_none();
             let status = facts.postgres.observed().filter(|_| leads).map(|o| {
                 let known = facts.store.view.as_ref().map(|v| v.status.clone()).unwrap_or_default();
@@ -91,7 +92,7 @@ impl Member {
             let want = self.sim.with(|w| w.nodes[self.node].agent.as_ref().and_then(|a| a.said.clone()));
             last.clone_from(&want);
             let again = match &want {
-                Some(want) => written.bring_up_to_date(&self, want).await,
+                Some(want) => bring_up_to_date(&mut written, &self, want).await,
                 None => Ok(None),
             };
             let time = match again {
@@ -210,121 +211,20 @@ impl Member {
     }
 }
 
-#[derive(Default)]
-struct Written {
-    member: Option<(Key, u64, BootTime)>,
-    missing_at: Option<u64>,
-    status: Option<(String, BootTime)>,
-}
-
-impl Written {
-    async fn bring_up_to_date(&mut self, m: &Member, want: &Desired) -> Result<Option<Duration>, StoreError> {
-        let now = m.now();
-        let mut due = None;
-        let mut later = |last: BootTime| {
-            let left = want.loop_wait.saturating_sub(now.since(last));
-            if !left.is_zero() {
-                due = Some(due.map_or(left, |d: Duration| d.min(left)));
-            }
-            left.is_zero()
-        };
-        if let Some(member) = &want.member {
-            let write = match &self.member {
-                Some((written, session, at)) if *session == want.session_number => {
-                    let missing = want.missing_at.is_some() && want.missing_at != self.missing_at;
-                    positionless(written) != positionless(member) || ((written != member || missing) && later(*at))
-                }
-                _ => true,
-            };
-            if write {
+async fn bring_up_to_date(written: &mut Written, m: &Member, want: &Desired) -> Result<Option<Duration>, StoreError> {
+    let now = m.now();
+    loop {
+        match (written.next(want, now), &want.member, &want.status) {
+            (Next::Member, Some(member), _) => {
                 m.store.write_member(member.to_text(), WRITE).await?;
-                self.member = Some((member.clone(), want.session_number, now));
-                self.missing_at = want.missing_at;
+                written.member(want, now);
             }
-        }
-        match &want.status {
-            None => self.status = None,
-            Some(status) => {
-                if self.status.as_ref().is_none_or(|(written, at)| written != status && later(*at)) {
-                    m.store.write_as_leader("status", status.clone(), WRITE).await?;
-                    self.status = Some((status.clone(), now));
-                }
+            (Next::Status, _, Some(status)) => {
+                m.store.write_as_leader("status", status.clone(), WRITE).await?;
+                written.status(want, now);
             }
+            (Next::Wait(due), ..) => return Ok(due),
+            _ => return Ok(None),
         }
-        Ok(due)
     }
-}
-
-fn member(facts: &Facts, start_failed: bool, crashed: bool, checkpoint_pending: bool) -> Key {
-    let role = role(facts);
-    let observed = facts.postgres.observed();
-    let standby = observed.filter(|o| o.in_recovery);
-    Key {
-        name: facts.me.clone(),
-        conn_url: Some(format!("postgres://{}:5432/postgres", facts.me)),
-        api_url: Some(api_url(&facts.me)),
-        state: state(facts, start_failed, crashed),
-        role,
-        version: Some("4.0.0".into()),
-        xlog_location: observed.map(|o| o.position()),
-        receive_lsn: standby.map(|o| o.receive_lsn),
-        replay_lsn: standby.map(|o| o.replay_lsn),
-        replication_state: observed.and_then(|o| o.replication_state()).map(str::to_owned),
-        timeline: observed.and_then(|o| o.timeline),
-        checkpoint_after_promote: (role == MemberRole::Primary && checkpoint_pending).then_some(false),
-        pause: surus_conduct::pause::taken_in(facts),
-        ..Key::default()
-    }
-}
-
-fn state(facts: &Facts, start_failed: bool, crashed: bool) -> MemberState {
-    let pg = &facts.postgres;
-    match facts.task.as_ref().map(|t| &t.task) {
-        Some(Task::Bootstrap) if !pg.accepting() => return MemberState::InitializingNewCluster,
-        Some(Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. }) => {
-            return MemberState::CreatingReplica;
-        }
-        Some(Task::Restart) => return MemberState::Restarting,
-        Some(Task::StartPrimary | Task::StartStandby { .. }) => return MemberState::Starting,
-        Some(task) if pg.accepting() && stops_planned(task) => {}
-        Some(Task::Demote(_) | Task::Shutdown { .. } | Task::Rewind { .. }) => {
-            return if pg.running() { MemberState::Stopping } else { MemberState::Stopped };
-        }
-        _ => {}
-    }
-    match pg.process {
-        ProcessState::Accepting => MemberState::Running,
-        ProcessState::NotAccepting => MemberState::Starting,
-        ProcessState::NotRunning if start_failed => MemberState::StartFailed,
-        ProcessState::NotRunning if crashed => MemberState::Crashed,
-        ProcessState::NotRunning => MemberState::Stopped,
-    }
-}
-
-fn role(facts: &Facts) -> MemberRole {
-    let pg = &facts.postgres;
-    let task = facts.task.as_ref().map(|t| &t.task);
-    let demoting = task
-        .is_some_and(|t| matches!(t, Task::Demote(_) | Task::Shutdown { .. }) && !(pg.accepting() && stops_planned(t)));
-    match task {
-        _ if pg.is_primary() => {
-            if demoting {
-                MemberRole::Demoted
-            } else {
-                MemberRole::Primary
-            }
-        }
-        Some(Task::Promote) if pg.is_standby() => MemberRole::Promoted,
-        _ if pg.is_standby() => MemberRole::Replica,
-        Some(Task::StartStandby { .. }) => MemberRole::Replica,
-        _ => match &pg.data_dir {
-            DataDir::Present { standby_signal: true, .. } => MemberRole::Replica,
-            DataDir::Present { .. } => MemberRole::Demoted,
-            _ => MemberRole::Uninitialized,
-        },
-    }
-}
-
-fn stops_planned(task: &Task) -> bool {
-    matches!(task, Task::Demote(Demote::Handover { .. }) | Task::Shutdown { .. })
 }

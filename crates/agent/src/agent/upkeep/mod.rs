@@ -162,7 +162,7 @@ impl Agent {
         if self.member.task().is_some() {
             return;
         }
-        self.set_overlay(match crate::member::role(facts) {
+        self.set_overlay(match surus_conduct::publish::role(facts) {
             MemberRole::Primary | MemberRole::Promoted => RoleOverlay::Primary,
             MemberRole::Replica | MemberRole::Demoted => RoleOverlay::Replica,
             MemberRole::StandbyLeader => RoleOverlay::StandbyLeader,
