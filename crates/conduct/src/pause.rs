@@ -105,6 +105,7 @@ mod tests {
             finished: None,
             peers: BTreeMap::new(),
             request: None,
+            missing_slots: Default::default(),
             shutdown: false,
             failover_due: None,
         }
