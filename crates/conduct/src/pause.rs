@@ -106,6 +106,7 @@ mod tests {
             peers: BTreeMap::new(),
             request: None,
             missing_slots: Default::default(),
+            synchronous: Default::default(),
             shutdown: false,
             failover_due: None,
         }
