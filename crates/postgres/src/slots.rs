@@ -193,7 +193,9 @@ mod tests {
         put(dir.path(), &copy, None).unwrap();
         assert_eq!(fs::read(dir.path().join("changes/state")).unwrap(), [4]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let error = put(&dir.path().join("absent"), &copy, None).unwrap_err().to_string();
-        assert!(error.contains("absent/changes.tmp"), "{error}");
+        let in_the_way = dir.path().join("file");
+        fs::write(&in_the_way, "").unwrap();
+        let error = put(&in_the_way, &copy, None).unwrap_err().to_string();
+        assert!(error.contains("file"), "{error}");
     }
 }

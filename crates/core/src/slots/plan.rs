@@ -253,7 +253,8 @@ mod tests {
         let gone = [Slot { wal_status: Some("lost".into()), ..logical_slot("changes", 5) }];
         let busy = [Slot { active: true, ..logical_slot("changes", 5) }];
         let nothing = BTreeMap::new();
-        let cases: [(&[Slot], &BTreeMap<String, Want>, Here<'_>, &[&str]); 11] = [
+        type Case<'a> = (&'a [Slot], &'a BTreeMap<String, Want>, Here<'a>, &'a [&'a str]);
+        let cases: [Case<'_>; 11] = [
             (&[], &changes(0), PRIMARY, &["create logical changes"]),
             (&[], &changes(0), STANDBY, &[]),
             (&[], &changes(6), STANDBY, &["copy changes"]),

@@ -8,11 +8,16 @@ use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Request, Task};
 use surus_core::postgres::{ControlState, DataDir};
 use surus_core::settings::SynchronousMode;
+use surus_core::slots::LogicalSlot;
 use surus_core::stall::Stall;
 
 use crate::scenario::*;
 
 type Row = (u16, Scenario, &'static [&'static str]);
+
+fn slot() -> LogicalSlot {
+    LogicalSlot { name: "changes".into(), database: "app".into(), plugin: "pgoutput".into() }
+}
 
 fn handover() -> Task {
     Task::Demote(Demote::Handover { to: "b".into(), upstream: Some(upstream("b")) })
@@ -478,6 +483,7 @@ fn replica() -> Vec<Row> {
         (825, stuck().forked(false), &[]),
         (825, stuck().forked(true).with(|s| s.facts.settings.use_pg_rewind = true), &[]),
         (830, stuck(), &["compare with b"]),
+        (840, Scenario::standby().with(|s| s.facts.missing_slots = vec![slot()]), &["copy 1 slot from b"]),
         (890, Scenario::standby(), &[]),
         (890, Scenario::standby().paused(), &[]),
     ]
