@@ -163,6 +163,7 @@ impl<N: Display> Display for Condition<N> {
             Condition::PrimaryIs(who) => write!(f, "primary is {who}"),
             Condition::PrimaryIsNot(who) => write!(f, "primary is not {who}"),
             Condition::AllStreaming => f.write_str("all streaming"),
+            Condition::SynchronousStandby => f.write_str("a synchronous standby"),
             Condition::Streaming(who) => write!(f, "{who} streaming"),
             Condition::Running(who) => write!(f, "{who} running"),
             Condition::Down(who) => write!(f, "{who} down"),

@@ -62,6 +62,7 @@ impl Names {
 
 const PHRASES: &[(&str, Condition<Who>)] = &[
     ("all streaming", Condition::AllStreaming),
+    ("a synchronous standby", Condition::SynchronousStandby),
     ("writes", Condition::Writes),
     ("no two writers", Condition::NoTwoWriters),
     ("no failover", Condition::NoFailover),

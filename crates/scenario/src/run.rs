@@ -188,6 +188,7 @@ impl<W: World> Play<'_, W> {
         let (who, with): (&Who, With) = match condition {
             Condition::Primary => return self.world.look(&Condition::Primary, since).await,
             Condition::AllStreaming => return self.world.look(&Condition::AllStreaming, since).await,
+            Condition::SynchronousStandby => return self.world.look(&Condition::SynchronousStandby, since).await,
             Condition::Writes => return self.world.look(&Condition::Writes, since).await,
             Condition::NoTwoWriters => return self.world.look(&Condition::NoTwoWriters, since).await,
             Condition::NothingLost => return self.world.look(&Condition::NothingLost, since).await,

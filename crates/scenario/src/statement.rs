@@ -202,6 +202,8 @@ pub enum Condition<N> {
     /// Another member leads and accepts writes.
     PrimaryIsNot(N),
     AllStreaming,
+    /// A standby may be promoted without a loss: `/sync` names it.
+    SynchronousStandby,
     Streaming(N),
     /// Its PostgreSQL serves.
     Running(N),

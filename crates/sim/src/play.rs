@@ -438,6 +438,11 @@ impl Stage for Simulated {
                 Condition::PrimaryIs(of) => so(leads == Some(number(of)), "somebody else, or nobody"),
                 Condition::PrimaryIsNot(of) => so(leads.is_some_and(|n| n != number(of)), "it is, or nobody is"),
                 Condition::AllStreaming => well(w).map(drop).and_then(|()| so(twins(w) == 0, "one forked unseen")),
+                Condition::SynchronousStandby => {
+                    let view = w.store.view();
+                    let named = view.sync.as_ref().is_some_and(|sync| !sync.value.standbys.is_empty());
+                    so(named, "no standby is synchronous")
+                }
                 Condition::Streaming(of) => {
                     so(leads.is_some_and(|leads| w.streams_from(number(of), leads)), "it does not stream")
                 }

@@ -20,7 +20,7 @@ pub struct Listener;
 
 impl Subscriber for Listener {
     fn enabled(&self, of: &Metadata<'_>) -> bool {
-        *of.level() <= Level::WARN && of.target() == "surus_conduct::task::copy"
+        *of.level() <= Level::WARN && of.target() == "surus_conduct::task::methods"
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {

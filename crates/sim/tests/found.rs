@@ -115,13 +115,19 @@ fn no_timing_that_is_permitted_stops_a_primary_that_is_well() {
 /// nobody takes over from one that it knows of.
 #[test]
 fn nobody_takes_over_from_a_primary_that_is_left_alone() {
-    let tell = |seed| {
-        let pause = Action::Pause { lasts: 4 * SECOND };
-        let isolate = Action::Isolate { who: Who::Leader, lasts: 30 * SECOND };
-        let replace = Action::UpgradeAgent { who: Who::Leader };
-        let cut = 14 * SECOND + seed * 10 * MS;
-        plan(seed, 3, &[(14 * SECOND, pause), (cut, isolate), (cut + 2 * SECOND, replace)], 50 * SECOND)
+    let isolate = Action::Isolate { who: Who::Leader, lasts: 30 * SECOND };
+    let pause = Action::Pause { lasts: 4 * SECOND };
+    // Cut off in the moment in which it learns of the pause.
+    let told = |seed| {
+        let cut = 14 * SECOND + seed * MS / 2;
+        plan(seed, 3, &[(14 * SECOND, pause.clone()), (cut, isolate.clone())], 50 * SECOND)
     };
-    ends_badly(Bug::LeftAloneUnnoted, tell);
-    ends_well(tell);
+    ends_badly(Bug::LeftAloneUnnoted, told);
+    ends_well(told);
+    ends_well(|seed| {
+        let cut = 14 * SECOND + seed * 10 * MS;
+        let replace = Action::UpgradeAgent { who: Who::Leader };
+        let all = [(14 * SECOND, pause.clone()), (cut, isolate.clone()), (cut + 2 * SECOND, replace)];
+        plan(seed, 3, &all, 50 * SECOND)
+    });
 }

@@ -116,7 +116,10 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
     let copying = facts.task.as_ref().is_some_and(|t| {
         matches!(t.task, Task::Bootstrap | Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. })
     });
-    if !facts.settings.pause && primary && ctx.other_leads() && readable && !copying {
+    // A rewind has stopped the server by then: what runs without taking connections is its crash recovery.
+    let recovering =
+        !facts.postgres.accepting() && facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::Rewind { .. }));
+    if !facts.settings.pause && primary && ctx.other_leads() && readable && !copying && !recovering {
         let stops = begun.iter().any(|t| t.is_stopping());
         must(stops || cancels || stopping || exits, "a primary stops if somebody else leads");
     }

@@ -32,6 +32,12 @@ impl Stage {
                 Ok(())
             }
             Condition::AllStreaming => cluster.healthy().await.map(drop),
+            Condition::SynchronousStandby => {
+                let cluster = cluster.get(self.primary().await?, "/cluster").await?.body;
+                let named = ["sync_standby", "quorum_standby"].iter().any(|role| cluster.contains(role));
+                ensure!(named, "no standby is synchronous: {cluster}");
+                Ok(())
+            }
             Condition::Streaming(who) => {
                 let status = cluster.status(node(who)?).await?;
                 ensure!(status["replication_state"] == "streaming", "{who} reports {status}");
