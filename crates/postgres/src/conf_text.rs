@@ -115,7 +115,8 @@ pub(crate) fn read_recovery(text: &str) -> BTreeMap<String, String> {
 
 /// The synchronous standbys in a file we (or a predecessor of ours) wrote.
 pub(crate) fn read_names(text: &str) -> Option<String> {
-    text.lines().filter_map(assignment).filter(|(name, _)| name == NAMES).last().map(|(_, value)| value)
+    let mut named = text.lines().filter_map(assignment).filter(|(name, _)| name == NAMES);
+    named.next_back().map(|(_, value)| value)
 }
 
 /// `postgresql.auto.conf` without recovery settings: they would win over ours. `None`: nothing to remove.

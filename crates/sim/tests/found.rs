@@ -120,14 +120,14 @@ fn nobody_takes_over_from_a_primary_that_is_left_alone() {
     // Cut off in the moment in which it learns of the pause.
     let told = |seed| {
         let cut = 14 * SECOND + seed * MS / 2;
-        plan(seed, 3, &[(14 * SECOND, pause.clone()), (cut, isolate.clone())], 50 * SECOND)
+        plan(seed, 3, &[(14 * SECOND, pause), (cut, isolate)], 50 * SECOND)
     };
     ends_badly(Bug::LeftAloneUnnoted, told);
     ends_well(told);
     ends_well(|seed| {
         let cut = 14 * SECOND + seed * 10 * MS;
         let replace = Action::UpgradeAgent { who: Who::Leader };
-        let all = [(14 * SECOND, pause.clone()), (cut, isolate.clone()), (cut + 2 * SECOND, replace)];
+        let all = [(14 * SECOND, pause), (cut, isolate), (cut + 2 * SECOND, replace)];
         plan(seed, 3, &all, 50 * SECOND)
     });
 }
