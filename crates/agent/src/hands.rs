@@ -16,6 +16,7 @@ use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_store::clock::boot_now;
+use surus_store::cluster::Beside;
 use surus_store::cluster::ClusterStore;
 use surus_store::{StoreResult, TxnOutcome};
 use tokio::sync::watch;
@@ -126,7 +127,7 @@ impl Hands for RealHands {
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
-        self.lease.take(None).await
+        self.lease.take(Beside::default()).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use surus_conduct::lease::{Answer, Command, Keeper, Moment, Next, Reply, Request, Ticket};
 use surus_core::BootTime;
-use surus_core::cluster::KeyVersion;
 use surus_core::facts::Lead;
 use surus_core::settings::Timing;
+use surus_core::store::Beside;
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use surus_store::{StoreError, StoreResult};
@@ -62,8 +62,8 @@ impl LeaseKeeper {
     }
 
     /// `true`: the lead is mine. Given up by its caller, a request that has not begun yet is not made.
-    pub async fn take(&self, unguarded: Option<KeyVersion>) -> StoreResult<bool> {
-        match self.command(Command::Take { unguarded }).await {
+    pub async fn take(&self, beside: Beside) -> StoreResult<bool> {
+        match self.command(Command::Take { beside }).await {
             Some(Reply::Taken(taken)) => taken,
             _ => Err(ended()),
         }
@@ -203,7 +203,7 @@ async fn ask(store: Arc<ClusterStore>, request: Request, limit: std::time::Durat
     match request {
         Request::Open { ttl } => Answer::Opened(store.open_session(ttl, limit).await),
         Request::Renew => Answer::Renewed(store.renew_session(limit).await),
-        Request::Take { unguarded } => Answer::Taken(store.take_lead_beside(unguarded, limit).await),
+        Request::Take { beside } => Answer::Taken(store.take_lead_beside(beside, limit).await),
         Request::Retake => Answer::Taken(store.retake_lead(limit).await),
         Request::Look => Answer::Looked(store.read(limit).await.map(|view| view.leader)),
         Request::Release { status } => Answer::Released(store.release_lead(status, limit).await.map(|_| ())),

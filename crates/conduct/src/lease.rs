@@ -10,11 +10,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use surus_core::cluster::{KeyVersion, Leader};
+use surus_core::cluster::Leader;
 use surus_core::facts::Lead;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
-use surus_core::store::{LeaseId, Revision, StoreError, StoreResult, TakeLead};
+use surus_core::store::{Beside, LeaseId, Revision, StoreError, StoreResult, TakeLead};
 use surus_core::{BootTime, MemberName};
 use tracing::{info, warn};
 
@@ -50,8 +50,8 @@ pub type Ticket = u64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Take the lead, or confirm it: answered by [`Reply::Taken`]. Only while the `unguarded` key has this version.
-    Take { unguarded: Option<KeyVersion> },
+    /// Take the lead, or confirm it: answered by [`Reply::Taken`].
+    Take { beside: Beside },
     /// Go on with a lead of an earlier session, if the key still carries my name: answered by [`Reply::Taken`].
     Retake,
     /// Give the lead up, and write this text to the `status` key in the same transaction.
@@ -76,7 +76,7 @@ pub enum Request {
     /// Start the time of the session's lease again.
     Renew,
     /// Make the leader key carry my name, bound to the session (`ClusterStore::take_lead_beside`).
-    Take { unguarded: Option<KeyVersion> },
+    Take { beside: Beside },
     /// Bind the leader key to the session if it carries my name, and leave it alone if not
     /// (`ClusterStore::retake_lead`).
     Retake,
@@ -155,7 +155,7 @@ struct Taking {
     ticket: Ticket,
     /// Only if the key still carries my name.
     again: bool,
-    unguarded: Option<KeyVersion>,
+    beside: Beside,
 }
 
 /// A request and what it is for. `then` is the take that a session was needed for.
@@ -277,8 +277,8 @@ impl Keeper {
                 None => return Next::Wait { until: self.due },
                 Some((ticket, command @ (Command::Take { .. } | Command::Retake))) => {
                     let taking = match command {
-                        Command::Take { unguarded } => Taking { ticket, again: false, unguarded },
-                        _ => Taking { ticket, again: true, unguarded: None },
+                        Command::Take { beside } => Taking { ticket, again: false, beside },
+                        _ => Taking { ticket, again: true, beside: Beside::default() },
                     };
                     if self.session.is_some_and(|s| at.session == Some(s.lease)) {
                         Doing::Take(taking)
@@ -312,7 +312,7 @@ impl Keeper {
             Doing::Renew { .. } => (Request::Renew, self.limit()),
             // A key that is gone may have been somebody else's meanwhile: what is mine is moved, not taken anew.
             Doing::Move { .. } | Doing::Take(Taking { again: true, .. }) => (Request::Retake, self.limit()),
-            Doing::Take(Taking { unguarded, .. }) => (Request::Take { unguarded: *unguarded }, self.limit()),
+            Doing::Take(Taking { beside, .. }) => (Request::Take { beside: *beside }, self.limit()),
             Doing::Look { .. } => (Request::Look, self.limit()),
             Doing::Release { status, .. } => {
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store

@@ -34,6 +34,16 @@ impl StoreError {
     }
 }
 
+/// Other keys that a decision to take the lead rests on. The lead is not taken once they are different: the reading may
+/// be old, and who may lead without losing a commit, or while somebody is left alone, is what they say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// `None`: the key was absent.
+    pub unguarded: Option<KeyVersion>,
+    /// `None`: it does not matter. `Some(None)`: the key was absent.
+    pub sync: Option<Option<KeyVersion>>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxnOutcome {
     /// Applied; every key written now has this version.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
 use surus_core::cluster::{ClusterView, KeyVersion};
-pub use surus_core::store::TakeLead;
+pub use surus_core::store::{Beside, TakeLead};
 use surus_core::{BootTime, MemberName};
 
 /// Names the primary that is left alone while paused ([`ClusterView::unguarded`]).
@@ -112,16 +112,17 @@ impl ClusterStore {
     /// A lost answer is repeated inside the deadline, which is harmless: my own first try then counts
     /// as a key that carries my name.
     pub async fn take_lead(&self, deadline: Duration) -> StoreResult<TakeLead> {
-        self.take_lead_beside(None, deadline).await
+        self.take_lead_beside(Beside::default(), deadline).await
     }
 
-    /// The same, only while the `unguarded` key has this version, or is absent: what it says is part of the decision.
-    pub async fn take_lead_beside(&self, unguarded: Option<KeyVersion>, deadline: Duration) -> StoreResult<TakeLead> {
+    /// The same, only while the other keys are as they were when that was decided.
+    pub async fn take_lead_beside(&self, beside: Beside, deadline: Duration) -> StoreResult<TakeLead> {
         let end = (self.clock)() + deadline;
         let lease = self.lease().ok_or(StoreError::LeaseGone)?;
         let key = self.layout.key("leader");
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
-        let vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, unguarded)];
+        let mut vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, beside.unguarded)];
+        vacant.extend(beside.sync.map(|version| self.unchanged("sync", version)));
         let create = Txn { compare: vacant, then: vec![put.clone()] };
         let rebind = Txn { compare: vec![self.leads()], then: vec![put] };
         // Twice, because a key of mine may vanish with its old lease between the two comparisons.

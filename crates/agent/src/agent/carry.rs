@@ -31,9 +31,8 @@ impl Agent {
                         task.cancel.cancel();
                     }
                 }
-                Deed::TakeLead { again, unguarded, limit } => {
-                    let take =
-                        async { if again { self.lease.retake().await } else { self.lease.take(unguarded).await } };
+                Deed::TakeLead { again, beside, limit } => {
+                    let take = async { if again { self.lease.retake().await } else { self.lease.take(beside).await } };
                     let taken = timeout(limit, take).await.ok();
                     self.member.lead_taken(taken, facts, boot_now());
                 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use surus_conduct::lease::margin;
+use surus_core::store::Beside;
 use surus_store::layout::Layout;
 use surus_store::{Kv, MemoryStore};
 
@@ -59,7 +60,7 @@ impl Rig {
 async fn the_lead_is_good_from_before_the_request_for_less_than_the_ttl() {
     let before = boot_now();
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     let until = rig.keeper.lead_until().unwrap();
     assert!(until <= boot_now() + (TTL - margin(TTL)), "{until}");
     assert!(until >= before + (TTL - margin(TTL)), "{until}");
@@ -72,14 +73,14 @@ async fn only_one_gets_it() {
     let other = cluster(&rig.memory.client(), "b");
     other.open_session(TTL, TTL).await.unwrap();
     other.take_lead(TTL).await.unwrap();
-    assert!(!rig.keeper.take(None).await.unwrap());
+    assert!(!rig.keeper.take(Beside::default()).await.unwrap());
     assert_eq!(rig.keeper.lead_until(), None);
 }
 
 #[tokio::test]
 async fn a_lead_ends_with_the_session_the_store_ended() {
     let rig = rig(timing(TTL, Duration::from_millis(50))).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     rig.memory.advance(TTL * 2);
     let state = rig.until("another session", |s| s.session_number > 1).await;
     assert_eq!(state.lead, None);
@@ -88,7 +89,7 @@ async fn a_lead_ends_with_the_session_the_store_ended() {
 #[tokio::test]
 async fn a_session_that_somebody_else_found_dead_takes_the_lead_along() {
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     rig.memory.advance(TTL * 2);
     // The writer of the other keys is told first, and the store forgets the lease.
     assert_eq!(rig.store.write_member("{}".into(), TTL).await, Err(StoreError::LeaseGone));
@@ -104,21 +105,21 @@ async fn lost_answers_are_looked_up() {
     let rig = rig(idle()).await;
     for lost in [1, 2] {
         rig.memory.faults().lose_answers(lost);
-        assert!(rig.keeper.take(None).await.unwrap(), "{lost}");
+        assert!(rig.keeper.take(Beside::default()).await.unwrap(), "{lost}");
         assert!(rig.keeper.lead_until().is_some());
         rig.memory.faults().heal();
         rig.settled().await;
         assert_eq!(rig.leader().await, None);
     }
     rig.memory.faults().lose_requests(2);
-    assert!(!rig.keeper.take(None).await.unwrap());
+    assert!(!rig.keeper.take(Beside::default()).await.unwrap());
     assert_eq!(rig.leader().await, None);
 }
 
 #[tokio::test]
 async fn nobody_acts_on_a_lead_that_was_to_be_released() {
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     rig.memory.faults().cut();
     assert!(rig.keeper.release(None).await.is_err());
     assert_eq!(rig.keeper.lead_until(), None);
@@ -131,10 +132,10 @@ async fn nobody_acts_on_a_lead_that_was_to_be_released() {
 #[tokio::test]
 async fn a_reading_older_than_the_lead_says_nothing_about_it() {
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     let version = rig.keeper.state().lead.unwrap().version;
     rig.keeper.lost(version - 1);
-    assert!(rig.keeper.take(None).await.unwrap(), "confirms it");
+    assert!(rig.keeper.take(Beside::default()).await.unwrap(), "confirms it");
     let version = rig.keeper.state().lead.unwrap().version;
     rig.keeper.lost(version);
     rig.until("lost", |s| s.lead.is_none()).await;
@@ -143,7 +144,7 @@ async fn a_reading_older_than_the_lead_says_nothing_about_it() {
 #[tokio::test]
 async fn a_new_ttl_moves_the_lead_to_a_new_lease() {
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     let (before, old) = (rig.keeper.state(), rig.store.lease());
     rig.keeper.set_timing(Timing { ttl: TTL * 3, ..idle() });
     // The renewal that follows the taking makes it longer as well, by a little.
@@ -166,7 +167,7 @@ async fn a_new_ttl_moves_the_lead_to_a_new_lease() {
 #[tokio::test]
 async fn a_lead_that_cannot_be_moved_is_not_prolonged() {
     let rig = rig(timing(TTL, Duration::from_millis(50))).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     // Somebody else has the key by the time it is to be moved.
     let key = rig.store.layout().key("leader");
     let put = surus_store::Op::Put { key, value: b"b".to_vec(), lease: None };
@@ -180,7 +181,7 @@ async fn a_lead_that_cannot_be_moved_is_not_prolonged() {
 #[tokio::test]
 async fn a_lease_is_renewed_by_its_own_ttl_until_it_can_be_exchanged() {
     let rig = rig(idle()).await;
-    assert!(rig.keeper.take(None).await.unwrap());
+    assert!(rig.keeper.take(Beside::default()).await.unwrap());
     rig.memory.faults().cut();
     rig.keeper.set_timing(Timing { ttl: TTL * 3, ..idle() });
     rig.until("a failure", |s| s.failing.is_some()).await;
@@ -199,7 +200,7 @@ async fn what_nobody_waits_for_any_more_is_not_taken() {
     while rig.memory.requests() == requests {
         tokio::task::yield_now().await;
     }
-    let given_up = tokio::time::timeout(Duration::from_millis(20), rig.keeper.take(None)).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(20), rig.keeper.take(Beside::default())).await;
     assert!(given_up.is_err());
     rig.until("the renewal", |s| s.renewals > renewals).await;
     rig.memory.faults().heal();

@@ -139,7 +139,7 @@ impl Rig {
     }
 
     fn take(&mut self, want: &str, say: Say) {
-        self.keeper.command(1, Command::Take { unguarded: None });
+        self.keeper.command(1, Command::Take { beside: Beside::default() });
         self.serve(want, say);
     }
 
@@ -221,7 +221,7 @@ fn how_a_take_can_end() {
         (vec![("take", Say::Unknown), ("look", Say::Cut)], cut(), None),
     ] {
         let mut rig = open();
-        rig.keeper.command(9, Command::Take { unguarded: None });
+        rig.keeper.command(9, Command::Take { beside: Beside::default() });
         for (want, say) in &answers {
             rig.serve(want, *say);
         }
@@ -242,7 +242,7 @@ fn a_take_without_a_session_opens_one_first() {
     {
         let mut rig = open();
         rig.at.session = None;
-        rig.keeper.command(1, Command::Take { unguarded: None });
+        rig.keeper.command(1, Command::Take { beside: Beside::default() });
         rig.serve("open", opened);
         rig.serve("take", taken);
         assert_eq!(rig.reply(), Reply::Taken(reply));
@@ -365,7 +365,7 @@ fn a_take_nobody_waits_for_is_not_made_and_a_release_is() {
     let mut rig = leading();
     rig.pass(LOOP);
     let (request, _) = rig.asked("renew");
-    rig.keeper.command(1, Command::Take { unguarded: None });
+    rig.keeper.command(1, Command::Take { beside: Beside::default() });
     rig.keeper.command(2, Command::Release { status: None });
     rig.keeper.withdraw(1);
     rig.keeper.withdraw(2);
@@ -373,7 +373,7 @@ fn a_take_nobody_waits_for_is_not_made_and_a_release_is() {
     rig.serve("release", Say::Good);
     assert_eq!(rig.reply(), Reply::Released(Ok(())));
     // One that has begun goes on.
-    rig.keeper.command(3, Command::Take { unguarded: None });
+    rig.keeper.command(3, Command::Take { beside: Beside::default() });
     let (request, _) = rig.asked("take");
     rig.keeper.withdraw(3);
     rig.answer(&request, Say::Good);
@@ -393,7 +393,7 @@ fn requests_leave_time_for_another() {
 fn closing_is_the_last_thing() {
     let mut rig = leading();
     rig.keeper.command(1, Command::Close);
-    rig.keeper.command(2, Command::Take { unguarded: None });
+    rig.keeper.command(2, Command::Take { beside: Beside::default() });
     let (request, limit) = rig.asked("close");
     assert_eq!((rig.until(), limit), (None, CLOSE));
     rig.answer(&request, Say::Good);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::{Facts, Lead, RunningTask};
 use surus_core::order::{Epoch, Order, Request, Task};
-use surus_core::store::{StoreError, StoreResult, TxnOutcome};
+use surus_core::store::{Beside, StoreError, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, MemberName};
 use tracing::{info, warn};
@@ -33,8 +33,8 @@ pub enum Deed<T> {
     TakeLead {
         /// Only if the key carries my name still.
         again: bool,
-        /// The version of the `unguarded` key that was decided on.
-        unguarded: Option<KeyVersion>,
+        /// What was decided on.
+        beside: Beside,
         limit: Duration,
     },
     /// Ask the lease keeper, wait at most `limit`, and tell [`Member::lead_released`].
@@ -95,8 +95,10 @@ impl<T> Member<T> {
                 Order::Begin { task, epoch } => self.begin(task, epoch, facts, now),
                 Order::Cancel { epoch, why } => self.cancel(epoch, &why),
                 Order::TakeLead | Order::RetakeLead => {
-                    let unguarded = facts.store.view.as_deref().and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
-                    Some(Deed::TakeLead { again: order == Order::RetakeLead, unguarded, limit })
+                    let view = facts.store.view.as_deref();
+                    let unguarded = view.and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
+                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version) };
+                    Some(Deed::TakeLead { again: order == Order::RetakeLead, beside, limit })
                 }
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),
                 Order::Probe { members } => self.probe(&members, facts, now),

@@ -38,8 +38,8 @@ impl Member {
                     self.mind().cancel.store(true, Ordering::Relaxed);
                     self.sim.with(|w| w.nodes[self.node].stir());
                 }
-                Deed::TakeLead { again, unguarded, limit } => {
-                    let taken = self.limited(limit, self.take_lead(again, unguarded)).await;
+                Deed::TakeLead { again, beside, limit } => {
+                    let taken = self.limited(limit, self.take_lead(again, beside)).await;
                     let now = self.now();
                     self.mind().conduct.lead_taken(taken, facts, now);
                 }

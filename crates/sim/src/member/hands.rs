@@ -12,7 +12,7 @@ use surus_core::order::{Demote, Task};
 use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
-use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::store::{Beside, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
 
@@ -136,7 +136,7 @@ impl Hands for SimHands {
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
-        self.member.take_lead(false, None).await
+        self.member.take_lead(false, Beside::default()).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {

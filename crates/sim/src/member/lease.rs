@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use surus_conduct::lease::{Answer, Command, Keeper, LeaseState, Moment, Next, Reply, Request, Ticket};
 use surus_core::BootTime;
-use surus_core::cluster::KeyVersion;
-use surus_core::store::{StoreError, StoreResult};
+use surus_core::store::{Beside, StoreError, StoreResult};
 use surus_store::cluster::ClusterStore;
 
 use super::Member;
@@ -171,9 +170,9 @@ impl Member {
         reply
     }
 
-    pub async fn take_lead(&self, again: bool, unguarded: Option<KeyVersion>) -> StoreResult<bool> {
+    pub async fn take_lead(&self, again: bool, beside: Beside) -> StoreResult<bool> {
         let again = again && !self.sim.with(|w| w.is(Bug::LeadRetakenBlindly));
-        match self.command(if again { Command::Retake } else { Command::Take { unguarded } }).await {
+        match self.command(if again { Command::Retake } else { Command::Take { beside } }).await {
             Reply::Taken(taken) => taken,
             _ => Err(StoreError::Unavailable("the agent is ending".into())),
         }
@@ -214,7 +213,7 @@ async fn ask(store: &ClusterStore, request: Request, limit: Duration) -> Answer 
     match request {
         Request::Open { ttl } => Answer::Opened(store.open_session(ttl, limit).await),
         Request::Renew => Answer::Renewed(store.renew_session(limit).await),
-        Request::Take { unguarded } => Answer::Taken(store.take_lead_beside(unguarded, limit).await),
+        Request::Take { beside } => Answer::Taken(store.take_lead_beside(beside, limit).await),
         Request::Retake => Answer::Taken(store.retake_lead(limit).await),
         Request::Look => Answer::Looked(store.read(limit).await.map(|v| v.leader)),
         Request::Release { status } => Answer::Released(store.release_lead(status, limit).await.map(drop)),

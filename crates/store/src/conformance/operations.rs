@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use surus_core::cluster::Initialize;
 
 use super::{Bench, Case, DEADLINE, Failure, ensure};
-use crate::cluster::{ClusterStore, TakeLead};
+use crate::cluster::{Beside, ClusterStore, TakeLead};
 use crate::follow::Follower;
 use crate::kv::{StoreError, TxnOutcome};
 use crate::layout::Layout;
@@ -14,6 +14,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_lead_left_by_a_dead_session_is_taken_over", |b| Box::pin(a_lead_left_by_a_dead_session_is_taken_over(b))),
     ("release_names_the_position_in_the_same_step", |b| Box::pin(release_names_the_position_in_the_same_step(b))),
     ("only_the_leader_writes_as_leader", |b| Box::pin(only_the_leader_writes_as_leader(b))),
+    ("a_lead_is_not_taken_on_an_old_sync_key", |b| Box::pin(a_lead_is_not_taken_on_an_old_sync_key(b))),
     ("compare_and_put_and_delete", |b| Box::pin(compare_and_put_and_delete(b))),
     ("one_of_many_initializes", |b| Box::pin(one_of_many_initializes(b))),
     ("a_session_carries_member_and_leader", |b| Box::pin(a_session_carries_member_and_leader(b))),
@@ -97,6 +98,23 @@ async fn release_names_the_position_in_the_same_step(b: &Bench<'_>) -> Result<()
     ensure!(view.status.optime.0 == 42, "the lead was vacant while the status said {}", view.status.optime.0);
     ensure!(!applied(a.release_lead(Some("43".into()), DEADLINE).await?), "a lead was released twice");
     ensure!(taken(&other.take_lead(DEADLINE).await?), "a vacant lead could not be taken");
+    a.close_session(DEADLINE).await?;
+    other.close_session(DEADLINE).await?;
+    Ok(())
+}
+
+async fn a_lead_is_not_taken_on_an_old_sync_key(b: &Bench<'_>) -> Result<(), Failure> {
+    let (a, other) = (b.with_session("a").await?, b.with_session("b").await?);
+    a.take_lead(DEADLINE).await?;
+    let sync = a.compare_and_put_as_leader("sync", None, "{}".into(), DEADLINE).await?;
+    let TxnOutcome::Applied(version) = sync else { return Err(Failure("the leader could not create `sync`".into())) };
+    ensure!(applied(a.release_lead(None, DEADLINE).await?), "the leader could not release");
+    let on = |sync| Beside { sync: Some(sync), ..Beside::default() };
+    for old in [None, Some(version + 1)] {
+        let outcome = other.take_lead_beside(on(old), DEADLINE).await?;
+        ensure!(!taken(&outcome), "the lead was taken on `sync` {old:?}, and it is {version}");
+    }
+    ensure!(taken(&other.take_lead_beside(on(Some(version)), DEADLINE).await?), "a vacant lead could not be taken");
     a.close_session(DEADLINE).await?;
     other.close_session(DEADLINE).await?;
     Ok(())
