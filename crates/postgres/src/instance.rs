@@ -18,6 +18,8 @@ use crate::{ErrorKind, PgError, Result};
 use surus_core::server::StartAs;
 
 /// For programs that only print something.
+const LOOKS: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A handle on one instance; clones share everything.
@@ -163,12 +165,17 @@ impl Instance {
             let text = format!("{for_what}: PostgreSQL runs in {dir} as process {}; stop it first", p.pid);
             return Err(PgError::new(ErrorKind::Running, text));
         }
-        let (data_dir, names) = (config.data_dir.clone(), self.postgres_names());
-        let hidden = blocking("looking for a running server", IO_LIMIT, move || {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            Ok(unlisted(&data_dir, &names))
-        });
-        match hidden.await? {
+        let mut hidden = self.unlisted().await?;
+        for _ in 0..LOOKS {
+            if hidden.is_none() {
+                break;
+            }
+            // A backend that was forked just now has the arguments of its postmaster, which may be gone meanwhile, until
+            // it gives itself a title.
+            tokio::time::sleep(LOOK_AGAIN).await;
+            hidden = self.unlisted().await?;
+        }
+        match hidden {
             None => Ok(()),
             Some(pid) => Err(PgError::new(
                 ErrorKind::Running,
@@ -178,5 +185,14 @@ impl Instance {
                 ),
             )),
         }
+    }
+
+    async fn unlisted(&self) -> Result<Option<i32>> {
+        let (data_dir, names) = (self.config().data_dir.clone(), self.postgres_names());
+        blocking("looking for a running server", IO_LIMIT, move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Ok(unlisted(&data_dir, &names))
+        })
+        .await
     }
 }

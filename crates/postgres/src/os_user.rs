@@ -85,13 +85,22 @@ fn user(fields: &[&str], group: &str) -> Option<OsUser> {
 }
 
 /// Starts `command` as `user`. Must be called inside a tokio runtime.
-pub(crate) async fn spawn(mut command: Command, user: Option<OsUser>) -> io::Result<Child> {
-    let Some(user) = user else { return command.spawn() };
+pub(crate) async fn spawn(command: Command, user: Option<OsUser>) -> io::Result<Child> {
+    spawn_held(command, user, |child| child).await
+}
+
+/// As [`spawn`], with the child in the hands of `hold` from its first moment: whoever waits for this may be gone by then.
+pub(crate) async fn spawn_held<T: Send + 'static>(
+    mut command: Command,
+    user: Option<OsUser>,
+    hold: impl FnOnce(Child) -> T + Send + 'static,
+) -> io::Result<T> {
+    let Some(user) = user else { return command.spawn().map(hold) };
     let runtime = tokio::runtime::Handle::current();
     let (tx, rx) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("spawn".into()).spawn(move || {
         let _entered = runtime.enter();
-        let result = become_user(&user).and_then(|()| command.spawn());
+        let result = become_user(&user).and_then(|()| command.spawn()).map(hold);
         // The kernel marks the whole process "not dumpable" when a thread changes its user; undone, so that
         // /proc/self stays readable to whoever could read it before.
         let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);

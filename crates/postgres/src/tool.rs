@@ -148,9 +148,13 @@ impl Tool {
         let mut command = self.command();
         // A group of its own: `pg_basebackup` has a child, and both must end together.
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = os_user::spawn(command, self.user.clone()).await.map_err(|e| self.cannot_run(&e))?;
+        // Dropped while it is being started, it ends with what it has started by then.
+        let held = os_user::spawn_held(command, self.user.clone(), |child| {
+            let group = Group::of(&child);
+            (child, group)
+        });
+        let (mut child, group) = held.await.map_err(|e| self.cannot_run(&e))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let group = Group::of(&child);
         if let Some((file, pid)) = self.noted_in.zip(child.id()) {
             let noted = blocking("noting a process", IO_LIMIT, move || {
                 note_process(&file, pid).map_err(|e| PgError::io("write", &file, &e))

@@ -154,7 +154,10 @@ async fn a_killed_postmaster_leaves_orphans_that_are_ended() {
     // And a plain start once more, with the orphans ended on the way.
     node.start(&StartAs::Primary, LIMIT).await.unwrap();
     let postmaster = node.process().await.unwrap();
-    for pid in processes_in(&node.config().data_dir).into_iter().filter(|p| *p != postmaster.pid) {
+    // One that was forked just now still looks like a postmaster, and frozen would do so for ever.
+    let backend =
+        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with(b"postgres: "));
+    for pid in processes_in(&node.config().data_dir).into_iter().filter(backend) {
         kill(pid, Signal::STOP);
     }
     postmaster.signal(Signal::KILL).unwrap();
