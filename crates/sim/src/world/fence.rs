@@ -40,8 +40,8 @@ impl World {
         if !fence.alive {
             return false;
         }
-        if fence.armed != Some(until) {
-            fence.armed = Some(until);
+        if fence.armed != Some(until) && !self.fence_acts(node) {
+            self.nodes[node].fence.armed = Some(until);
             let at = self.nodes[node].clock.when(until, self.now) + 1;
             self.at(at, move |w| w.deadline(node, until));
         }
@@ -49,7 +49,14 @@ impl World {
     }
 
     pub fn disarm_fence(&mut self, node: usize) {
-        self.nodes[node].fence.armed = None;
+        if !self.fence_acts(node) {
+            self.nodes[node].fence.armed = None;
+        }
+    }
+
+    /// A deadline that has passed is acted on before any message is read.
+    fn fence_acts(&self, node: usize) -> bool {
+        self.nodes[node].fence.armed.is_some_and(|until| until <= self.boot(node))
     }
 
     fn deadline(&mut self, node: usize, until: BootTime) {
