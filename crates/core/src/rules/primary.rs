@@ -24,17 +24,22 @@ pub const RULES: &[Rule] = &[
         why: "A leader that cannot be promoted keeps everybody else from it.",
     },
     Rule {
+        id: 704,
+        section: Section::Pause,
+        name: "paused, PostgreSQL is no primary, and an earlier run of this agent led",
+        when: |c| leads_as_paused_standby(c) && c.facts.inherited.is_some_and(|until| c.facts.now < until),
+        then: |w| {
+            w.goal("keeping the leader lock: an earlier run of this agent may have ordered a promotion");
+            w.wait_for("the promotion that an earlier run of this agent may have ordered");
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "A server that may still become a primary must not do so after the lead was given away.",
+    },
+    Rule {
         id: 705,
         section: Section::Pause,
         name: "paused and PostgreSQL is no primary",
-        when: |c| {
-            c.i_lead()
-                && c.paused
-                && c.facts.postgres.is_standby()
-                && c.facts.postgres.observed().is_some()
-                && !c.memory.called
-                && request(c).is_none_or(|r| r.value.candidate.as_ref() != Some(&c.facts.me))
-        },
+        when: |c| leads_as_paused_standby(c),
         then: |w| {
             w.goal("removed leader lock because postgres is not running as primary");
             w.order(Order::ReleaseLead);
@@ -229,6 +234,15 @@ pub const RULES: &[Rule] = &[
         why: "All is well.",
     },
 ];
+
+fn leads_as_paused_standby(c: &Ctx) -> bool {
+    c.i_lead()
+        && c.paused
+        && c.facts.postgres.is_standby()
+        && c.facts.postgres.observed().is_some()
+        && !c.memory.called
+        && request(c).is_none_or(|r| r.value.candidate.as_ref() != Some(&c.facts.me))
+}
 
 fn request<'a>(c: &Ctx<'a>) -> Option<&'a Versioned<FailoverRequest>> {
     c.view?.failover.as_ref()

@@ -415,6 +415,7 @@ fn primary() -> Vec<Row> {
     let wanted = || Scenario::leader().with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None);
     vec![
         (700, promotable().with(|s| s.memory.promotion_failed = Some("pre_promote".into())), &["release"]),
+        (704, promotable().paused().with(|s| s.facts.inherited = Some(after(1000))), &[]),
         (705, promotable().paused(), &["release"]),
         (708, Scenario::leader().silent(), &[]),
         (710, promotable().with(|s| s.facts.settings.standby_cluster = true), &["release"]),
