@@ -11,6 +11,7 @@ use serde_json::Value;
 use surus_core::cluster::{ClusterView, MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags};
 use surus_core::postgres::{Observed, Progress};
 use surus_core::settings::ClusterSettings;
+use surus_core::slots::{Room, Withheld};
 use surus_core::{BootTime, MemberName, SystemId};
 use surus_store::cluster::ClusterStore;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,7 +38,7 @@ pub struct Published {
     pub lease_until: Option<BootTime>,
     pub fence: crate::fence::Shown,
     pub stalls: crate::stall::Shown,
-    pub slots: crate::agent::SlotsShown,
+    pub wal: WalKept,
     pub losses: Arc<crate::loss::Shown>,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
@@ -51,6 +52,13 @@ pub struct Published {
     /// Store adapter and its state in words.
     pub store: surus_store::Health,
     pub counters: Counters,
+}
+
+/// WAL that slots hold back, the biggest first, and the disk that bears it.
+#[derive(Clone, Debug, Default)]
+pub struct WalKept {
+    pub withheld: Vec<Withheld>,
+    pub room: Option<Room>,
 }
 
 /// Totals for `/metrics`.

@@ -46,7 +46,6 @@ use crate::source::ConfigSource;
 use crate::stall::StallWatch;
 
 pub use events::Signals;
-pub use upkeep::SlotsShown;
 
 /// Both ends: background work sends, the loop receives.
 type Channel<T> = (mpsc::Sender<T>, mpsc::Receiver<T>);

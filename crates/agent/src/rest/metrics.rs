@@ -204,7 +204,7 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
 }
 
 fn slots(facts: &Facts<'_>, page: &mut Page) {
-    let shown = &facts.published.slots;
+    let shown = &facts.published.wal;
     let held = || shown.withheld.iter().map(|w| (w.slot.as_str(), w.bytes as f64));
     page.for_each("surus_slot_withheld_bytes", "WAL that a replication slot holds back.", "slot", held());
     let full = shown.withheld.iter().filter_map(|w| Some((w.slot.as_str(), w.full_in?.as_secs_f64())));

@@ -123,7 +123,7 @@ pub fn published() -> Published {
         lease_until: Some(NOW + Duration::from_secs(20)),
         fence: Default::default(),
         stalls: Default::default(),
-        slots: Default::default(),
+        wal: Default::default(),
         losses: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,

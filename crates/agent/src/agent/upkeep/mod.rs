@@ -29,8 +29,6 @@ const WRITE: Duration = Duration::from_secs(2);
 /// Long for a checkpoint, and an end for one that hangs.
 const CHECKPOINT: Duration = Duration::from_secs(3600);
 
-pub use slots::Shown as SlotsShown;
-
 pub struct Upkeep {
     pub reload_wanted: bool,
     /// Former primaries cannot be rewound against this one before its first checkpoint.

@@ -18,9 +18,9 @@ use tracing::{info, warn};
 
 use self::ready::Ready;
 use self::retained::Retained;
-pub use self::room::Shown;
 use self::room::Watch;
 use crate::agent::Agent;
+use crate::handle::WalKept;
 
 /// How long an unwanted slot is left alone. When the lead changes, the new leader's list of slots to
 /// retain arrives a moment after its name.
@@ -45,7 +45,7 @@ impl Slots {
         self.missing.clone()
     }
 
-    pub fn shown(&self) -> Shown {
+    pub fn wal(&self) -> WalKept {
         self.watch.shown()
     }
 

@@ -11,15 +11,9 @@ use surus_core::slots::{Retention, Room, Withheld};
 use tracing::{info, warn};
 
 use crate::agent::Agent;
+use crate::handle::WalKept;
 
 const LOOK: Duration = Duration::from_secs(30);
-
-/// For readers.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    pub withheld: Vec<Withheld>,
-    pub room: Option<Room>,
-}
 
 #[derive(Default)]
 pub struct Watch {
@@ -35,8 +29,8 @@ impl Watch {
         *self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn shown(&self) -> Shown {
-        Shown { withheld: self.withheld.clone(), room: self.room() }
+    pub fn shown(&self) -> WalKept {
+        WalKept { withheld: self.withheld.clone(), room: self.room() }
     }
 
     fn tell(&mut self) {
