@@ -134,11 +134,20 @@ mod tests {
 
     type Zone = &'static [(&'static str, &'static [(u16, u16, u16, &'static str)])];
 
+    /// A port that is free for UDP is often taken for TCP: the kernel gives it to connections of others too.
+    async fn one_port_for_both() -> (UdpSocket, tokio::net::TcpListener, SocketAddr) {
+        loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = udp.local_addr().unwrap();
+            if let Ok(tcp) = tokio::net::TcpListener::bind(address).await {
+                return (udp, tcp, address);
+            }
+        }
+    }
+
     /// A name server that knows some names; big answers only by TCP.
     async fn serve(known: Zone, truncate: bool) -> SocketAddr {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
+        let (udp, tcp, address) = one_port_for_both().await;
         let reply = move |query: &[u8], cut: bool| {
             let found = known.iter().find(|(name, _)| query[12..].starts_with(&message::encode_name(name).unwrap()));
             message::tests::reply(query, found.map(|(_, records)| *records), cut)
