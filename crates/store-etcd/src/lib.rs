@@ -4,6 +4,7 @@
 //! never sent twice, and one frozen member costs a share of the caller's deadline, not all of it.
 //! At rest nothing is sent but lease renewals.
 
+mod call;
 mod endpoint;
 mod fault;
 mod keepalive;

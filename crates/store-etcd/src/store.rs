@@ -9,10 +9,11 @@ use surus_store::{
 };
 use tokio::sync::mpsc;
 
+use crate::call::Effect;
 use crate::endpoint::Endpoint;
 use crate::keepalive::KeepAlive;
 use crate::options::EtcdOptions;
-use crate::pool::{Effect, Pool};
+use crate::pool::Pool;
 use crate::watch;
 
 /// Changes a slow reader may be behind before etcd is asked to hold back.
@@ -126,7 +127,7 @@ impl Kv for EtcdStore {
         Box::pin(async move {
             self.inner
                 .pool
-                .call("lease renewal", Effect::Repeatable, deadline, |endpoint, client| {
+                .call("lease renewal", Effect::None, deadline, |endpoint, client| {
                     self.inner.keepalive.renew(endpoint, client, lease.cast_signed())
                 })
                 .await?;

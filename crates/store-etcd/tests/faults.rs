@@ -77,6 +77,30 @@ async fn a_frozen_member_costs_its_share_of_one_deadline() {
     servers[0].wait_ready().await;
 }
 
+/// A follower that was asked while it still waits for the frozen leader goes on waiting for it when there is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_renewed_as_soon_as_another_leader_is_elected() {
+    let servers = three().await;
+    let mut leader = 0;
+    for (i, server) in servers.iter().enumerate() {
+        if counter(&server.url, "etcd_server_is_leader", "").await > 0.0 {
+            leader = i;
+        }
+    }
+    // A follower is the one in use, and the leader the last one to be asked.
+    let order = [(leader + 1) % 3, (leader + 2) % 3, leader];
+    let kv = client(&order.map(|i| servers[i].url.as_str()));
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    kv.renew(lease, DEADLINE).await.unwrap();
+    servers[leader].freeze();
+    let began = Instant::now();
+    kv.renew(lease, DEADLINE).await.unwrap();
+    let renewal = began.elapsed();
+    // A member of etcd lets a request wait for 7 s.
+    assert!(renewal < Duration::from_secs(6), "{renewal:?}");
+    servers[leader].thaw();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guarded_write_to_a_frozen_member_is_not_repeated() {
     let servers = three().await;
@@ -217,7 +241,8 @@ async fn counter(url: &str, name: &str, label: &str) -> f64 {
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
-    let lines = text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
+    let named = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let lines = text.lines().filter(named).filter(|l| l.contains(label));
     lines.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
