@@ -16,8 +16,8 @@ use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_store::clock::boot_now;
-use surus_store::cluster::Beside;
 use surus_store::cluster::ClusterStore;
+use surus_store::cluster::{Announce, Beside};
 use surus_store::{StoreResult, TxnOutcome};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -128,6 +128,14 @@ impl Hands for RealHands {
 
     async fn take_lead(&self) -> StoreResult<bool> {
         self.lease.take(Beside::default()).await
+    }
+
+    fn announced(&self) -> Option<Timeline> {
+        self.lease.state().announced
+    }
+
+    async fn announce(&self, what: Announce, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.store.announce(what, limit).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
@@ -251,6 +259,14 @@ impl Hands for RealHands {
 
     async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
         said(self.instance.shutdown_position()).await
+    }
+
+    async fn next_timeline(&self) -> Made<Timeline> {
+        said(self.instance.next_timeline()).await
+    }
+
+    async fn skip_timelines(&self, from: Timeline, to: Timeline) -> Made {
+        said(self.instance.skip_timelines(from, to)).await
     }
 
     async fn promote(&self) -> Made {

@@ -15,7 +15,7 @@ use surus_core::facts::Lead;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
 use surus_core::store::{Beside, LeaseId, Revision, StoreError, StoreResult, TakeLead};
-use surus_core::{BootTime, MemberName};
+use surus_core::{BootTime, MemberName, Timeline};
 use tracing::{info, warn};
 
 /// Pause between attempts while the store does not answer.
@@ -29,6 +29,8 @@ pub struct LeaseState {
     /// Changes with every new session: keys bound to the old one must be written again.
     pub session_number: u64,
     pub lead: Option<Lead>,
+    /// What was certainly said with taking that lead. It may have been said although this is absent.
+    pub announced: Option<Timeline>,
     /// Last confirmed renewal: when it was sent and how long the answer took.
     pub renewed: Option<(BootTime, Duration)>,
     pub failing: Option<(BootTime, String)>,
@@ -317,12 +319,12 @@ impl Keeper {
             Doing::Release { status, .. } => {
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store
                 // may give it to another member long before its answer is here.
-                self.bound = None;
+                (self.bound, self.state.announced) = (None, None);
                 self.state.lead = None;
                 (Request::Release { status: status.clone() }, self.limit())
             }
             Doing::Close { .. } => {
-                self.bound = None;
+                (self.bound, self.state.announced) = (None, None);
                 self.state.lead = None;
                 (Request::Close, CLOSE)
             }
@@ -360,11 +362,13 @@ impl Keeper {
             (Doing::Take(Taking { ticket, .. }), Answer::Taken(Err(StoreError::OutcomeUnknown(_)))) => {
                 self.phase = Phase::Follows(Doing::Look { ticket });
             }
-            (Doing::Take(Taking { ticket, .. }), Answer::Taken(taken)) => self.taken(ticket, taken),
+            (Doing::Take(Taking { ticket, beside, .. }), Answer::Taken(taken)) => {
+                self.taken(ticket, taken, beside.announce.map(|a| a.timeline));
+            }
             (Doing::Look { ticket }, Answer::Looked(looked)) => match looked {
                 Ok(leader) => {
                     let mine = leader.filter(|l| l.name == self.me && (l.lease.is_none() || l.lease == at.session));
-                    self.taken(ticket, Ok(mine.map_or(TakeLead::Lost, |l| TakeLead::Taken(l.version))));
+                    self.taken(ticket, Ok(mine.map_or(TakeLead::Lost, |l| TakeLead::Taken(l.version))), None);
                 }
                 Err(e) => self.replies.push_back((ticket, Reply::Taken(Err(e)))),
             },
@@ -488,16 +492,17 @@ impl Keeper {
     }
 
     fn lead_gone(&mut self, why: &str) {
-        self.bound = None;
+        (self.bound, self.state.announced) = (None, None);
         if self.state.lead.take().is_some() {
             warn!("the leader lock is lost: {why}");
         }
     }
 
-    fn taken(&mut self, ticket: Ticket, taken: StoreResult<TakeLead>) {
+    fn taken(&mut self, ticket: Ticket, taken: StoreResult<TakeLead>, announced: Option<Timeline>) {
         let reply = match taken {
             Ok(TakeLead::Taken(version)) => {
                 self.hold(version);
+                self.state.announced = announced;
                 // The lead is good for as long as the last renewal says, which may be nearly over.
                 self.due = BootTime::default();
                 Ok(true)

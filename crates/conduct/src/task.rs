@@ -11,6 +11,7 @@ mod methods;
 mod run;
 mod slots;
 mod synchronous;
+mod timeline;
 
 use std::sync::Arc;
 use std::time::Duration;

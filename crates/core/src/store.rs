@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::cluster::{ClusterView, KeyVersion};
+use crate::ids::Timeline;
 use crate::time::BootTime;
 
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -42,6 +43,16 @@ pub struct Beside {
     pub unguarded: Option<KeyVersion>,
     /// `None`: it does not matter. `Some(None)`: the key was absent.
     pub sync: Option<Option<KeyVersion>>,
+    /// What a standby that takes the lead says in the same transaction.
+    pub announce: Option<Announce>,
+}
+
+/// The number of the timeline that a promotion is to begin, for the `timeline` key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    pub timeline: Timeline,
+    /// What the key had when the number was chosen. `None`: it was absent.
+    pub over: Option<KeyVersion>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

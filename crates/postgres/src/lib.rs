@@ -43,6 +43,7 @@ mod staging;
 mod start;
 mod stop;
 mod synchronous;
+mod timeline;
 mod tls;
 mod tool;
 mod user_command;

@@ -9,6 +9,7 @@ use crate::conf_text::needs_restart;
 use crate::conf_write::{Writing, Written};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, lock};
+use crate::timeline::clear_placeholders;
 
 impl Instance {
     /// Writes the files for a role, markers included, without starting or telling anybody.
@@ -29,8 +30,12 @@ impl Instance {
     pub async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Result<FollowOutcome> {
         let role = StartAs::Standby { upstream: upstream.cloned(), slot: slot.map(str::to_owned) };
         let process = self.process().await;
-        let standby_file = self.config().data_dir.join("standby.signal");
-        let was_standby = blocking("looking at standby.signal", IO_LIMIT, move || Ok(standby_file.exists())).await?;
+        let dir = self.config().data_dir.clone();
+        let was_standby = blocking("looking at standby.signal", IO_LIMIT, move || {
+            clear_placeholders(&dir)?;
+            Ok(dir.join("standby.signal").exists())
+        })
+        .await?;
         let written = self.write_files(Some(role), true).await?;
         let Some(process) = process else { return Ok(FollowOutcome::RestartNeeded) };
         let version = self.major_version().await?;

@@ -78,6 +78,9 @@ impl Instance {
                 let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
                 writing.all(Some(&role))?;
                 writing.markers(&role)?;
+                if !role.is_primary() {
+                    crate::timeline::clear_placeholders(&config.data_dir)?;
+                }
                 prepare_dirs(&config, user.as_ref())
             }
         };

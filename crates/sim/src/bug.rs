@@ -45,6 +45,10 @@ pub enum Bug {
     ReceiptLeftOut,
     /// Data is removed and nobody says what it was.
     RemovedInSilence,
+    /// A promotion is ordered and the store does not know which timeline it begins.
+    TimelineNotAnnounced,
+    /// A promotion begins a timeline with a number that was announced before.
+    AnnouncedTimelineTaken,
     // Every decision can be explained.
     /// Decisions are carried out and not recorded.
     DecisionNotRecorded,

@@ -19,8 +19,6 @@ pub struct Ended {
     pub promotions: u64,
     pub acknowledged: u64,
     pub decisions: u64,
-    /// Members left with a fork that cannot be seen.
-    pub twins: usize,
 }
 
 pub fn run(plan: &Plan, bug: Option<Bug>, traced: bool) -> Ended {
@@ -138,7 +136,6 @@ impl Player {
             promotions: w.history.promotions,
             acknowledged: w.history.acknowledged,
             decisions: w.history.decisions,
-            twins: crate::invariant::twins(&w),
         }
     }
 }

@@ -131,3 +131,21 @@ fn nobody_takes_over_from_a_primary_that_is_left_alone() {
         plan(seed, 3, &all, 50 * SECOND)
     });
 }
+
+/// A primary was promoted and wrote while nobody could receive its timeline, and was lost. Its successor gave its own
+/// timeline the same number: when the first one came back it was taken for a healthy standby, and what only it had went
+/// without a receipt, or later with one that began too late.
+#[test]
+fn two_forks_do_not_get_one_number() {
+    let tell = |seed| {
+        // The second leader is alone with what it writes: the third member comes back when it is gone.
+        let third = Action::PowerOff { who: Who::Other(0), down: 24 * SECOND };
+        let first = Action::PowerOff { who: Who::Leader, down: 36 * SECOND };
+        let second = Action::PowerOff { who: Who::Leader, down: 20 * SECOND };
+        let promoted = 26 * SECOND + seed * 20 * MS;
+        plan(seed, 3, &[(14 * SECOND, third), (14_500 * MS, first), (promoted, second)], 54 * SECOND)
+    };
+    ends_badly(Bug::TimelineNotAnnounced, tell);
+    ends_badly(Bug::AnnouncedTimelineTaken, tell);
+    ends_well(tell);
+}

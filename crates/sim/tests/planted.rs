@@ -23,6 +23,8 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::ReceiptAfterTheRewind, "no silent loss of data", 300),
     (Bug::ReceiptLeftOut, "no silent loss of data", 1500),
     (Bug::RemovedInSilence, "no silent loss of data", 1500),
+    (Bug::TimelineNotAnnounced, "no silent loss of data", 300),
+    (Bug::AnnouncedTimelineTaken, "no silent loss of data", 300),
     (Bug::DecisionNotRecorded, "every decision can be explained", 20),
     (Bug::RuleNotNamed, "every decision can be explained", 20),
     (Bug::PauseNotSeen, "paused means hands off", 1000),

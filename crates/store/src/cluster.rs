@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
-use surus_core::cluster::{ClusterView, KeyVersion};
-pub use surus_core::store::{Beside, TakeLead};
+use surus_core::cluster::{Announced, ClusterView, KeyVersion};
+pub use surus_core::store::{Announce, Beside, TakeLead};
 use surus_core::{BootTime, MemberName};
 
 /// Names the primary that is left alone while paused ([`ClusterView::unguarded`]).
 const UNGUARDED: &str = "unguarded";
+/// The highest number that a member has set out to give a timeline ([`Announced`]).
+const TIMELINE: &str = "timeline";
 
 pub struct ClusterStore {
     kv: Arc<dyn Kv>,
@@ -123,15 +125,43 @@ impl ClusterStore {
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
         let mut vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, beside.unguarded)];
         vacant.extend(beside.sync.map(|version| self.unchanged("sync", version)));
-        let create = Txn { compare: vacant, then: vec![put.clone()] };
-        let rebind = Txn { compare: vec![self.leads()], then: vec![put] };
-        // Twice, because a key of mine may vanish with its old lease between the two comparisons.
-        for txn in [&create, &rebind, &create, &rebind] {
+        let mut txns = Vec::new();
+        match beside.announce {
+            None => {
+                txns.push(Txn { compare: vacant, then: vec![put.clone()] });
+                txns.push(Txn { compare: vec![self.leads()], then: vec![put] });
+            }
+            // Nobody holds the lead for a promotion whose number was not said.
+            Some(announce) => {
+                let (unsaid, say) = self.announcing(announce);
+                let said = Compare::Value { key: self.layout.key(TIMELINE), value: self.announced(announce).into() };
+                vacant.push(unsaid.clone());
+                txns.push(Txn { compare: vacant, then: vec![put.clone(), say.clone()] });
+                txns.push(Txn { compare: vec![self.leads(), unsaid], then: vec![put.clone(), say] });
+                txns.push(Txn { compare: vec![self.leads(), said], then: vec![put] });
+            }
+        }
+        // Twice, because a key of mine may vanish with its old lease between the comparisons.
+        for txn in txns.iter().chain(&txns) {
             if let TxnOutcome::Applied(version) = self.repeated(lease, txn, end).await? {
                 return Ok(TakeLead::Taken(version));
             }
         }
         Ok(TakeLead::Lost)
+    }
+
+    fn announced(&self, announce: Announce) -> String {
+        Announced { timeline: announce.timeline, leader: self.me.clone() }.to_text()
+    }
+
+    fn announcing(&self, announce: Announce) -> (Compare, Op) {
+        (self.unchanged(TIMELINE, announce.over), self.permanent(TIMELINE, self.announced(announce)))
+    }
+
+    /// Says which timeline my promotion is to begin, while I lead.
+    pub async fn announce(&self, announce: Announce, deadline: Duration) -> StoreResult<TxnOutcome> {
+        let (unsaid, say) = self.announcing(announce);
+        self.kv.txn(Txn { compare: vec![self.leads(), unsaid], then: vec![say] }, deadline).await
     }
 
     /// Binds the leader key to this session if it still carries my name. Never creates it: somebody else may have led

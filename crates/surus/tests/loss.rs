@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Builder, Cluster, wait_for};
+use surus_testbed::{Builder, Cluster, StoreKind, wait_for};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -143,6 +143,53 @@ async fn a_forked_member_that_is_copied_anew_leaves_a_receipt_and_a_healthy_one_
         (&all[0]["xids"], &all[0]["member"], &all[0]["destroying"]),
         (&json!(lost), &json!(name), &json!("removal"))
     );
+    cluster.passed();
+    Ok(())
+}
+
+/// A primary is promoted and writes while nobody receives its timeline. If its successor gave its own the same number,
+/// neither PostgreSQL nor `pg_rewind` could tell the two apart: the first one would be taken for a healthy standby.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_forks_get_two_numbers() -> Result<()> {
+    // The store outlives two of three members.
+    let mut cluster = cluster().store(StoreKind::Etcd).healthy().await?;
+    let first = cluster.leader().await?;
+    cluster.sql(first, "create table t (n int)").await?;
+    cluster.wait_healthy().await?;
+    let last = cluster.others(first)[1];
+    cluster.kill_node(last)?;
+    cluster.kill_node(first)?;
+    let lost = cluster.wait_leader().await?;
+    let xid = cluster.sql(lost, "with w as (insert into t values (1)) select pg_current_xact_id()::text").await?;
+    cluster.kill_node(lost)?;
+
+    cluster.start(last)?;
+    assert_eq!(cluster.wait_leader().await?, last);
+    cluster.sql(last, "insert into t values (2)").await?;
+    assert_eq!(cluster.status(last).await?["timeline"], 3, "2 may have been given away");
+    let history = cluster.node(last).data_dir().join("pg_wal/00000003.history");
+    let parents: Vec<String> = std::fs::read_to_string(history)?.lines().map(|l| l.chars().take(2).collect()).collect();
+    assert_eq!(parents, ["1\t"]);
+
+    cluster.start(lost)?;
+    cluster.start(first)?;
+    assert_eq!(cluster.wait_healthy().await?, last);
+    for node in [lost, first] {
+        assert_eq!(cluster.sql(node, "select string_agg(n::text, ',') from t").await?, "2");
+        assert_eq!(cluster.status(node).await?["timeline"], 3);
+    }
+    let all: Value = serde_json::from_str(&surus(&cluster, last, &["loss", "list", "-f", "json"]).await?)?;
+    let name = cluster.node(lost).name.clone();
+    assert_eq!((all.as_array().map(Vec::len), &all[0]["member"]), (Some(1), &json!(name)), "{all}");
+    assert_eq!(all[0]["xids"], json!([xid.parse::<u32>()?]), "{all}");
+    assert!(cluster.node(lost).log().contains("pg_rewind from"), "{}", cluster.node(lost).log());
+
+    // Whoever follows next gives the next number, and needs no placeholder.
+    cluster.stop(last).await?;
+    let next = cluster.wait_leader_other_than(last).await?;
+    assert_eq!(cluster.status(next).await?["timeline"], 4);
+    cluster.start(last)?;
+    assert_eq!(cluster.wait_healthy().await?, next);
     cluster.passed();
     Ok(())
 }

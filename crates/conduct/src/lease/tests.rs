@@ -1,3 +1,5 @@
+use surus_core::store::Announce;
+
 use super::*;
 
 const TTL: Duration = Duration::from_secs(20);
@@ -378,6 +380,42 @@ fn a_take_nobody_waits_for_is_not_made_and_a_release_is() {
     rig.keeper.withdraw(3);
     rig.answer(&request, Say::Good);
     assert!(rig.until().is_some());
+}
+
+#[test]
+fn an_announcement_counts_with_the_lead_it_was_made_with() {
+    let beside = |n| Beside { announce: Some(Announce { timeline: Timeline(n), over: None }), ..Beside::default() };
+    let taking = |rig: &mut Rig, n: u32, say| {
+        rig.keeper.command(1, Command::Take { beside: beside(n) });
+        rig.serve("take", say);
+    };
+    let said = |rig: &Rig| rig.keeper.state().announced.map(|t| t.0);
+    let mut rig = open();
+    taking(&mut rig, 2, Say::Lost);
+    assert_eq!((rig.reply(), said(&rig)), (Reply::Taken(Ok(false)), None));
+    taking(&mut rig, 2, Say::Cut);
+    rig.reply();
+    assert_eq!(said(&rig), None);
+    taking(&mut rig, 2, Say::Good);
+    rig.reply();
+    rig.serve("renew", Say::Good);
+    assert_eq!(said(&rig), Some(2), "as long as the lead");
+    rig.keeper.lost(5);
+    assert_eq!(said(&rig), None);
+    // That the key is mine does not tell with which request it became that.
+    taking(&mut rig, 3, Say::Unknown);
+    rig.serve("look", Say::Mine);
+    assert_eq!((rig.reply(), said(&rig)), (Reply::Taken(Ok(true)), None));
+    for command in [Command::Release { status: None }, Command::Close] {
+        let mut rig = open();
+        taking(&mut rig, 4, Say::Good);
+        rig.reply();
+        rig.serve("renew", Say::Good);
+        assert_eq!(said(&rig), Some(4));
+        rig.keeper.command(2, command);
+        rig.next();
+        assert_eq!(said(&rig), None, "from the moment it is sent");
+    }
 }
 
 #[test]

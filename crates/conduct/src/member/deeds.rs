@@ -6,9 +6,9 @@ use std::time::Duration;
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::{Facts, Lead, RunningTask};
 use surus_core::order::{Epoch, Order, Request, Task};
-use surus_core::store::{Beside, StoreError, StoreResult, TxnOutcome};
+use surus_core::store::{Announce, Beside, StoreError, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
-use surus_core::{BootTime, MemberName};
+use surus_core::{BootTime, MemberName, Timeline};
 use tracing::{info, warn};
 
 use super::{Member, Running, Said};
@@ -97,7 +97,8 @@ impl<T> Member<T> {
                 Order::TakeLead | Order::RetakeLead => {
                     let view = facts.store.view.as_deref();
                     let unguarded = view.and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
-                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version) };
+                    let announce = self.announce(facts).filter(|_| order == Order::TakeLead);
+                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version), announce };
                     Some(Deed::TakeLead { again: order == Order::RetakeLead, beside, limit })
                 }
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),
@@ -124,6 +125,14 @@ impl<T> Member<T> {
             }
         }
         self.answer_request()
+    }
+
+    /// What a standby says along with taking the lead: its promotion follows at once, and need not write it then.
+    fn announce(&self, facts: &Facts) -> Option<Announce> {
+        let (view, server) = (facts.store.view.as_deref()?, facts.postgres.observed()?);
+        let timeline = server.timeline.filter(|_| server.in_recovery && !facts.settings.standby_cluster)?;
+        let next = Timeline(timeline.0.saturating_add(1));
+        Some(Announce { timeline: view.timeline_for(&self.me, next), over: view.announced_version })
     }
 
     fn answer_request(&mut self) -> Option<Deed<T>> {

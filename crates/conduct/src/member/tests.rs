@@ -1,10 +1,10 @@
-use surus_core::Lsn;
-use surus_core::cluster::{ClusterView, FailoverRequest, Leader, Member as Peer, MemberRole, Tags, Versioned};
+use surus_core::cluster::{ClusterView, FailoverRequest, Leader, Member as Peer, MemberRole, RawKey, Tags, Versioned};
 use surus_core::facts::{Answer, PostgresFact, StoreFact, TaskDone};
 use surus_core::order::{Demote, Task};
 use surus_core::postgres::{DataDir, Observed, ProcessState};
 use surus_core::settings::ClusterSettings;
 use surus_core::store::{StoreError, TxnOutcome};
+use surus_core::{Lsn, Timeline};
 
 use super::*;
 
@@ -265,6 +265,31 @@ fn who_takes_the_lead_clears_what_others_were_asked_for() {
         assert_eq!(next(&mut member), clears.then_some(Deed::ClearFailoverLater { version: 4, limit: WRITE }));
         assert_eq!(member.again_at() == NOW, mine);
         assert_eq!(next(&mut member), None);
+    }
+}
+
+#[test]
+fn a_standby_says_which_timeline_it_begins_when_it_takes_the_lead() {
+    let key = |text: &str| RawKey { key: "timeline".into(), value: text.into(), version: 4, lease: None };
+    let spoilt = ClusterView::read(20, &[key("x")]);
+    let by_b = ClusterView::read(20, &[key(r#"{"timeline":3,"leader":"b"}"#)]);
+    for (view, in_recovery, timeline, order, want) in [
+        (ClusterView::default(), true, Some(2), Order::TakeLead, Some((3, None))),
+        (spoilt, true, Some(2), Order::TakeLead, Some((3, Some(4)))),
+        (by_b.clone(), true, Some(2), Order::TakeLead, Some((4, Some(4)))),
+        (by_b.clone(), true, Some(3), Order::TakeLead, Some((4, Some(4)))),
+        // The promotion writes it itself if there is one.
+        (by_b.clone(), true, None, Order::TakeLead, None),
+        (by_b.clone(), false, Some(3), Order::TakeLead, None),
+        (by_b, true, Some(2), Order::RetakeLead, None),
+    ] {
+        let mut facts = facts(view);
+        facts.postgres.answer = observed(in_recovery);
+        if let Answer::Known(observed) = &mut facts.postgres.answer {
+            Arc::make_mut(observed).timeline = timeline.map(Timeline);
+        }
+        let Some(Deed::TakeLead { beside, .. }) = ordered(vec![order]).next(&facts, None, NOW) else { panic!() };
+        assert_eq!(beside.announce.map(|a| (a.timeline.0, a.over)), want);
     }
 }
 

@@ -8,7 +8,7 @@ use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::DataDir;
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
-use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::store::{Announce, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 
@@ -73,6 +73,12 @@ pub trait Hands: Send + Sync {
     /// Takes the lead, or confirms it, by the lease keeper. `Ok(true)`: it is mine, and the keeper renews it. A lost
     /// answer is looked up; an error leaves open who has it.
     fn take_lead(&self) -> impl Future<Output = StoreResult<bool>> + Send;
+
+    /// The timeline that was announced with the lead that I have. It may be announced although this is `None`.
+    fn announced(&self) -> Option<Timeline>;
+
+    /// Says which timeline my promotion is to begin, while I lead.
+    fn announce(&self, what: Announce, limit: Duration) -> impl Future<Output = StoreResult<TxnOutcome>> + Send;
 
     /// Gives the lead up by the lease keeper, and in the same transaction writes the `status` key. From the moment it is
     /// sent [`Hands::lead`] is `None`, whatever comes of it; an error leaves open whether the store still shows it. May
@@ -179,6 +185,12 @@ pub trait Hands: Send + Sync {
 
     /// Where a primary that was shut down cleanly ended. `None`: it was not.
     fn shutdown_position(&self) -> impl Future<Output = Made<Option<ShutdownPosition>>> + Send;
+
+    /// The number that the server would give to a new timeline now, as far as its directory tells.
+    fn next_timeline(&self) -> impl Future<Output = Made<Timeline>> + Send;
+
+    /// Has the server leave out the numbers from the first to before the second. Does not outlive a start as a standby.
+    fn skip_timelines(&self, from: Timeline, to: Timeline) -> impl Future<Output = Made> + Send;
 
     /// Orders the promotion of a running standby. Once ordered it comes to its end by itself, unless the server is
     /// stopped; also after an error it may have been ordered.

@@ -70,6 +70,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     allowed(cx, hands).await?;
     // After that: whoever was synchronous may lead in my place until then.
     super::synchronous::agree(cx, hands).await?;
+    super::timeline::announce(cx, hands).await?;
     if lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err("the leader lock ended before the promotion began".into());
     }

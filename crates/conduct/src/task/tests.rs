@@ -1,6 +1,7 @@
 mod fake;
 mod hooks;
 mod methods;
+mod timeline;
 
 use fake::{Event, FOREVER, context, leader, ms, system_id};
 use surus_core::Lsn;

@@ -4,6 +4,7 @@
 //! makes no sense becomes "absent" plus an entry in [`ClusterView::garbage`], so that one spoilt key
 //! cannot take a healthy primary down.
 
+mod announced;
 mod failover;
 mod history;
 mod member;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use announced::Announced;
 pub use failover::FailoverRequest;
 pub use history::{History, HistoryEntry};
 pub use member::{Member, MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags, Upstream};
@@ -83,6 +85,11 @@ pub struct ClusterView {
     /// nobody can know that it has stopped writing. Not known to Patroni.
     #[serde(default)]
     pub unguarded: Option<Versioned<MemberName>>,
+    #[serde(default)]
+    pub announced: Option<Versioned<Announced>>,
+    /// Also of one that makes no sense, for overwriting it by compare-and-set.
+    #[serde(default)]
+    pub announced_version: Option<KeyVersion>,
     pub garbage: Vec<Garbage>,
 }
 
@@ -144,6 +151,13 @@ impl ClusterView {
                     view.unguarded = Some(Versioned { value: MemberName::from(text.trim()), version: raw.version });
                 }
                 "unguarded" => view.spoilt("unguarded", "is empty"),
+                "timeline" => {
+                    view.announced_version = Some(raw.version);
+                    match Announced::parse(text) {
+                        Ok(value) => view.announced = Some(Versioned { value, version: raw.version }),
+                        Err(problem) => view.spoilt("timeline", &problem),
+                    }
+                }
                 key => {
                     if let Some(name) = key.strip_prefix("members/").filter(|n| !n.is_empty() && !n.contains('/')) {
                         let name = MemberName::from(name);
@@ -260,6 +274,7 @@ mod tests {
                 ),
                 raw("failover", "{}"),
                 raw("unguarded", "node1"),
+                raw("timeline", r#"{"leader":"node2","timeline":2}"#),
                 raw("unknown/thing", "x"),
                 raw("members/x/y", "x"),
             ],
@@ -273,19 +288,19 @@ mod tests {
         assert_eq!(view.failover_version, Some(7));
         assert_eq!(view.left_alone_beside(&"node2".into()), Some(&"node1".into()));
         assert_eq!(view.left_alone_beside(&"node1".into()), None);
+        assert_eq!(view.announced.as_ref().map(|a| a.value.timeline), Some(crate::Timeline(2)));
         assert_eq!(view.members.len(), 1);
     }
 
     #[test]
     fn garbage_in_every_key_is_named_and_survived() {
-        let keys = ["initialize", "config", "status", "failover", "sync", "history", "failsafe", "members/a"];
+        let keys =
+            ["initialize", "config", "status", "failover", "sync", "history", "failsafe", "timeline", "members/a"];
         let raws: Vec<_> = keys.iter().map(|k| raw(k, "\u{1}{[not json")).chain([raw("leader", " ")]).collect();
         let view = ClusterView::read(1, &raws);
         let named: Vec<_> = view.garbage.iter().map(|g| g.key.as_str()).collect();
-        assert_eq!(
-            named,
-            ["initialize", "config", "status", "failover", "sync", "history", "failsafe", "members/a", "leader"]
-        );
+        assert_eq!(named, [&keys[..], &["leader"]].concat());
+        assert_eq!((&view.announced, view.announced_version), (&None, Some(7)));
         assert_eq!(view.initialize, Initialize::InProgress, "nobody may bootstrap over a spoilt identifier");
         assert!(view.config.is_none() && view.leader.is_none());
         let binary =

@@ -4,10 +4,6 @@
 //! In simulation: all faults of a run stop at one moment; machines that are off are switched on, frozen processes go on,
 //! agents that ended are started, a pause ends. Within four times the `ttl` and two minutes from then on the cluster must be
 //! [`well`], and stay so for ten seconds.
-//!
-//! One thing does not mend itself yet and is counted instead ([`twins`]): a primary that was promoted, wrote, and was cut off
-//! before anybody else saw its new timeline, and whose successor gave its own timeline the same number. PostgreSQL
-//! and `pg_rewind` tell histories apart by numbers and cannot see that these two forked; such a member needs `surus reinit`.
 
 use super::Invariant;
 use crate::history::Happened;
@@ -40,7 +36,7 @@ pub fn well(w: &World) -> Result<usize, String> {
         if !n.postgres.serves() {
             return Err(format!("PostgreSQL of {} does not serve", n.name));
         }
-        if node != leads && !w.streams_from(node, leads) && !is_twin(w, node, leads) {
+        if node != leads && !w.streams_from(node, leads) {
             return Err(format!("{} does not stream from {leader}", n.name));
         }
     }
@@ -48,18 +44,6 @@ pub fn well(w: &World) -> Result<usize, String> {
         return Err("a request is left in the store".into());
     }
     Ok(leads)
-}
-
-/// Its log forked from the leader's, and nothing that PostgreSQL looks at shows it.
-fn is_twin(w: &World, node: usize, leads: usize) -> bool {
-    let (Some(own), Some(theirs)) = (w.nodes[node].postgres.log(), w.nodes[leads].postgres.log()) else { return false };
-    !own.continues_into(theirs) && own.looks_like(theirs)
-}
-
-/// Members that are left with such a log.
-pub fn twins(w: &World) -> usize {
-    let Ok(leads) = well(w) else { return 0 };
-    (0..w.nodes.len()).filter(|node| is_twin(w, *node, leads)).count()
 }
 
 impl Invariant for ComesBack {

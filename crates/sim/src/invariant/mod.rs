@@ -12,7 +12,7 @@ mod paused;
 use crate::history::Happened;
 use crate::world::World;
 
-pub use comes_back::{STAYS, twins, well};
+pub use comes_back::{STAYS, well};
 
 pub trait Invariant: Send {
     fn name(&self) -> &'static str;

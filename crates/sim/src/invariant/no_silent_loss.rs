@@ -6,7 +6,12 @@
 //! directory is removed only after its agent has said, as a warning in its log, which cluster, timeline and position go.
 //! And whoever has the only copy of acknowledged log does not give it up for an empty one: nobody clones over data.
 //!
-//! Not seen is a log that forked from the leader's and looks like it (`comes_back.rs`): by numbers nothing is lost.
+//! No two promotions begin timelines with the same number: neither PostgreSQL nor `pg_rewind` can tell such forks apart,
+//! so that what only one of them has would go unseen.
+
+use std::collections::BTreeMap;
+
+use surus_core::{SystemId, Timeline};
 
 use super::Invariant;
 use crate::history::{Happened, Operation};
@@ -17,6 +22,7 @@ use crate::world::postgres::Postgres;
 pub struct NoSilentLoss {
     /// The last operation of each machine was the removal of its data.
     removing: [bool; 8],
+    given: BTreeMap<(SystemId, Timeline), usize>,
 }
 
 impl Invariant for NoSilentLoss {
@@ -32,15 +38,20 @@ impl Invariant for NoSilentLoss {
                     return Some(format!("n{} clones over a data directory that holds data", node + 1));
                 }
             }
+            Happened::Promoted { node, .. } => {
+                let data = w.nodes[*node].postgres.data.as_ref()?;
+                let number = data.log.timeline();
+                let before = self.given.insert((data.system_id.clone(), number), *node);
+                if let Some(other) = before {
+                    let (node, other) = (node + 1, other + 1);
+                    return Some(format!("n{node} was promoted to timeline {number}, as n{other} was before"));
+                }
+            }
             Happened::Destroys { node, log, told } => {
                 if self.removing[*node] && told.is_none() {
                     return Some(format!("n{} removed its data directory and did not say what was in it", node + 1));
                 }
                 let others = (0..w.nodes.len()).filter(|other| other != node).map(|o| &w.nodes[o].postgres);
-                let twin = |o: &&Postgres| o.writes() && o.log().is_some_and(|o| log.looks_like(o));
-                if others.clone().any(|o| twin(&o)) {
-                    return None;
-                }
                 let alone = others.filter_map(Postgres::log).map(|o| log.beyond(o)).min().unwrap_or(1);
                 let receipts = &w.nodes[*node].postgres.receipts;
                 let receipt = receipts.iter().any(|r| log.continues_into(&r.log) && r.from <= log.end - alone);

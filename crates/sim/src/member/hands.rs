@@ -12,7 +12,7 @@ use surus_core::order::{Demote, Task};
 use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
-use surus_core::store::{Beside, StoreResult, TxnOutcome};
+use surus_core::store::{Announce, Beside, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, Lsn, MemberName, SystemId, Timeline};
 
@@ -25,7 +25,7 @@ use crate::world::World;
 use crate::world::clock::{MS, SECOND, True};
 use crate::world::network::End;
 use crate::world::node::Disk;
-use crate::world::postgres::{Phase, Receipt};
+use crate::world::postgres::{Data, Phase, Receipt};
 
 pub struct SimHands {
     pub member: Arc<Member>,
@@ -137,6 +137,17 @@ impl Hands for SimHands {
 
     async fn take_lead(&self) -> StoreResult<bool> {
         self.member.take_lead(false, Beside::default()).await
+    }
+
+    fn announced(&self) -> Option<Timeline> {
+        self.with(|w, n| match &w.nodes[n].postgres.data {
+            Some(data) if w.is(Bug::TimelineNotAnnounced) => Some(data.next_timeline()),
+            _ => w.lease(n).announced,
+        })
+    }
+
+    async fn announce(&self, what: Announce, limit: Duration) -> StoreResult<TxnOutcome> {
+        self.member.store.announce(what, limit).await
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
@@ -316,6 +327,26 @@ impl Hands for SimHands {
         }))
     }
 
+    async fn next_timeline(&self) -> Made<Timeline> {
+        self.disk().await;
+        self.with(|w, n| w.nodes[n].postgres.data.as_ref().map(Data::next_timeline)).ok_or_else(|| "no data".into())
+    }
+
+    async fn skip_timelines(&self, _: Timeline, to: Timeline) -> Made {
+        self.disk().await;
+        self.takes(MS, 10 * MS).await;
+        self.with(|w, n| {
+            if w.nodes[n].disk == Disk::Full {
+                return Err("no space left on device".into());
+            }
+            let blind = w.is(Bug::AnnouncedTimelineTaken);
+            if let Some(data) = w.nodes[n].postgres.data.as_mut().filter(|_| !blind) {
+                data.skips_to = Some(to);
+            }
+            Ok(())
+        })
+    }
+
     async fn promote(&self) -> Made {
         self.takes(MS, 10 * MS).await;
         self.operate(Operation::Promote);
@@ -380,6 +411,7 @@ impl Hands for SimHands {
                 names: Names::Nobody,
                 names_before: None,
                 torn: false,
+                skips_to: None,
                 ..source
             });
             Ok(())

@@ -172,6 +172,10 @@ impl Member {
 
     pub async fn take_lead(&self, again: bool, beside: Beside) -> StoreResult<bool> {
         let again = again && !self.sim.with(|w| w.is(Bug::LeadRetakenBlindly));
+        let mut beside = beside;
+        if self.sim.with(|w| w.is(Bug::TimelineNotAnnounced)) {
+            beside.announce = None;
+        }
         match self.command(if again { Command::Retake } else { Command::Take { beside } }).await {
             Reply::Taken(taken) => taken,
             _ => Err(StoreError::Unavailable("the agent is ending".into())),

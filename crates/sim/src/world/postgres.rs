@@ -34,6 +34,14 @@ pub struct Data {
     pub names_before: Option<Names>,
     /// A rewind broke off: no server starts on it as it is.
     pub torn: bool,
+    /// Numbers before this one are left out by a promotion: there are history files for them that lead nowhere.
+    pub skips_to: Option<Timeline>,
+}
+
+impl Data {
+    pub fn next_timeline(&self) -> Timeline {
+        self.skips_to.map_or(self.log.next_timeline(), |to| to.max(self.log.next_timeline()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +230,7 @@ impl World {
         data.standby_signal = !role.is_primary();
         data.names_before = None;
         if !role.is_primary() {
+            data.skips_to = None;
             data.names = Names::Nobody;
         }
         data.upstream = upstream;
@@ -480,7 +489,8 @@ impl World {
         }
         (server.primary, server.promoting, server.streaming) = (true, false, false);
         let before = data.log.clone();
-        data.log.branch(id);
+        data.log.branch(data.next_timeline(), id);
+        data.skips_to = None;
         data.log.append(CHECKPOINT);
         data.standby_signal = false;
         data.control = ControlState::InProduction;
@@ -533,6 +543,7 @@ impl World {
             names: Names::Nobody,
             names_before: None,
             torn: false,
+            skips_to: None,
         });
         self.tell(node, || "initdb".into());
     }

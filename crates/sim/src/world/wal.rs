@@ -48,9 +48,13 @@ impl Log {
         self.place()
     }
 
+    /// The first number that it has not seen, as PostgreSQL chooses it.
+    pub fn next_timeline(&self) -> Timeline {
+        Timeline(self.stretches.iter().map(|s| s.timeline.0).max().unwrap_or(1) + 1)
+    }
+
     /// A promotion at the end of the log.
-    pub fn branch(&mut self, id: u64) {
-        let timeline = Timeline(self.stretches.iter().map(|s| s.timeline.0).max().unwrap_or(1) + 1);
+    pub fn branch(&mut self, timeline: Timeline, id: u64) {
         self.stretches.push(Stretch { timeline, start: self.end, id });
     }
 
@@ -89,15 +93,6 @@ impl Log {
         Lsn(self.end)
     }
 
-    /// By the numbers of its timelines it could be a beginning of `other`.
-    pub fn looks_like(&self, other: &Log) -> bool {
-        let mine = self.timeline();
-        match other.history().iter().find(|(timeline, _)| *timeline == mine) {
-            Some((_, switched)) => self.lsn() <= *switched,
-            None => mine == other.timeline(),
-        }
-    }
-
     /// Timeline and end of every finished timeline, as in a `.history` file.
     pub fn history(&self) -> Vec<(Timeline, Lsn)> {
         self.stretches.windows(2).map(|w| (w[0].timeline, Lsn(w[1].start))).collect()
@@ -114,7 +109,7 @@ mod tests {
         a.append(100);
         let mut b = a.clone();
         assert!(a.continues_into(&b) && b.continues_into(&a));
-        b.branch(2);
+        b.branch(b.next_timeline(), 2);
         let record = b.append(10);
         assert!(a.continues_into(&b) && !b.continues_into(&a));
         assert!(b.contains(a.place()) && b.contains(record) && !a.contains(record));
@@ -132,8 +127,8 @@ mod tests {
     fn the_same_number_is_not_the_same_timeline() {
         let mut a = Log::new(1);
         let mut b = a.clone();
-        a.branch(2);
-        b.branch(3);
+        a.branch(a.next_timeline(), 2);
+        b.branch(b.next_timeline(), 3);
         assert_eq!(a.timeline(), b.timeline());
         a.append(1);
         assert!(!a.continues_into(&b) && !b.continues_into(&a));

@@ -1,10 +1,11 @@
 //! The operations of a cluster, as members that compete use them.
 
 use futures_util::future::join_all;
+use surus_core::Timeline;
 use surus_core::cluster::Initialize;
 
 use super::{Bench, Case, DEADLINE, Failure, ensure};
-use crate::cluster::{Beside, ClusterStore, TakeLead};
+use crate::cluster::{Announce, Beside, ClusterStore, TakeLead};
 use crate::follow::Follower;
 use crate::kv::{StoreError, TxnOutcome};
 use crate::layout::Layout;
@@ -15,6 +16,9 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("release_names_the_position_in_the_same_step", |b| Box::pin(release_names_the_position_in_the_same_step(b))),
     ("only_the_leader_writes_as_leader", |b| Box::pin(only_the_leader_writes_as_leader(b))),
     ("a_lead_is_not_taken_on_an_old_sync_key", |b| Box::pin(a_lead_is_not_taken_on_an_old_sync_key(b))),
+    ("a_timeline_is_announced_with_the_lead_or_the_lead_is_not_taken", |b| {
+        Box::pin(a_timeline_is_announced_with_the_lead_or_the_lead_is_not_taken(b))
+    }),
     ("compare_and_put_and_delete", |b| Box::pin(compare_and_put_and_delete(b))),
     ("one_of_many_initializes", |b| Box::pin(one_of_many_initializes(b))),
     ("a_session_carries_member_and_leader", |b| Box::pin(a_session_carries_member_and_leader(b))),
@@ -116,6 +120,37 @@ async fn a_lead_is_not_taken_on_an_old_sync_key(b: &Bench<'_>) -> Result<(), Fai
     }
     ensure!(taken(&other.take_lead_beside(on(Some(version)), DEADLINE).await?), "a vacant lead could not be taken");
     a.close_session(DEADLINE).await?;
+    other.close_session(DEADLINE).await?;
+    Ok(())
+}
+
+async fn a_timeline_is_announced_with_the_lead_or_the_lead_is_not_taken(b: &Bench<'_>) -> Result<(), Failure> {
+    let (a, other) = (b.with_session("a").await?, b.with_session("b").await?);
+    let says = |timeline, over| {
+        let announce = Some(Announce { timeline: Timeline(timeline), over });
+        Beside { announce, ..Beside::default() }
+    };
+    let said = async || -> Result<_, Failure> {
+        let view = other.read(DEADLINE).await?;
+        Ok(view.announced.map(|a| (a.value.timeline.0, a.value.leader.0, a.version)))
+    };
+    ensure!(!taken(&a.take_lead_beside(says(2, Some(1)), DEADLINE).await?), "taken over an announcement nobody made");
+    ensure!(said().await?.is_none(), "a lead that was not taken announced something");
+    ensure!(taken(&a.take_lead_beside(says(2, None), DEADLINE).await?), "a vacant lead could not be taken");
+    let Some((2, _, first)) = said().await? else { return Err(Failure("the announcement is not there".into())) };
+    // The answer was lost and the whole is asked for again.
+    ensure!(taken(&a.take_lead_beside(says(2, None), DEADLINE).await?), "what was announced was not recognised");
+    ensure!(!taken(&a.take_lead_beside(says(3, None), DEADLINE).await?), "confirmed with another announcement");
+    ensure!(!taken(&other.take_lead_beside(says(3, Some(first)), DEADLINE).await?), "a held lead was taken");
+    let third = Announce { timeline: Timeline(3), over: Some(first) };
+    ensure!(!applied(other.announce(third, DEADLINE).await?), "announced without the lead");
+    ensure!(applied(a.announce(third, DEADLINE).await?), "the leader could not announce");
+    ensure!(!applied(a.announce(third, DEADLINE).await?), "announced over what was not there any more");
+    a.close_session(DEADLINE).await?;
+    let Some((3, _, second)) = said().await? else { return Err(Failure("it did not outlive the leader".into())) };
+    ensure!(!taken(&other.take_lead_beside(says(4, Some(first)), DEADLINE).await?), "taken over an old announcement");
+    ensure!(taken(&other.take_lead_beside(says(4, Some(second)), DEADLINE).await?), "a vacant lead could not be taken");
+    ensure!(said().await?.is_some_and(|(t, who, _)| (t, who.as_str()) == (4, "b")), "the announcement is not there");
     other.close_session(DEADLINE).await?;
     Ok(())
 }

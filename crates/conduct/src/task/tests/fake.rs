@@ -13,7 +13,7 @@ use surus_core::loss::{Destroying, Recorded};
 use surus_core::postgres::{ControlData, ControlState, DataDir};
 use surus_core::server::{Divergence, FollowOutcome, Killed, ShutdownPosition, StartAs, StopMode, Stopped};
 use surus_core::slots::{LogicalSlot, SlotCopy};
-use surus_core::store::{StoreError, StoreResult, TxnOutcome};
+use surus_core::store::{Announce, StoreError, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{SystemId, Timeline};
 
@@ -54,6 +54,9 @@ pub struct State {
     pub position: Option<ShutdownPosition>,
     pub founded: VecDeque<StoreResult<TxnOutcome>>,
     pub views: VecDeque<StoreResult<ClusterView>>,
+    pub announced: Option<Timeline>,
+    pub announcing: VecDeque<StoreResult<TxnOutcome>>,
+    pub next_timeline: u32,
     pub released: VecDeque<StoreResult<()>>,
     pub status: Option<String>,
     pub callbacks: Callbacks,
@@ -79,6 +82,8 @@ pub fn leader() -> Fake {
         running: true,
         peer: VecDeque::from([Ok(Lsn(900))]),
         position: Some(position),
+        announced: Some(Timeline(2)),
+        next_timeline: 2,
         ..State::default()
     };
     fake
@@ -252,6 +257,15 @@ impl Hands for Fake {
 
     async fn take_lead(&self) -> StoreResult<bool> {
         self.op("take", "").await.map(|()| true).map_err(unavailable)
+    }
+
+    fn announced(&self) -> Option<Timeline> {
+        self.state().announced
+    }
+
+    async fn announce(&self, what: Announce, _: Duration) -> StoreResult<TxnOutcome> {
+        let _ = self.op("announce", format!("{} {:?}", what.timeline, what.over)).await;
+        self.state().announcing.pop_front().expect("no more announcements")
     }
 
     async fn release_lead(&self, status: Option<String>) -> StoreResult<()> {
@@ -433,6 +447,18 @@ impl Hands for Fake {
     async fn shutdown_position(&self) -> Made<Option<ShutdownPosition>> {
         self.op("position", "").await?;
         Ok(self.state().position)
+    }
+
+    async fn next_timeline(&self) -> Made<Timeline> {
+        let state = self.state();
+        match state.fails.get("next") {
+            Some(why) => Err(why.clone()),
+            None => Ok(Timeline(state.next_timeline)),
+        }
+    }
+
+    async fn skip_timelines(&self, from: Timeline, to: Timeline) -> Made {
+        self.op("skip", format!("{from} {to}")).await
     }
 
     async fn promote(&self) -> Made {
