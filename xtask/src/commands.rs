@@ -10,7 +10,7 @@ use crate::{rules, run};
 
 /// Further arguments go to `cargo test`, for example `-p surus --test failover`.
 pub fn test(args: &[String]) -> Result<()> {
-    machine::install(EVERYTHING)?;
+    machine::install_for_tests()?;
     let built = run::step("build", &mut run::cargo(&["build", "--workspace"]))?;
     let mut tests = run::cargo(&["test"]);
     if args.is_empty() {

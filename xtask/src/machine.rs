@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::run;
+use crate::{patroni, run};
 
 pub struct Need {
     what: &'static str,
@@ -49,15 +49,30 @@ const FILE_SYSTEM: Need = Need {
 };
 const BACKUP: Need =
     Need { what: "pgBackRest, for backups", packages: &["pgbackrest"], present: || on_path("pgbackrest") };
+const PYTHON: Need =
+    Need { what: "Python with venv, for Patroni", packages: &["python3-venv"], present: patroni::python_present };
 
 pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP];
+/// Patroni itself follows: it is no Debian package of the version that is compared with.
+const MIXED: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
 pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];
 
+/// What the tests need: everything, and Patroni.
+pub fn install_for_tests() -> Result<()> {
+    let needs: Vec<&Need> = EVERYTHING.iter().chain(MIXED).collect();
+    install_these(&needs)?;
+    patroni::install()
+}
+
 /// Installs what is missing when it may; else says the one command that does. Touches nothing when all is there.
 pub fn install(needs: &[Need]) -> Result<()> {
-    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.present)()).collect();
+    install_these(&needs.iter().collect::<Vec<_>>())
+}
+
+fn install_these(needs: &[&Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().copied().filter(|need| !(need.present)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

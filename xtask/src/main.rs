@@ -4,6 +4,7 @@
 
 mod commands;
 mod machine;
+mod patroni;
 mod rules;
 mod run;
 
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         (Some("test"), _) => commands::test(&rest),
         (Some("check"), true) => commands::check(),
         (Some("rules"), true) => commands::rules_only(),
-        (Some("install"), true) => machine::install(machine::EVERYTHING),
+        (Some("install"), true) => machine::install_for_tests(),
         (Some("bench"), _) => commands::bench(&rest),
         (Some("chaos"), _) => commands::chaos(&rest),
         (Some("sim"), _) => commands::sim(&rest),

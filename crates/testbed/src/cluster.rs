@@ -17,6 +17,7 @@ use crate::machine::Machine;
 use crate::network::{Endpoint, Network};
 use crate::node::Node;
 use crate::observe::wait_for;
+use crate::patroni::{self, Agent};
 use crate::ports::Port;
 use crate::procs;
 use crate::template::{Member, PASSWORD, merge};
@@ -37,6 +38,8 @@ pub struct Builder {
     clocks: bool,
     overrides: Vec<Value>,
     per_node: Vec<(usize, Value)>,
+    patroni: Vec<usize>,
+    mixed: bool,
 }
 
 pub struct Cluster {
@@ -68,6 +71,8 @@ impl Cluster {
             clocks: false,
             overrides: Vec::new(),
             per_node: Vec::new(),
+            patroni: Vec::new(),
+            mixed: false,
         }
     }
 
@@ -226,9 +231,19 @@ impl Builder {
         self
     }
 
+    /// These members are Patroni. All agents run as the user of PostgreSQL then, also when there are none at first.
+    pub fn patroni(mut self, nodes: &[usize]) -> Builder {
+        self.patroni.extend(nodes);
+        self.mixed = true;
+        self
+    }
+
     /// Directories, ports, configurations and the outside store; no agent runs yet.
     pub async fn prepare(self) -> Result<Cluster> {
         let machine = Machine::look()?;
+        if self.mixed {
+            patroni::program("patroni")?;
+        }
         let dir = tempfile::Builder::new().prefix("surus-").tempdir().context("cannot create a temporary directory")?;
         // PostgreSQL, as another user, has to pass through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -312,7 +327,9 @@ impl Builder {
             self.overrides.iter().for_each(|over| merge(&mut config, over));
             self.per_node.iter().filter(|(node, _)| *node == i).for_each(|(_, over)| merge(&mut config, over));
             let clock = if self.clocks { Some(Clock::of(&dir)?) } else { None };
-            let node = Node { name, dir, data, rest, postgres, config, disk, clock, agent: None };
+            let kind = if self.patroni.contains(&i) { Agent::Patroni } else { Agent::Surus };
+            let user = if self.mixed { machine.postgres } else { None };
+            let node = Node { name, dir, data, rest, postgres, config, disk, clock, kind, user, agent: None };
             node.write_config()?;
             nodes.push(node);
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::patroni::{self, Agent};
 use crate::ports::Port;
 
 pub struct Node {
@@ -20,6 +21,9 @@ pub struct Node {
     pub config: Value,
     pub disk: Option<Disk>,
     pub(crate) clock: Option<Clock>,
+    pub(crate) kind: Agent,
+    /// As which both kinds of agent run in a mixed cluster, when we are root.
+    pub(crate) user: Option<(u32, u32)>,
     pub(crate) agent: Option<Child>,
 }
 
@@ -55,23 +59,39 @@ impl Node {
         fs::read_to_string(self.data_dir().join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
     }
 
-    /// `surus run` on this member's configuration, its output appended to the member's log.
+    /// The agent of this member, its output appended to the member's log. `binary` is ours.
     pub(crate) fn command(&self, binary: &std::path::Path) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(binary);
-        // Works in the member's directory, so that whatever it starts is found by it (see `procs`).
-        command.arg("run").arg(self.config_path()).current_dir(&self.dir).stdin(Stdio::null());
-        command.stdout(log.try_clone()?).stderr(log);
-        for (key, _) in std::env::vars_os() {
-            let name = key.to_string_lossy();
-            if ["PG", "PATRONI_", "SURUS_"].iter().any(|prefix| name.starts_with(prefix)) {
-                command.env_remove(&key);
-            }
+        let mut command = match self.kind {
+            Agent::Surus => Command::new(binary),
+            Agent::Patroni => Command::new(patroni::program("patroni")?),
+        };
+        if self.kind == Agent::Surus {
+            command.arg("run");
         }
+        // Works in the member's directory, so that whatever it starts is found by it (see `procs`).
+        command.arg(self.config_path()).current_dir(&self.dir).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        self.clean(&mut command);
+        patroni::as_user(&mut command, self.user);
         if let Some(clock) = &self.clock {
             clock.given_to(&mut command);
         }
         Ok(command)
+    }
+
+    /// Nothing of our own environment reaches the programs of a member.
+    pub(crate) fn clean(&self, command: &mut Command) {
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if ["PG", "PATRONI_", "SURUS_", "PYTHON"].iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(&key);
+            }
+        }
+        if self.user.is_some() {
+            // libpq looks for certificates there, and may not look into that of root.
+            command.env("HOME", &self.dir);
+        }
     }
 
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {

@@ -1,0 +1,55 @@
+//! Members that are Patroni: what a mixed cluster consists of besides ours.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cluster::Cluster;
+
+/// Which program drives the PostgreSQL of a member. Both read the same configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agent {
+    Surus,
+    Patroni,
+}
+
+/// A program of the virtual environment that `cargo xtask install` makes; `SURUS_PATRONI` names another environment.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/patroni");
+    let home = env::var_os("SURUS_PATRONI").map_or(own, PathBuf::from);
+    let program = home.join("bin").join(name);
+    ensure!(program.is_file(), "{} is missing: `cargo xtask install` installs Patroni", program.display());
+    Ok(program)
+}
+
+/// Patroni does not start as root, and what either agent leaves behind has to be the other's to change.
+pub(crate) fn as_user(command: &mut Command, user: Option<(u32, u32)>) {
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
+    }
+}
+
+impl Cluster {
+    /// What drives a member from its next start on.
+    pub fn set_agent(&mut self, node: usize, agent: Agent) {
+        self.nodes[node].kind = agent;
+    }
+
+    /// `patronictl` with the configuration of a member, whichever agent that has.
+    pub async fn patronictl(&self, node: usize, args: &[&str]) -> Result<Output> {
+        let node = &self.nodes[node];
+        let mut command = Command::new(program("patronictl")?);
+        command.arg("-c").arg(node.config_path()).args(args).stdin(Stdio::null());
+        node.clean(&mut command);
+        let shown = args.join(" ");
+        let done = tokio::task::spawn_blocking(move || command.output());
+        match tokio::time::timeout(Duration::from_secs(120), done).await {
+            Ok(done) => done?.with_context(|| format!("cannot run patronictl {shown}")),
+            Err(_) => bail!("patronictl {shown} did not end within two minutes"),
+        }
+    }
+}
