@@ -42,6 +42,13 @@ pub fn note(facts: &Facts, guarded: bool, inherited: bool) -> Option<Note> {
             let guarded = postgres.is_primary() && leads && guarded;
             (standby || gone || guarded).then_some(Note::Withdraw { config, version: mine.version })
         }
+        // Swapped while paused: Patroni drives that member now. It knows nothing of the note and would never withdraw
+        // it, and then nobody of us would take over from it again. That it says no more that it is paused is all that a
+        // Patroni member ever says.
+        (false, Some(other)) if other.value != facts.me => {
+            let swapped = view.members.get(&other.value).is_some_and(|m| m.is_foreign() && !m.pause);
+            swapped.then_some(Note::Withdraw { config, version: other.version })
+        }
         _ => None,
     }
 }
@@ -64,7 +71,7 @@ mod tests {
     use std::sync::Arc;
 
     use surus_core::BootTime;
-    use surus_core::cluster::{ClusterView, Leader, Tags, Versioned};
+    use surus_core::cluster::{ClusterView, Leader, Member, Tags, Versioned};
     use surus_core::facts::{Answer, Lead, PostgresFact, StoreFact};
     use surus_core::postgres::{DataDir, ProcessState};
     use surus_core::settings::ClusterSettings;
@@ -137,6 +144,32 @@ mod tests {
         assert_eq!(note(&facts, true, true), None, "a successor would leave it alone");
         facts.store.broken = Some((facts.now, String::new()));
         assert_eq!(note(&facts, true, false), None);
+    }
+
+    #[test]
+    fn that_of_a_member_that_patroni_drives_now_is_withdrawn_after_the_pause() {
+        let withdraw = Some(Note::Withdraw { config: Some(5), version: 7 });
+        let ours = r#"{"api_url":"u","surus":"0.1.0"}"#;
+        let (patroni, waits) = (r#"{"api_url":"u"}"#, r#"{"api_url":"u","pause":true}"#);
+        for (pause, key, want) in [
+            (false, Some(patroni), withdraw),
+            (false, Some(waits), None),
+            (true, Some(patroni), None),
+            (false, Some(ours), None),
+            (false, Some("{}"), None),
+            (false, None, None),
+        ] {
+            for leader in ["a", "b"] {
+                let mut facts = facts(pause, leader, Some("b"), true);
+                let mut view = facts.store.view.as_deref().cloned().unwrap_or_default();
+                let member = key.map(|text| Member::parse("b".into(), text).unwrap());
+                view.members.extend(member.map(|m| (m.name.clone(), m)));
+                facts.store.view = Some(Arc::new(view));
+                // The leader of a paused cluster writes its own over it.
+                let want = if pause && leader == "a" { Some(Note::Write { config: 5, before: Some(7) }) } else { want };
+                assert_eq!(note(&facts, true, false), want, "{pause} {leader} {key:?}");
+            }
+        }
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub fn member(facts: &Facts, server: &Server) -> Member {
         checkpoint_after_promote: (role == MemberRole::Primary && server.checkpoint_pending).then_some(false),
         pause: taken_in(facts),
         fence: facts.fence.remark(),
+        surus: Some(env!("CARGO_PKG_VERSION").into()),
         ..Member::default()
     }
 }

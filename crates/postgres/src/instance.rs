@@ -39,6 +39,9 @@ pub(crate) struct Inner {
     pub role: Mutex<Option<StartAs>>,
     /// `synchronous_standby_names`.
     pub names: Mutex<Chosen>,
+    /// Held while the files are written, on the thread that writes: two writers would fall over each other's new file,
+    /// and one that began earlier could put back whom commits waited for before.
+    pub writing: Mutex<()>,
     pub socket_dirs: Mutex<Option<String>>,
     /// One at a time of those that create, replace or start.
     pub exclusive: tokio::sync::Mutex<()>,
@@ -62,6 +65,7 @@ impl Instance {
                 overrides: Mutex::default(),
                 role: Mutex::default(),
                 names: Mutex::default(),
+                writing: Mutex::default(),
                 socket_dirs: Mutex::default(),
                 exclusive: tokio::sync::Mutex::default(),
                 no_walsender_until: Mutex::default(),

@@ -20,8 +20,7 @@ impl Instance {
     /// Rewrites the files and has the server read them. `true`: some were not as they are now.
     pub async fn reload(&self) -> Result<bool> {
         let process = self.process().await.ok_or_else(|| self.no_server())?;
-        let role = lock(&self.inner.role).clone();
-        let written = self.write_files(role, false).await?;
+        let written = self.write_files(None, false).await?;
         process.signal(Signal::HUP)?;
         Ok(written.changed)
     }
@@ -53,26 +52,30 @@ impl Instance {
         Ok(FollowOutcome::Reloaded)
     }
 
+    /// `role: None`: for the role that they were written for last.
     async fn write_files(&self, role: Option<StartAs>, markers: bool) -> Result<Written> {
-        let (config, user, version) = (self.config(), self.user().await?, self.major_version().await?);
+        let (user, version) = (self.user().await?, self.major_version().await?);
         let known = lock(&self.inner.overrides).clone();
         let overrides = match known {
             Some(overrides) => overrides,
-            None => self.socket_override(&config).await?,
+            None => self.socket_override(&self.config()).await?,
         };
-        let (kept, names) = (role.clone(), lock(&self.inner.names).clone());
-        let written = blocking("writing the configuration", IO_LIMIT, move || {
+        let instance = self.clone();
+        blocking("writing the configuration", IO_LIMIT, move || {
+            let _alone = lock(&instance.inner.writing);
+            // Looked at only now: what was true while another writer was at work may be of the past.
+            let (config, names) = (instance.config(), lock(&instance.inner.names).clone());
+            let role = role.or_else(|| lock(&instance.inner.role).clone());
             let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
             let written = writing.all(role.as_ref())?;
             if let Some(role) = role.as_ref().filter(|_| markers) {
                 writing.markers(role)?;
             }
+            if role.is_some() {
+                *lock(&instance.inner.role) = role;
+            }
             Ok(written)
         })
-        .await?;
-        if kept.is_some() {
-            *lock(&self.inner.role) = kept;
-        }
-        Ok(written)
+        .await
     }
 }

@@ -73,19 +73,22 @@ impl Instance {
                 // Whoever promotes it by hand is not to wait for those it once had.
                 self.choose_names(Some(String::new()));
             }
-            let names = lock(&self.inner.names).clone();
+            let instance = self.clone();
             move || {
+                let _alone = lock(&instance.inner.writing);
+                let names = lock(&instance.inner.names).clone();
                 let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
                 writing.all(Some(&role))?;
                 writing.markers(&role)?;
                 if !role.is_primary() {
                     crate::timeline::clear_placeholders(&config.data_dir)?;
                 }
-                prepare_dirs(&config, user.as_ref())
+                prepare_dirs(&config, user.as_ref())?;
+                *lock(&instance.inner.role) = Some(role);
+                Ok(())
             }
         };
         blocking("writing the configuration", IO_LIMIT, write).await?;
-        *lock(&self.inner.role) = Some(role.clone());
 
         let log_from = config.server_log.as_ref().and_then(|p| fs::metadata(p).ok()).map_or(0, |m| m.len());
         let started_at = SystemTime::now();

@@ -277,3 +277,25 @@ async fn commands_run_once_after_bootstrap(site: &Site, node: &Instance) {
         assert!(!log.contains(secret));
     }
 }
+
+/// Settings are reloaded while the names are changed: each on its own would be right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_the_files_do_not_undo_each_other() {
+    let site = Site::new();
+    let node = site.instance("a");
+    node.initdb(&CancellationToken::new()).await.unwrap();
+    node.choose_names(Some("s".into()));
+    let other = node.clone();
+    let writer = tokio::spawn(async move {
+        for _ in 0..200 {
+            other.write_config(&StartAs::Primary).await.unwrap();
+        }
+    });
+    for round in 0..200 {
+        node.choose_names(Some(format!("s{round}")));
+        node.write_config(&StartAs::Primary).await.unwrap();
+        let text = fs::read_to_string(site.path().join("a/postgresql.conf")).unwrap();
+        assert!(text.contains(&format!("'s{round}'")), "s{round}: {text}");
+    }
+    writer.await.unwrap();
+}

@@ -36,6 +36,6 @@ pub use patroni::Agent;
 pub use ports::Port;
 pub use rustix::process::Signal;
 pub use stage::{Needs, Stage};
-pub use template::{PASSWORD, SUPERUSER};
+pub use template::{PASSWORD, SUPERUSER, merge};
 pub use verbs::Job;
 pub use writer::{Writer, Written};

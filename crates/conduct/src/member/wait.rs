@@ -135,6 +135,7 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         pause,
         fence,
         loss,
+        surus,
     } = a;
     *state == b.state
         && *role == b.role
@@ -153,4 +154,5 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         && *scheduled_restart == b.scheduled_restart
         && *fence == b.fence
         && *loss == b.loss
+        && *surus == b.surus
 }

@@ -275,6 +275,9 @@ pub struct Member {
     /// Not known to Patroni: loss receipts that nobody has acknowledged. Absent when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
+    /// Not known to Patroni: our version. Absent in the key of a member that Patroni drives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surus: Option<String>,
 }
 
 fn no_tags(tags: &Tags) -> bool {
@@ -287,6 +290,11 @@ fn is_false(b: &bool) -> bool {
 }
 
 impl Member {
+    /// Its key was written by another program that lives in the same cluster.
+    pub fn is_foreign(&self) -> bool {
+        self.api_url.is_some() && self.surus.is_none()
+    }
+
     /// A member of which only the name is known.
     pub fn unknown(name: MemberName) -> Member {
         Member { name, ..Member::default() }

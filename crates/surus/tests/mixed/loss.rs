@@ -1,0 +1,72 @@
+//! Nodes are lost while commits wait for standbys: whoever takes over has all of them.
+
+use super::*;
+use surus_testbed::history::{Allowed, Clients};
+
+struct Run {
+    cluster: Cluster,
+    clients: Clients,
+}
+
+impl Run {
+    async fn start(cluster: Cluster) -> Result<Run> {
+        let clients = Clients::start(&cluster).await?;
+        Ok(Run { cluster, clients })
+    }
+
+    /// Loses the leader, and says who leads then and accepts writes.
+    async fn lose(&mut self, leader: usize) -> Result<usize> {
+        self.cluster.kill_node(leader)?;
+        self.cluster.wait_leader_other_than(leader).await
+    }
+
+    async fn come_back(&mut self, nodes: &[usize]) -> Result<()> {
+        for node in nodes {
+            self.cluster.start(*node)?;
+        }
+        self.cluster.wait_healthy().await.map(drop)
+    }
+
+    async fn nothing_lost(mut self, failovers: usize) -> Result<()> {
+        agree(&self.cluster).await?;
+        let leader = self.cluster.leader().await?;
+        let allowed = Allowed { synchronous: true, bytes: 0, unpublished: Duration::ZERO };
+        let verdict = self.clients.verdict(&self.cluster, leader, &allowed).await?;
+        ensure!(verdict.violations.is_empty() && verdict.failovers() == failovers, "{verdict}");
+        self.clients.stop();
+        patroni_is_content(&self.cluster)?;
+        self.cluster.passed();
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn surus_bootstraps_and_no_synchronous_commit_is_lost() -> Result<()> {
+    let builder = cluster(&[1], json!({"synchronous_mode": true})).nodes(2);
+    let mut run = Run::start(bootstrapped_by(0, builder).await?).await?;
+    for (leader, next) in [(0, 1), (1, 0)] {
+        with_role(&run.cluster, "sync_standby", 1).await?;
+        ensure!(run.lose(leader).await? == next);
+        run.come_back(&[leader]).await?;
+    }
+    with_role(&run.cluster, "sync_standby", 1).await?;
+    run.nothing_lost(2).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_commit_of_a_quorum_is_lost() -> Result<()> {
+    let builder = cluster(&[0], json!({"synchronous_mode": "quorum"}));
+    let mut run = Run::start(bootstrapped_by(0, builder).await?).await?;
+    with_role(&run.cluster, "quorum_standby", 2).await?;
+    let ours = run.lose(0).await?;
+    run.come_back(&[0]).await?;
+    with_role(&run.cluster, "quorum_standby", 2).await?;
+    // Only Patroni is left to take over.
+    let third = 3 - ours;
+    run.cluster.kill_node(third)?;
+    ensure!(with_role(&run.cluster, "quorum_standby", 1).await? == [0]);
+    ensure!(run.lose(ours).await? == 0);
+    run.come_back(&[ours, third]).await?;
+    with_role(&run.cluster, "quorum_standby", 2).await?;
+    run.nothing_lost(2).await
+}

@@ -1,0 +1,119 @@
+//! Patroni and Surus as members of one cluster on etcd: real processes of both, one configuration file for either.
+
+mod lead;
+mod loss;
+mod replacement;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use surus_testbed::{Agent, Builder, Cluster, StoreKind, merge, wait_for};
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// Three members, of which these are Patroni. `ttl` is the least that Patroni takes.
+fn cluster(patroni: &[usize], dynamic: Value) -> Builder {
+    let mut settings = json!({"ttl": 20, "loop_wait": 2, "retry_timeout": 3});
+    merge(&mut settings, &dynamic);
+    Cluster::builder(env!("CARGO_BIN_EXE_surus")).store(StoreKind::Etcd).patroni(patroni).dynamic(settings)
+}
+
+/// One member bootstraps, the others join it.
+async fn bootstrapped_by(first: usize, builder: Builder) -> Result<Cluster> {
+    let mut cluster = builder.prepare().await?;
+    cluster.start(first)?;
+    ensure!(cluster.wait_leader().await? == first);
+    for node in cluster.others(first) {
+        cluster.start(node)?;
+    }
+    cluster.wait_healthy().await?;
+    Ok(cluster)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tool {
+    Surus,
+    Patronictl,
+}
+
+const TOOLS: [Tool; 2] = [Tool::Surus, Tool::Patronictl];
+
+/// Runs a command that has to succeed, with the configuration of a member.
+async fn run(cluster: &Cluster, tool: Tool, node: usize, args: &[&str]) -> Result<String> {
+    let done = match tool {
+        Tool::Surus => cluster.surus(node, args).await?,
+        Tool::Patronictl => cluster.patronictl(node, args).await?,
+    };
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure!(done.status.success(), "{tool:?} {args:?}: {}\n{out}\n{err}", done.status);
+    Ok(out.into_owned())
+}
+
+/// Both commands tell the same of the cluster, and so do the two kinds of members.
+async fn agree(cluster: &Cluster) -> Result<()> {
+    wait_for("the commands agree", LONG, async || {
+        let (ours, theirs) = tokio::join!(
+            run(cluster, Tool::Surus, 0, &["list", "-f", "json"]),
+            run(cluster, Tool::Patronictl, 0, &["list", "-f", "json"])
+        );
+        let [ours, theirs]: [Value; 2] = [serde_json::from_str(&ours?)?, serde_json::from_str(&theirs?)?];
+        for field in ["Cluster", "Member", "Host", "Role", "State", "TL", "Pending restart", "Tags"] {
+            let of = |list: &Value| -> Vec<Value> {
+                list.as_array().into_iter().flatten().map(|member| member[field].clone()).collect()
+            };
+            ensure!(of(&ours).len() == cluster.nodes.len(), "{ours}");
+            ensure!(of(&ours) == of(&theirs), "{field}: {ours} here, {theirs} there");
+        }
+        Ok(())
+    })
+    .await?;
+    wait_for("the members agree", LONG, async || {
+        let mut seen = Vec::new();
+        for node in 0..cluster.nodes.len() {
+            let mut shown: Value = cluster.get(node, "/cluster").await?.json()?;
+            for member in shown["members"].as_array_mut().context("no members")? {
+                let member = member.as_object_mut().context("no object")?;
+                member.retain(|key, _| !key.contains("lsn") && !key.contains("lag") && !key.contains("location"));
+            }
+            seen.push(shown);
+        }
+        ensure!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:#?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Members with this role in what a Patroni or Surus leader shows, once there are as many.
+async fn with_role(cluster: &Cluster, role: &str, count: usize) -> Result<Vec<usize>> {
+    wait_for(&format!("{count} members with the role {role}"), LONG, async || {
+        let shown: Value = cluster.get(cluster.leader().await?, "/cluster").await?.json()?;
+        let members = shown["members"].as_array().context("no members")?;
+        let of_role = members.iter().filter(|m| m["role"] == role).filter_map(|m| m["name"].as_str());
+        let found: Vec<usize> = of_role.filter_map(|name| cluster.index(name)).collect();
+        ensure!(found.len() == count, "{shown}");
+        Ok(found)
+    })
+    .await
+}
+
+/// One key of the cluster as it is in the store.
+async fn key(cluster: &Cluster, name: &str) -> Result<Option<Value>> {
+    let etcd = cluster.etcd.as_ref().context("no etcd")?;
+    let text = etcd.get(&format!("/service/{}/{name}", cluster.scope)).await?;
+    text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
+}
+
+/// Nothing that we do or write is an error to Patroni.
+fn patroni_is_content(cluster: &Cluster) -> Result<()> {
+    for node in &cluster.nodes {
+        let log = node.log();
+        let bad = ["Traceback", "please report it as a BUG", " ERROR: ", " CRITICAL: "];
+        // The server's own lines, in the same file, have no comma in their times.
+        let of_patroni = |line: &&str| line.get(19..20) == Some(",") || line.starts_with("Traceback");
+        let found: Vec<&str> =
+            log.lines().filter(of_patroni).filter(|line| bad.iter().any(|word| line.contains(word))).collect();
+        ensure!(found.is_empty(), "{}: {found:#?}", node.name);
+    }
+    Ok(())
+}
