@@ -20,8 +20,23 @@ impl Run {
         self.cluster.wait_leader_other_than(leader).await
     }
 
+    /// Who leads has kept what its predecessor needs to come back.
     async fn come_back(&mut self, nodes: &[usize]) -> Result<()> {
+        let mut status = key(&self.cluster, "status").await?;
+        // Written by the leader, and once more after it has looked after its slots.
+        for _ in 0..2 {
+            status = wait_for("another status", LONG, async || {
+                let now = key(&self.cluster, "status").await?;
+                ensure!(now != status, "still {status:?}");
+                Ok(now)
+            })
+            .await?;
+        }
+        let leader = self.cluster.leader().await?;
         for node in nodes {
+            let name = &self.cluster.nodes[*node].name;
+            let slot = format!("select count(*) from pg_replication_slots where slot_name = '{name}'");
+            ensure!(self.cluster.sql(leader, &slot).await? == "1", "no slot for {name}, {status:?}");
             self.cluster.start(*node)?;
         }
         self.cluster.wait_healthy().await.map(drop)

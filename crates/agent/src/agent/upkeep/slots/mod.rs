@@ -59,7 +59,11 @@ impl Slots {
             }
             slots.insert(facts.me.slot_name(), observed.position());
         }
-        let retain = self.retained.seen.keys().filter(|s| !dynamic.slots.contains_key(*s)).cloned().collect();
+        // My own as well: a Patroni member that leads after my death keeps for me only what is listed here, and without
+        // it the log that I need to come back is gone.
+        let own = (facts.settings.use_slots && !facts.tags.nostream()).then(|| facts.me.slot_name());
+        let names: BTreeSet<String> = self.retained.seen.keys().cloned().chain(own).collect();
+        let retain = names.into_iter().filter(|s| !dynamic.slots.contains_key(s)).collect();
         Status { optime: observed.position(), slots, retain_slots: retain }
     }
 
@@ -244,7 +248,7 @@ mod tests {
         let (dynamic, _) = DynamicConfig::read(&json!({"slots": {"c": {"type": "physical"}}}));
         assert_eq!(
             slots.status(&f, &observed, &dynamic).to_text(),
-            r#"{"optime":9,"slots":{"b":5,"l":7,"me":9},"retain_slots":["b"]}"#
+            r#"{"optime":9,"slots":{"b":5,"l":7,"me":9},"retain_slots":["b","me"]}"#
         );
         f.settings.use_slots = false;
         slots.retained.note(&view(&["me", "b", "c"], &[]), &[], &f, true, NOW);
