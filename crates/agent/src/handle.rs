@@ -40,6 +40,8 @@ pub struct Published {
     pub stalls: crate::stall::Shown,
     pub wal: WalKept,
     pub losses: Arc<crate::loss::Shown>,
+    /// What other members need of this primary and do not find.
+    pub wanting: Arc<Vec<String>>,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,
     pub scheduled_restart: Option<ScheduledRestart>,
     pub progress: Option<Progress>,

@@ -73,5 +73,15 @@ async fn check_binaries(settings: &Settings) -> anyhow::Result<()> {
     if version < 130_000 {
         anyhow::bail!("PostgreSQL {} is older than 13, the oldest that is supported", version / 10_000);
     }
+    if let Some(file) = instance.config_elsewhere().await {
+        let dir = file.parent().unwrap_or(&file).display().to_string();
+        anyhow::bail!(
+            "PostgreSQL in {} was last started with {}, and postgresql.config_dir is {}: it would lose its configuration. \
+             Set postgresql.config_dir to {dir}",
+            instance.config().data_dir.display(),
+            file.display(),
+            instance.config().config_dir.display(),
+        );
+    }
     Ok(())
 }

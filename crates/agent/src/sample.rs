@@ -22,6 +22,8 @@ pub fn data(standby_signal: bool) -> DataDir {
         min_recovery_lsn: Lsn(0),
         data_checksums: true,
         wal_log_hints: false,
+        wal_level_minimal: false,
+        wal_segment: 16 << 20,
         limits: BTreeMap::new(),
     };
     DataDir::Present { major_version: 150_000, standby_signal, control }
@@ -49,6 +51,8 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
             process: if observed.is_some() { ProcessState::Accepting } else { ProcessState::NotRunning },
             since: NOW,
             orphans: false,
+            replay: None,
+            stand_alone: false,
             answer: match observed {
                 Some(observed) => Answer::Known(Arc::new(observed)),
                 None => Answer::Unknown(NOW, "PostgreSQL does not run".into()),

@@ -106,6 +106,8 @@ mod tests {
                 process,
                 since: now,
                 orphans: false,
+                replay: None,
+                stand_alone: false,
                 answer: Answer::Unknown(now, String::new()),
             },
             task: None,

@@ -25,7 +25,6 @@ pub struct DynamicConfig {
     pub standby_cluster: Option<StandbyCluster>,
     pub slots: BTreeMap<String, PermanentSlot>,
     pub ignore_slots: Vec<IgnoreSlot>,
-    pub primary_race_backoff: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -85,6 +84,7 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
     let timing = timing(&mut s, r);
     let primary_start_timeout = aliased(&mut s, r, "primary_start_timeout", "master_start_timeout");
     let primary_stop_timeout = aliased(&mut s, r, "primary_stop_timeout", "master_stop_timeout");
+    let race = s.int(r, "primary_race_backoff", "a whole number of seconds, 0 or more", 0..=i64::from(u32::MAX));
     let standby_cluster = standby_cluster(&mut s, r);
     let slots = slots::read_slots(&mut s, r);
     let ignore_slots = slots::read_ignore_slots(&mut s, r);
@@ -99,6 +99,7 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         check_timeline: bool(&mut s, r, "check_timeline"),
         primary_start_timeout: primary_start_timeout.unwrap_or(default.primary_start_timeout),
         primary_stop_timeout: primary_stop_timeout.unwrap_or(default.primary_stop_timeout),
+        primary_race_backoff: race.map_or(default.primary_race_backoff, |n| Duration::from_secs(n.unsigned_abs())),
         synchronous_mode: synchronous_mode(&mut s, r),
         synchronous_mode_strict: bool(&mut s, r, "synchronous_mode_strict"),
         synchronous_node_count: small(&mut s, r, "synchronous_node_count", "a whole number, at least 1", 1)
@@ -122,17 +123,8 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         no_leader_methods: false,
         standby_cluster: standby_cluster.is_some(),
     };
-    let race = s.int(r, "primary_race_backoff", "a whole number of seconds, 0 or more", 0..=i64::from(u32::MAX));
     s.finish(r);
-    DynamicConfig {
-        document,
-        settings,
-        postgresql,
-        standby_cluster,
-        slots,
-        ignore_slots,
-        primary_race_backoff: Duration::from_secs(race.unwrap_or(0).unsigned_abs()),
-    }
+    DynamicConfig { document, settings, postgresql, standby_cluster, slots, ignore_slots }
 }
 
 /// In the file a contradiction is a fault. A stored one is bent into shape, because every member has to go on.

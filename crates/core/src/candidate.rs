@@ -89,6 +89,13 @@ pub fn weigh(facts: &Facts, view: &ClusterView, request: Option<&FailoverRequest
     rows.into_iter().map(|r| r.0).collect()
 }
 
+/// Somebody can, and enough members vouch for it where a quorum decides (`spec/ha.md §10.3`).
+pub fn can_take_over(facts: &Facts, view: &ClusterView) -> bool {
+    let fit = weigh(facts, view, None).iter().filter(|m| m.fit).count();
+    let quorum = active_sync(facts, view).map_or(0, |sync| sync.quorum);
+    fit > usize::try_from(quorum).unwrap_or(usize::MAX)
+}
+
 /// The `sync` key, while it restricts who may lead: synchronous mode is asked for and in force.
 pub fn active_sync<'a>(facts: &Facts, view: &'a ClusterView) -> Option<&'a SyncState> {
     let asked_for = facts.settings.synchronous_mode != SynchronousMode::Off && !facts.settings.standby_cluster;

@@ -126,6 +126,19 @@ pub enum Answer {
     Unknown(BootTime, String),
 }
 
+/// What the server shows of its replay while it recovers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    /// When replay was first seen at `from`.
+    pub since: BootTime,
+    pub from: Lsn,
+    /// The segment that it works on begins here.
+    pub at: Lsn,
+    pub segment: u64,
+    /// The last position that this server was seen to have written, by an agent that is still the same.
+    pub end: Option<Lsn>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresFact {
     pub data_dir: DataDir,
@@ -134,6 +147,12 @@ pub struct PostgresFact {
     pub since: BootTime,
     /// Server processes of a postmaster that is gone still run: they may finish a commit.
     pub orphans: bool,
+    /// How far a server that does not accept connections yet has replayed its log, if that can be seen.
+    #[serde(default)]
+    pub replay: Option<Replay>,
+    /// No agent has ever written its configuration: a server that an operator started and that is to be taken over.
+    #[serde(default)]
+    pub stand_alone: bool,
     pub answer: Answer,
 }
 

@@ -20,6 +20,7 @@ pub mod loss;
 pub mod memory;
 pub mod order;
 pub mod race;
+pub mod recovery;
 pub mod report;
 pub mod rules;
 pub mod server;

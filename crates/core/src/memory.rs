@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{FailoverRequest, Member, Upstream};
-use crate::ids::MemberName;
+use crate::ids::{Lsn, MemberName};
 use crate::order::Epoch;
 use crate::time::BootTime;
 
@@ -74,6 +74,9 @@ pub struct Memory {
     pub named: Option<FailoverRequest>,
     /// This server was stopped by a handover and has not run since.
     pub handed_over: bool,
+    /// The position of a standby, and when it was last seen to grow.
+    #[serde(default)]
+    pub received: Option<(Lsn, BootTime)>,
     /// Since when the store cannot be read.
     pub unreadable_since: Option<BootTime>,
     /// Since when a primary runs here without the lead.

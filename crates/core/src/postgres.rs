@@ -54,8 +54,17 @@ pub struct ControlData {
     pub min_recovery_lsn: Lsn,
     pub data_checksums: bool,
     pub wal_log_hints: bool,
+    /// What was written so cannot be recovered as a standby.
+    #[serde(default)]
+    pub wal_level_minimal: bool,
+    #[serde(default = "default_wal_segment")]
+    pub wal_segment: u64,
     /// `max_connections` and the like as the server last ran with them; a standby may not start with less.
     pub limits: BTreeMap<String, i64>,
+}
+
+fn default_wal_segment() -> u64 {
+    16 << 20
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::candidate;
 use crate::cluster::{ClusterView, FailoverRequest, Member};
-use crate::facts::Facts;
+use crate::facts::{Answer, Facts};
 use crate::ids::MemberName;
 use crate::memory::Memory;
 use crate::postgres::DataDir;
@@ -33,7 +33,11 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
         return leave("I gave the lead away and leave it to others for a moment".into());
     }
     let Some(observed) = facts.postgres.observed().filter(|_| facts.postgres.accepting()) else {
-        return leave("my PostgreSQL does not answer".into());
+        let why = match &facts.postgres.answer {
+            Answer::Unknown(_, why) if facts.postgres.running() => format!(" ({why})"),
+            _ => String::new(),
+        };
+        return leave(format!("my PostgreSQL does not answer{why}"));
     };
     // While paused an operator decides which primary runs.
     if let Some(name) = view.left_alone_beside(&facts.me)
@@ -49,6 +53,13 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     }
     if facts.stalls.disk_hangs(&facts.settings.timing) {
         return leave("my disk hangs".into());
+    }
+    if observed.in_recovery && facts.postgres.stand_alone && memory.last_leader.is_none() && !named {
+        return leave(
+            "this standby was never part of the cluster and has seen nobody lead it, so its primary may be running; start \
+             the agent there, or fail over to this member by name"
+                .into(),
+        );
     }
     if !observed.in_recovery {
         // A running primary keeps its role before anything else is weighed, but never on an old timeline, and not once
@@ -96,10 +107,28 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     {
         return leave("I am not in the failsafe list, so the last leader may go on without asking me".into());
     }
+    if let Some(left) =
+        backs_off(facts, memory, observed.is_streaming()).filter(|_| request.is_none_or(|r| r.candidate.is_none()))
+    {
+        return leave(format!(
+            "My ({}) wal position moved since last heart beat loop, {} seconds until leader race",
+            facts.me,
+            left.as_secs()
+        ));
+    }
     match request {
         Some(request) => requested(facts, memory, view, request),
         None => healthiest(facts, memory, view, &|_| true, true),
     }
+}
+
+/// What is left of `primary_race_backoff` (`spec/ha.md §9.1`): a primary that still sends may only have lost the store for
+/// a moment, and takes the lead again when it is back.
+fn backs_off(facts: &Facts, memory: &Memory, streams: bool) -> Option<Duration> {
+    let (wait, beat) = (facts.settings.primary_race_backoff, facts.settings.timing.loop_wait);
+    let (free, (_, moved)) = (leaderless(facts, memory), memory.received?);
+    let left = wait.checked_sub(free).filter(|left| !left.is_zero())?;
+    (free < beat || streams && facts.now.since(moved) <= beat).then_some(left)
 }
 
 /// Answers count from here on.

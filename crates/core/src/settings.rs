@@ -30,6 +30,9 @@ pub struct ClusterSettings {
     pub primary_start_timeout: Duration,
     /// Only in force in synchronous mode; zero means no limit.
     pub primary_stop_timeout: Duration,
+    /// How long a standby whose primary still sends leaves a free lead alone; zero: not at all.
+    #[serde(default)]
+    pub primary_race_backoff: Duration,
     pub synchronous_mode: SynchronousMode,
     pub synchronous_mode_strict: bool,
     pub synchronous_node_count: u32,
@@ -60,6 +63,7 @@ impl Default for ClusterSettings {
             check_timeline: false,
             primary_start_timeout: Duration::from_secs(300),
             primary_stop_timeout: Duration::ZERO,
+            primary_race_backoff: Duration::ZERO,
             synchronous_mode: SynchronousMode::Off,
             synchronous_mode_strict: false,
             synchronous_node_count: 1,

@@ -201,6 +201,11 @@ fn remember_state(memory: &mut Memory, facts: &Facts) {
 }
 
 fn remember_streaming(memory: &mut Memory, facts: &Facts) {
+    let position = facts.postgres.observed().filter(|o| o.in_recovery).map(|o| o.position());
+    match (position, memory.received) {
+        (Some(now), Some((before, _))) if now <= before => {}
+        (position, _) => memory.received = position.map(|p| (p, facts.now)),
+    }
     match facts.postgres.observed().filter(|o| o.in_recovery) {
         Some(o) if o.is_streaming() => {
             memory.not_streaming_since = None;

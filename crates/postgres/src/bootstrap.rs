@@ -20,6 +20,14 @@ const SQL_LIMIT: Duration = Duration::from_secs(30);
 /// A data directory that is forced to a slow disk.
 pub(crate) const SYNC_LIMIT: Duration = Duration::from_secs(600);
 
+/// What `pg_rewind` calls on its source.
+pub(crate) const REWIND_FUNCTIONS: [&str; 4] = [
+    "pg_ls_dir(text, boolean, boolean)",
+    "pg_stat_file(text, boolean)",
+    "pg_read_binary_file(text)",
+    "pg_read_binary_file(text, bigint, bigint, boolean)",
+];
+
 impl Instance {
     /// Creates the data directory, whole or not at all.
     pub async fn initdb(&self, cancel: &CancellationToken) -> Result<()> {
@@ -105,12 +113,7 @@ impl Instance {
             .filter(|r| version >= 110_000 && !r.username.is_empty() && r.username != config.superuser.username)
         {
             sql.push_str(&role_block(rewind, "LOGIN"));
-            for function in [
-                "pg_ls_dir(text, boolean, boolean)",
-                "pg_stat_file(text, boolean)",
-                "pg_read_binary_file(text)",
-                "pg_read_binary_file(text, bigint, bigint, boolean)",
-            ] {
+            for function in REWIND_FUNCTIONS {
                 let _ =
                     writeln!(sql, "GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {};", ident(&rewind.username));
             }
@@ -178,7 +181,7 @@ fn role_block(who: &Credentials, attributes: &str) -> String {
     format!("DO {};\n", literal(&body))
 }
 
-fn ident(name: &str) -> String {
+pub(crate) fn ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -18,7 +18,7 @@ use surus_core::server::StartAs;
 
 /// Ending of a file that is out of force for a while.
 const RESTORED: &str = ".restored";
-const BASE: &str = "postgresql.base.conf";
+pub(crate) const BASE: &str = "postgresql.base.conf";
 
 pub(crate) struct Writing<'a> {
     pub config: &'a InstanceConfig,
@@ -81,7 +81,8 @@ impl Writing<'_> {
             }
         }
         let auto = config.data_dir.join("postgresql.auto.conf");
-        let keep = matches!(role, Some(StartAs::Recovery { keep_existing: true, .. }));
+        // Without a role nothing takes the place of what a standby that is being taken over streams by.
+        let keep = matches!(role, None | Some(StartAs::Recovery { keep_existing: true, .. }));
         if let Some(text) = read_if_there(&auto)?.as_deref().and_then(without_recovery).filter(|_| !keep) {
             changed |= replace_file(&auto, &text, mode, self.user)?;
         }

@@ -46,6 +46,8 @@ pub(crate) fn parse_controldata(text: &str) -> Result<ControlData, String> {
         min_recovery_lsn: lsn("Minimum recovery ending location")?,
         data_checksums: number("Data page checksum version")? != 0,
         wal_log_hints: get("wal_log_hints setting")? == "on",
+        wal_level_minimal: fields.get("wal_level setting") == Some(&"minimal"),
+        wal_segment: number("Bytes per WAL segment")?,
         limits,
     })
 }

@@ -6,6 +6,7 @@
 //! - A data directory comes into being whole (made elsewhere, then renamed into place) and never vanishes unasked.
 //! - A password appears in no log, no error and no command line.
 
+mod adopt;
 mod archive;
 mod aside;
 mod bootstrap;
@@ -34,6 +35,7 @@ mod postmaster;
 mod proc_fs;
 mod promote;
 mod recover;
+mod recovering;
 mod reload;
 mod rewind;
 mod settings;

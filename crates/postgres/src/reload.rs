@@ -29,6 +29,11 @@ impl Instance {
     pub async fn follow(&self, upstream: Option<&Upstream>, slot: Option<&str>) -> Result<FollowOutcome> {
         let role = StartAs::Standby { upstream: upstream.cloned(), slot: slot.map(str::to_owned) };
         let process = self.process().await;
+        if let Some(upstream) = upstream.filter(|_| process.is_some())
+            && self.follows_by_itself().await
+        {
+            self.lets_in(upstream).await?;
+        }
         let dir = self.config().data_dir.clone();
         let was_standby = blocking("looking at standby.signal", IO_LIMIT, move || {
             clear_placeholders(&dir)?;

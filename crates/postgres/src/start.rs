@@ -354,6 +354,8 @@ mod tests {
             min_recovery_lsn: surus_core::Lsn(0),
             data_checksums: true,
             wal_log_hints: true,
+            wal_level_minimal: false,
+            wal_segment: 16 << 20,
             limits: limits.map(|(n, v)| (n.to_owned(), v)).into(),
         };
         let raised = raised_limits(&config, &control);

@@ -3,9 +3,11 @@
 use std::env;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -35,6 +37,25 @@ impl Machine {
             chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} to postgres", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Runs one of PostgreSQL's programs to its end, or another one, as PostgreSQL's user; its standard output.
+    pub fn run(&self, program: &str, args: &[&str], dir: &Path) -> Result<String> {
+        let own = self.bin_dir.join(program);
+        let mut command = Command::new(if own.is_file() { own } else { program.into() });
+        command.args(args).current_dir(dir).stdin(Stdio::null());
+        if let Some((uid, gid)) = self.postgres {
+            command.uid(uid).gid(gid);
+        }
+        let output = command.output().with_context(|| format!("cannot run {program}"))?;
+        ensure!(
+            output.status.success(),
+            "{program} {}: {}\n{}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     pub fn etcd() -> Result<PathBuf> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_core::facts::{Answer, Facts, PostgresFact, StoreFact};
+use surus_core::facts::{Answer, Facts, PostgresFact, Replay, StoreFact};
 use surus_core::postgres::{DataDir, ProcessState};
 use surus_postgres::{Postmaster, ServerProcesses};
 use surus_store::clock::boot_now;
@@ -68,6 +68,8 @@ impl Agent {
                 process: self.process.0,
                 since: self.process.1,
                 orphans,
+                replay: self.replaying(disk_hangs),
+                stand_alone: self.stand_alone(disk_hangs).await,
                 answer: self.answer.clone(),
             },
             task: self.member.task().cloned(),
@@ -78,6 +80,29 @@ impl Agent {
             shutdown: self.member.shutdown(),
             failover_due: self.failover_due(),
         }
+    }
+
+    /// Known for good once it is not; until then a server that runs here is somebody else's.
+    async fn stand_alone(&mut self, disk_hangs: bool) -> bool {
+        if self.unmanaged && !disk_hangs && matches!(self.data_dir, DataDir::Present { .. }) {
+            self.unmanaged = !self.instance.is_managed().await;
+        }
+        self.unmanaged && matches!(self.data_dir, DataDir::Present { .. })
+    }
+
+    fn replaying(&mut self, disk_hangs: bool) -> Option<Replay> {
+        if let Answer::Known(observed) = &self.answer {
+            self.written = (!observed.in_recovery).then(|| observed.position()).or(self.written);
+        }
+        let DataDir::Present { control, .. } = &self.data_dir else { return None };
+        let starting = self.process.0 == ProcessState::NotAccepting && !disk_hangs;
+        let at = self.postmaster.as_ref().filter(|_| starting).and_then(|p| p.replaying(control.wal_segment));
+        let (now, segment, end) = (boot_now(), control.wal_segment, self.written);
+        self.replay = at.map(|at| match self.replay {
+            Some(seen) if seen.from <= at && seen.since >= self.process.1 => Replay { at, end, ..seen },
+            _ => Replay { since: now, from: at, at, segment, end },
+        });
+        self.replay
     }
 
     fn failover_due(&self) -> Option<Result<i64, String>> {

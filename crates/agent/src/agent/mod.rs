@@ -19,9 +19,9 @@ use arc_swap::ArcSwap;
 use surus_conduct::member::Member;
 use surus_conduct::task::Outcome;
 use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
-use surus_core::facts::{Answer, PeerFact};
+use surus_core::facts::{Answer, PeerFact, Replay};
 use surus_core::postgres::{DataDir, ProcessState, Progress};
-use surus_core::{BootTime, MemberName};
+use surus_core::{BootTime, Lsn, MemberName};
 use surus_journal::Recorder;
 use surus_postgres::{DataDirLock, Instance, Postmaster};
 use surus_store::clock::boot_now;
@@ -92,6 +92,11 @@ pub struct Agent {
     crashed: bool,
     data_dir: DataDir,
     data_dir_read: Option<BootTime>,
+    /// No agent has written the server's configuration, as far as is known.
+    unmanaged: bool,
+    /// The last position that the server here wrote as a primary.
+    written: Option<Lsn>,
+    replay: Option<Replay>,
     answer: Answer,
     answers: Channel<(MemberName, PeerFact)>,
 
@@ -180,6 +185,9 @@ impl Agent {
             crashed: false,
             data_dir: DataDir::Empty,
             data_dir_read: None,
+            unmanaged: true,
+            written: None,
+            replay: None,
             answer: Answer::Unknown(boot_now(), "not asked yet".into()),
             answers: mpsc::channel(64),
             synced: mpsc::channel(4),

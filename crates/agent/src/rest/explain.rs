@@ -85,6 +85,9 @@ pub fn document(published: &Published, now: BootTime) -> Value {
     if let Some(stalls) = published.stalls.document(now) {
         out.insert("stalls".into(), stalls);
     }
+    if !published.wanting.is_empty() {
+        out.insert("wanting".into(), json!(*published.wanting));
+    }
     out.insert(
         "store".into(),
         json!({

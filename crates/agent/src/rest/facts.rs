@@ -102,6 +102,9 @@ impl<'a> Facts<'a> {
             if let Some(stalls) = self.published.stalls.document(self.now) {
                 ours["stalls"] = stalls;
             }
+            if !self.published.wanting.is_empty() {
+                ours["wanting"] = json!(*self.published.wanting);
+            }
             object.insert("surus".into(), ours);
         }
         document

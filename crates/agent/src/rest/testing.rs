@@ -125,6 +125,7 @@ pub fn published() -> Published {
         stalls: Default::default(),
         wal: Default::default(),
         losses: Default::default(),
+        wanting: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,
         progress: None,

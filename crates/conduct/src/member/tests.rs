@@ -48,6 +48,8 @@ fn facts(view: ClusterView) -> Facts {
             process: ProcessState::NotRunning,
             since: NOW,
             orphans: false,
+            replay: None,
+            stand_alone: false,
             answer: Answer::Unknown(NOW, "does not run".into()),
         },
         task: None,

@@ -60,7 +60,7 @@ pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {
 
 pub async fn rewind(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Outcome {
     hands.tell(format!("running pg_rewind from {}", from.name));
-    run::stop_fast(hands, false).await?;
+    run::stop_fast(hands, false, None).await?;
     // While the server stopped its source may have become a standby of somebody else: only what the comparison finds now
     // is what will be cut off. And before crash recovery, whose checkpoint may remove old log.
     if let Some(why) = record(cx, hands, from, Destroying::Rewind).await? {

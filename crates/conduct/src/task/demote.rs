@@ -6,6 +6,7 @@ use futures_util::future::Either;
 use surus_core::cluster::{Status, Upstream};
 use surus_core::facts::TaskDone;
 use surus_core::server::{Killed, StartAs, StopMode, Stopped};
+use surus_core::settings::SynchronousMode;
 use surus_core::{BootTime, Lsn, MemberName};
 use tracing::{info, warn};
 
@@ -41,7 +42,13 @@ pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, ups
     before_stop(hands, true, Some(cx.patience)).await;
     let stopping = hands.now();
     hands.happened(Happened::HandingOver);
-    if !stop_within_lease(hands, cx.patience).await? {
+    let limit = stop_limit(cx).filter(|limit| *limit < cx.patience && has_every_commit(cx, to));
+    if !stop_within_lease(hands, limit.unwrap_or(cx.patience)).await? {
+        if let Some(limit) = limit.filter(|_| !lead_left(hands).is_zero()) {
+            warn!("PostgreSQL did not stop within {} s (primary_stop_timeout) and was killed", limit.as_secs());
+            release_at(cx, hands, None).await;
+            return Ok(TaskDone::Released);
+        }
         return go_on(hands, &format!("PostgreSQL did not stop within {} s", cx.patience.as_secs())).await;
     }
     let Some(position) = hands.shutdown_position().await? else {
@@ -57,6 +64,22 @@ pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, ups
     release_at(cx, hands, Some(position.publish)).await;
     info!("handed over to {to} {} ms after the stop began", ms_since(hands, stopping));
     Ok(TaskDone::Released)
+}
+
+/// `primary_stop_timeout`, where it is in force: a server that is killed loses nothing when a synchronous standby has
+/// every commit.
+pub fn stop_limit(cx: &TaskContext) -> Option<Duration> {
+    let synchronous = surus_core::synchronous::mode(&cx.settings) != SynchronousMode::Off;
+    Some(cx.settings.primary_stop_timeout).filter(|limit| synchronous && !limit.is_zero())
+}
+
+fn has_every_commit(cx: &TaskContext, member: &MemberName) -> bool {
+    let sync = cx.view.as_ref().and_then(|v| v.sync.as_ref()).map(|s| &s.value);
+    sync.is_some_and(|s| s.is_leader(&cx.me) && s.lists(member))
+}
+
+fn somebody_has_every_commit(cx: &TaskContext) -> bool {
+    cx.view.as_ref().is_some_and(|v| v.others(&cx.me).any(|m| has_every_commit(cx, &m.name)))
 }
 
 /// Better a short interruption than none to take over: the stopped primary is started again.
@@ -215,7 +238,8 @@ pub async fn shutdown(cx: &TaskContext, hands: &impl Hands, to: Option<&MemberNa
     if lead {
         hands.happened(Happened::HandingOver);
     }
-    super::run::stop_fast(hands, lead).await?;
+    let limit = stop_limit(cx).filter(|_| lead && somebody_has_every_commit(cx));
+    super::run::stop_fast(hands, lead, limit).await?;
     if lead {
         let position = hands.shutdown_position().await.ok().flatten();
         if let (Some(to), Some(position)) = (to, position)

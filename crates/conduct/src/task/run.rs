@@ -127,7 +127,7 @@ pub async fn follow(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstr
         FollowOutcome::RestartNeeded => {
             hands.tell("restarting PostgreSQL to follow another member".into());
             hands.happened(Happened::Restarting);
-            stop_fast(hands, false).await?;
+            stop_fast(hands, false, None).await?;
             start_standby(cx, hands, upstream).await
         }
     }
@@ -152,7 +152,7 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
     };
     hands.happened(Happened::Restarting);
-    stop_fast(hands, leased).await?;
+    stop_fast(hands, leased, None).await?;
     if leased && lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err(
             "the leader lock ends or ended while PostgreSQL was stopped, it is not started again as the primary".into(),
@@ -162,8 +162,8 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 }
 
 /// A fast stop without a limit of its own, as long as it may take; says so while it lasts. A `leased`
-/// server stops before the lease ends, in whatever way that takes.
-pub async fn stop_fast(hands: &impl Hands, leased: bool) -> Result<(), String> {
+/// server stops before the lease ends, in whatever way that takes, and after `limit` it is killed.
+pub async fn stop_fast(hands: &impl Hands, leased: bool, limit: Option<Duration>) -> Result<(), String> {
     demote::before_stop(hands, leased, None).await;
     let begun = hands.now();
     let mut told = 0;
@@ -180,6 +180,10 @@ pub async fn stop_fast(hands: &impl Hands, leased: bool) -> Result<(), String> {
             // A postmaster that was killed meanwhile has left backends behind, which may still finish a commit.
             Stopped::NotRunning | Stopped::Exited { .. } => return hands.kill_orphans().await,
             Stopped::TimedOut => {
+                if limit.is_some_and(|limit| hands.now().since(begun) >= limit) {
+                    warn!("PostgreSQL did not stop in time (primary_stop_timeout) and is killed");
+                    return demote::stop_now(hands).await;
+                }
                 let waited = hands.now().since(begun).as_secs();
                 if waited >= told + 10 {
                     told = waited;

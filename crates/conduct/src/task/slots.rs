@@ -24,7 +24,7 @@ pub async fn copy(cx: &TaskContext, hands: &impl Hands, from: Upstream, slots: &
     }
     let names: Vec<String> = copies.iter().map(|copy| copy.slot.name.clone()).collect();
     let begun = hands.now();
-    run::stop_fast(hands, false).await?;
+    run::stop_fast(hands, false, None).await?;
     let put = hands.put_slots(copies).await;
     // With or without the slots, this standby has to run.
     let upstream = match cx.view.as_deref() {

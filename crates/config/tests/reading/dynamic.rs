@@ -42,6 +42,7 @@ fn every_key() {
             check_timeline: true,
             primary_start_timeout: seconds(60),
             primary_stop_timeout: seconds(9),
+            primary_race_backoff: seconds(3),
             synchronous_mode: SynchronousMode::Quorum,
             synchronous_mode_strict: true,
             synchronous_node_count: 2,
@@ -63,7 +64,7 @@ fn every_key() {
         (standby.host.as_deref(), standby.port, standby.recovery_min_apply_delay.as_deref()),
         (Some("a,b"), Some(5433), Some("5"))
     );
-    assert_eq!(config.primary_race_backoff, seconds(3));
+    assert_eq!(config.settings.primary_race_backoff, seconds(3));
 }
 
 #[test]

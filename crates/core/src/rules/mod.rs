@@ -102,9 +102,19 @@ impl<'a> Ctx<'a> {
         self.left_alone || self.paused && self.facts.lead.is_none()
     }
 
+    /// A server that an operator started and that has not been taken over: nothing here may stop it.
+    pub fn stands_alone(&self) -> bool {
+        let me = Some(&self.facts.me);
+        let led = self.facts.lead.is_some() || self.facts.inherited.is_some() || self.memory.last_leader.as_ref() == me;
+        self.facts.postgres.stand_alone && self.facts.postgres.running() && !led
+    }
+
     /// A primary runs here that has no right to, or not for long: nothing else comes before that.
     pub fn unled_primary(&self) -> bool {
-        !self.unleased() && self.facts.postgres.is_primary() && (!self.i_lead() || self.lease_ends())
+        !self.unleased()
+            && !self.stands_alone()
+            && self.facts.postgres.is_primary()
+            && (!self.i_lead() || self.lease_ends())
     }
 
     /// The lease of an earlier run of this agent is still good, with time left to stop before it ends.

@@ -17,6 +17,7 @@ pub const RULES: &[Rule] = &[
                 && !c.paused
                 && c.facts.postgres.is_primary()
                 && c.memory.unled_since.is_some_and(|t| c.facts.now.since(t) >= c.facts.settings.timing.ttl)
+                && !c.stands_alone()
                 && !c.inherited_lease_holds()
         },
         then: |w| {
@@ -102,6 +103,7 @@ pub const RULES: &[Rule] = &[
         when: |c| {
             c.leads == Leads::Nobody
                 && !c.paused
+                && !c.stands_alone()
                 && c.facts.postgres.is_primary()
                 && c.facts.postgres.observed().is_some()
         },

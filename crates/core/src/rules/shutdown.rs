@@ -33,6 +33,17 @@ pub const RULES: &[Rule] = &[
         why: "A primary whose agent is gone would go on while others take over, who do not know of it.",
     },
     Rule {
+        id: 104,
+        section: Section::Shutdown,
+        name: "asked to end, and the server here was never taken over",
+        when: |c| c.facts.shutdown && c.stands_alone() && c.facts.task.is_none(),
+        then: |w| {
+            w.goal("ending and leaving PostgreSQL as it is: it was never taken over");
+            w.order(Order::Exit(Ok(())));
+        },
+        why: "Whoever started it relies on it.",
+    },
+    Rule {
         id: 105,
         section: Section::Shutdown,
         name: "asked to end, a task that stops the server runs",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Ctx, Leads, Rule, Work};
 use crate::cluster::{ClusterView, Initialize, Member, MemberRole, Upstream};
+use crate::facts::{Answer, Facts};
 use crate::ids::{MemberName, SystemId};
 use crate::order::{Demote, Order, Task};
 use crate::postgres::DataDir;
@@ -86,6 +87,23 @@ pub const RULES: &[Rule] = &[
         why: "Somebody may be replacing the data by hand; the lead does not belong to it meanwhile.",
     },
     Rule {
+        id: 413,
+        section: Section::Startup,
+        name: "a primary that no agent ever managed, and the cluster has another",
+        when: |c| c.stands_alone() && !c.paused && c.facts.postgres.is_primary() && superseded(c).is_some(),
+        then: |w| {
+            let why = superseded_by(w.view, &w.leads, w.facts).unwrap_or_default();
+            let text = format!(
+                "{why}, and PostgreSQL runs here as a primary that was never managed; it is left alone. If it is the wrong \
+                 one, stop it and start the agent again: it then follows, and what only it has is written down before it \
+                 is cut off. If it is the right one, give this agent another scope, or remove the cluster from the store"
+            );
+            w.goal(text.clone());
+            w.order(Order::Exit(Err(text)));
+        },
+        why: "Which of two running primaries is the right one is for an operator to say.",
+    },
+    Rule {
         id: 415,
         section: Section::Startup,
         name: "an existing standby and no identity in the store",
@@ -97,13 +115,40 @@ pub const RULES: &[Rule] = &[
                 && c.memory.last_leader.is_none()
         },
         then: |w| {
-            let text = "No initialize key in DCS and PostgreSQL is running as replica, aborting start. \
-                        Please first start the agent on the node running as primary";
-            w.goal(text);
-            w.order(Order::Exit(Err(text.into())));
+            w.goal(
+                "No initialize key in DCS and PostgreSQL is running as replica; leaving it as it is. Please first start \
+                 the agent on the node running as primary",
+            );
+            w.wait_for("the agent of the node that runs as the primary");
+            w.again_in(Duration::from_secs(1));
         },
         why: "The primary's identity is the cluster's; a standby that has not seen a leader since its agent started \
               cannot tell whether its primary is the right one. One that has goes on if the store forgot everything.",
+    },
+    Rule {
+        id: 416,
+        section: Section::Startup,
+        name: "an existing primary that does not let me in, and no identity in the store",
+        when: |c| {
+            unclaimed(c)
+                && c.leads == Leads::Nobody
+                && c.stands_alone()
+                && !c.paused
+                && c.facts.postgres.observed().is_none()
+        },
+        then: |w| {
+            let why = match &w.facts.postgres.answer {
+                Answer::Unknown(_, why) => why.clone(),
+                Answer::Known(_) => String::new(),
+            };
+            w.goal(format!(
+                "not taking the running server over, it does not answer ({why}); it is left as it is. Check \
+                 postgresql.listen and postgresql.authentication.superuser"
+            ));
+            w.wait_for("PostgreSQL to answer");
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "A server that cannot be asked cannot be led, and somebody relies on it as it is.",
     },
     Rule {
         id: 418,
@@ -253,6 +298,19 @@ pub const RULES: &[Rule] = &[
         why: "Creating a second cluster under the same name would split the members.",
     },
 ];
+
+fn superseded(c: &Ctx) -> Option<String> {
+    superseded_by(c.view, &c.leads, c.facts)
+}
+
+/// Why the cluster is not this primary's.
+fn superseded_by(view: Option<&ClusterView>, leads: &Leads, facts: &Facts) -> Option<String> {
+    if let Leads::Other(name) = leads {
+        return Some(format!("{name} leads the cluster"));
+    }
+    let (mine, cluster) = (facts.postgres.observed()?.timeline?, view?.history_timeline()?);
+    (mine < cluster).then(|| format!("the cluster is on timeline {cluster}, and this server on {mine}"))
+}
 
 /// Also an empty directory under a running server counts: somebody removed the data under it.
 fn empty(c: &Ctx) -> bool {

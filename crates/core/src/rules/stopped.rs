@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{Ctx, Leads, Rule, Work};
 use crate::candidate;
-use crate::cluster::{Member, MemberRole, Upstream};
+use crate::cluster::{Initialize, Member, MemberRole, Upstream};
 use crate::follow;
 use crate::memory::Divergence;
 use crate::order::{Demote, Order, Task};
 use crate::postgres::{ControlState, DataDir, ProcessState};
+use crate::recovery;
 use crate::report::Section;
 
 pub const RULES: &[Rule] = &[
@@ -197,6 +198,18 @@ pub const RULES: &[Rule] = &[
         why: "Started too early, this server would begin by following nobody.",
     },
     Rule {
+        id: 542,
+        section: Section::Stopped,
+        name: "my data was the primary's, nobody leads, and no standby can be made of it",
+        when: |c| down(c) && c.leads == Leads::Nobody && !c.paused && only_as_primary(c),
+        then: |w| {
+            w.goal("taking the lead: the log was written with wal_level minimal, so that nobody else has it");
+            w.order(Order::TakeLead);
+            w.again_in(Duration::from_millis(300));
+        },
+        why: "PostgreSQL refuses to recover such a log as a standby, which is where a member without the lead begins.",
+    },
+    Rule {
         id: 545,
         section: Section::Stopped,
         name: "PostgreSQL does not run",
@@ -223,15 +236,31 @@ pub const RULES: &[Rule] = &[
         why: "It would accept writes as soon as it is up.",
     },
     Rule {
+        id: 551,
+        section: Section::Stopped,
+        name: "the leader takes too long to start up, candidates not asked yet",
+        when: |c| waited_for(c) && too_long(c).is_some() && !asked_lately(c),
+        then: |w| {
+            let why = recovery::too_long(w.facts, w.view).unwrap_or_default();
+            w.goal(format!("asking the other members who can take over because {why}"));
+            ask(w);
+            w.again_in(Duration::from_millis(500));
+        },
+        why: "The lead goes only to a member that is known to be able to take it.",
+    },
+    Rule {
         id: 552,
         section: Section::Stopped,
         name: "the leader takes too long to start up, and somebody can take over",
-        when: |c| starting(c) && !c.paused && c.i_lead() && overdue(c) && somebody_else(c),
+        when: |c| waited_for(c) && too_long(c).is_some() && somebody_else(c),
         then: |w| {
-            w.goal("stopped PostgreSQL because of startup timeout");
+            let why = recovery::too_long(w.facts, w.view).unwrap_or_default();
+            w.candidates = w.view.map(|v| candidate::weigh(w.facts, v, None)).unwrap_or_default();
+            w.goal(format!("stopped PostgreSQL because of startup timeout: {why}"));
             w.begin(Task::Demote(Demote::Release));
         },
-        why: "primary_start_timeout has passed and a standby is ready.",
+        why: "A standby is ready and this server is not. It is stopped before the lead goes, so that it cannot come up as a \
+              primary any more.",
     },
     Rule {
         id: 553,
@@ -253,20 +282,47 @@ pub const RULES: &[Rule] = &[
         why: "It may need log that only the new leader has before it can accept connections at all.",
     },
     Rule {
+        id: 554,
+        section: Section::Stopped,
+        name: "the leader takes too long to start up, and nobody can take over",
+        when: |c| waited_for(c) && too_long(c).is_some(),
+        then: |w| {
+            let why = recovery::too_long(w.facts, w.view).unwrap_or_default();
+            w.candidates = w.view.map(|v| candidate::weigh(w.facts, v, None)).unwrap_or_default();
+            w.goal(format!(
+                "primary start has timed out, but continuing to wait because failover is not possible: {why}"
+            ));
+            w.wait_for("PostgreSQL to accept connections, or a member that can take over");
+            // Each answer leads to another step.
+            let lately = w.facts.now - Duration::from_secs(1);
+            if !w.facts.peers.values().any(|peer| peer.asked > lately) {
+                ask(w);
+            }
+            w.again_in(Duration::from_secs(1));
+        },
+        why: "A server that recovers serves again in the end; one that was stopped for nobody does not.",
+    },
+    Rule {
         id: 555,
         section: Section::Stopped,
         name: "PostgreSQL does not accept connections",
         when: starting,
         then: |w| {
             w.goal("PostgreSQL is still starting up");
-            w.wait_for("PostgreSQL to accept connections");
             if w.leads == Leads::Me {
-                let overdue = w.facts.now.since(w.facts.postgres.since) >= w.facts.settings.primary_start_timeout;
-                let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();
-                if overdue && !ask.is_empty() {
-                    w.order(Order::Probe { members: ask });
-                }
+                let timeout = w.facts.settings.primary_start_timeout;
+                let left = timeout.saturating_sub(w.facts.now.since(w.facts.postgres.since)).as_secs();
+                let told = match recovery::estimate(w.facts, w.view) {
+                    Some(least) => format!(
+                        "; recovery takes {} s more at least, which is waited for because a failover {}",
+                        least.as_secs(),
+                        if least < recovery::FAILOVER { "takes as long" } else { "could lose commits" }
+                    ),
+                    None => String::new(),
+                };
+                w.goal(format!("PostgreSQL is still starting up, {left} seconds until timeout{told}"));
             }
+            w.wait_for("PostgreSQL to accept connections");
             if w.leads == Leads::MeBefore && w.facts.fence.forbids().is_none() {
                 w.order(Order::RetakeLead);
             }
@@ -284,8 +340,25 @@ fn starting(c: &Ctx) -> bool {
     c.facts.postgres.process == ProcessState::NotAccepting
 }
 
-fn overdue(c: &Ctx) -> bool {
-    c.facts.now.since(c.facts.postgres.since) >= c.facts.settings.primary_start_timeout
+/// The leader is starting up, and nothing else keeps it from giving the lead away.
+fn waited_for(c: &Ctx) -> bool {
+    starting(c) && !c.paused && c.i_lead()
+}
+
+fn too_long(c: &Ctx) -> Option<String> {
+    recovery::too_long(c.facts, c.view)
+}
+
+fn ask(w: &mut Work) {
+    let ask = w.view.map(|v| candidate::to_ask(v, &w.facts.me)).unwrap_or_default();
+    if !ask.is_empty() {
+        w.order(Order::Probe { members: ask });
+    }
+}
+
+fn asked_lately(c: &Ctx) -> bool {
+    let Some(view) = c.view else { return true };
+    candidate::all_asked(&c.facts.peers, &candidate::to_ask(view, &c.facts.me), c.facts.now - candidate::FRESH)
 }
 
 fn control_state(c: &Ctx) -> Option<ControlState> {
@@ -310,6 +383,23 @@ fn was_primary(c: &Ctx) -> bool {
         )
 }
 
+/// Nothing that this server wrote last was ever sent to a standby, and it recovers as a primary or not at all.
+fn only_as_primary(c: &Ctx) -> bool {
+    let DataDir::Present { control, .. } = &c.facts.postgres.data_dir else { return false };
+    let (Some(view), facts) = (c.view, c.facts) else { return false };
+    control.wal_level_minimal
+        && was_primary(c)
+        && matches!(&view.initialize, Initialize::Done(id) if *id == control.system_id)
+        && view.history_timeline().is_none_or(|cluster| control.checkpoint_timeline >= cluster)
+        && candidate::active_sync(facts, view).is_none_or(|sync| sync.is_leader(&facts.me))
+        && view.left_alone_beside(&facts.me).is_none()
+        && view.failover.is_none()
+        && c.memory.abstain_until.is_none_or(|until| facts.now >= until)
+        && facts.fence.forbids().is_none()
+        && !facts.tags.nofailover()
+        && !facts.settings.standby_cluster
+}
+
 /// A standby that could not be started.
 fn fails_to_follow(c: &Ctx) -> bool {
     c.facts.postgres.standby_signal() && c.memory.start_failures > 0
@@ -325,7 +415,7 @@ fn asked(c: &Ctx) -> bool {
 }
 
 fn somebody_else(c: &Ctx) -> bool {
-    c.view.is_some_and(|v| candidate::weigh(c.facts, v, None).iter().any(|m| m.fit))
+    c.view.is_some_and(|v| candidate::can_take_over(c.facts, v))
 }
 
 /// The leader, when it is certain to run as a primary.

@@ -32,6 +32,7 @@ pub const RULES: &[Rule] = &[
                 && unreadable(c)
                 && c.facts.lead.is_none()
                 && c.facts.postgres.is_primary()
+                && !c.stands_alone()
                 && patience_over(c)
         },
         then: |w| {

@@ -45,6 +45,8 @@ fn shutdown_and_operator() -> Vec<Row> {
     vec![
         (100, Scenario::leader().paused().shutdown(), &["exit"]),
         (102, Scenario::leader().pause_seen().shutdown(), &[]),
+        (104, Scenario::leader().stand_alone().led_by_nobody().shutdown(), &["exit"]),
+        (104, Scenario::standby().stand_alone().shutdown(), &["exit"]),
         (105, Scenario::leader().shutdown().runs(Task::Demote(Demote::Release)), &[]),
         (110, Scenario::standby().shutdown().runs(Task::Clone { from: upstream("b") }), &["cancel"]),
         (115, Scenario::crashed_leader().shutdown(), &["release", "exit"]),
@@ -120,6 +122,15 @@ fn tasks_and_store() -> Vec<Row> {
             310,
             Scenario::leader().left_alone("a").store_away_since(before(11_000)).with(other).with(|s| {
                 s.readable = false;
+            }),
+            &[],
+        ),
+        // Nobody has taken it over yet, and the store was never seen.
+        (
+            330,
+            Scenario::leader().stand_alone().with(|s| {
+                s.readable = false;
+                s.memory.unreadable_since = Some(before(60_000));
             }),
             &[],
         ),
@@ -225,7 +236,17 @@ fn startup() -> Vec<Row> {
         (410, Scenario::standby().with(another), &["exit with error"]),
         (410, Scenario::leader().with(another), &["release", "exit with error"]),
         (412, Scenario::leader().paused().with(another), &["release"]),
-        (415, Scenario::leaderless().with(unclaimed), &["exit with error"]),
+        (413, Scenario::leader().stand_alone().led_by("b"), &["exit with error"]),
+        (
+            413,
+            Scenario::leader().stand_alone().led_by_nobody().with(|s| s.view.history = Some(history(2))),
+            &["exit with error"],
+        ),
+        (415, Scenario::leaderless().with(unclaimed), &[]),
+        (415, Scenario::leaderless().with(unclaimed).starting(before(100)), &[]),
+        (416, Scenario::leader().stand_alone().led_by_nobody().with(unclaimed).silent(), &[]),
+        (416, Scenario::leader().stand_alone().led_by_nobody().with(unclaimed).starting(before(100)), &[]),
+        (418, Scenario::leader().stand_alone().led_by_nobody().with(unclaimed), &["write system id"]),
         (418, Scenario::leaderless().with(unclaimed).down(ControlState::ShutDown, false), &["write system id"]),
         (425, Scenario::leader().dir(DataDir::Empty), &["demote and release"]),
         (425, Scenario::standby().dir(DataDir::Empty), &["demote, deposed"]),
@@ -254,6 +275,30 @@ fn startup() -> Vec<Row> {
         // The store forgot everything; I saw `b` lead.
         (445, Scenario::nothing().with(|s| s.memory.last_leader = Some("b".into())), &[]),
     ]
+}
+
+fn history(timeline: u32) -> surus_core::cluster::History {
+    let entry = |n: u32| surus_core::cluster::HistoryEntry {
+        timeline: surus_core::Timeline(n),
+        switch_lsn: surus_core::Lsn(900),
+        reason: String::new(),
+        timestamp: None,
+        new_leader: None,
+    };
+    surus_core::cluster::History((1..timeline).map(entry).collect())
+}
+
+/// `b` has every commit and just answered.
+fn synchronous(s: Scenario) -> Scenario {
+    s.with_standby("b", 1000).sync("a", &["b"], 0).with(|s| s.facts.settings.synchronous_mode = SynchronousMode::On)
+}
+
+fn only_as_primary() -> Scenario {
+    Scenario::leaderless().down(ControlState::InProduction, false).with(|s| {
+        if let DataDir::Present { control, .. } = &mut s.facts.postgres.data_dir {
+            control.wal_level_minimal = true;
+        }
+    })
 }
 
 fn stopped_server() -> Vec<Row> {
@@ -310,6 +355,15 @@ fn stopped_server() -> Vec<Row> {
                 .finished(handover(), Ok(TaskDone::Released)),
             &["release"],
         ),
+        (542, only_as_primary(), &["take"]),
+        (545, only_as_primary().with(|s| s.view.history = Some(history(2))), &["start standby of nobody"]),
+        (
+            545,
+            only_as_primary().sync("b", &[], 0).with(|s| {
+                s.facts.settings.synchronous_mode = SynchronousMode::On;
+            }),
+            &["start standby of nobody"],
+        ),
         (545, deposed().forked(false), &["start standby of b"]),
         (545, Scenario::leaderless().down(ControlState::InProduction, false), &["start standby of nobody"]),
         // A switchover asked for while paused ends with the former primary running as a standby.
@@ -327,7 +381,34 @@ fn stopped_server() -> Vec<Row> {
                 .starting(before(90_000)),
             &["follow b"],
         ),
-        (555, Scenario::leader().with_unasked("b").starting(before(301_000)), &["ask b"]),
+        (551, Scenario::leader().with_unasked("b").starting(before(301_000)), &["ask b"]),
+        // At least 270 s more, and 260 s are left until the timeout.
+        (551, Scenario::leader().with_unasked("b").starting(before(40_000)).replaying(30_000, 1, 20), &["ask b"]),
+        (
+            552,
+            Scenario::leader().with_standby("b", 1000).starting(before(40_000)).replaying(30_000, 1, 20),
+            &["demote and release"],
+        ),
+        // Nobody has every commit, so what fits into the timeout is waited for.
+        (555, Scenario::leader().with_standby("b", 1000).starting(before(40_000)).replaying(30_000, 10, 20), &[]),
+        (
+            552,
+            synchronous(Scenario::leader()).starting(before(40_000)).replaying(30_000, 10, 20),
+            &["demote and release"],
+        ),
+        (555, synchronous(Scenario::leader()).starting(before(40_000)).replaying(30_000, 18, 20), &[]),
+        // Another voter would have to vouch for it.
+        (
+            554,
+            synchronous(Scenario::leader())
+                .sync("a", &["b", "c"], 1)
+                .with(|s| s.facts.settings.synchronous_mode = SynchronousMode::Quorum)
+                .starting(before(40_000))
+                .replaying(30_000, 10, 20),
+            &[],
+        ),
+        (554, Scenario::leader().starting(before(301_000)), &[]),
+        (555, Scenario::leader().with_unasked("b").starting(before(299_000)), &[]),
         (
             555,
             Scenario::standby()
@@ -398,7 +479,40 @@ fn race() -> Vec<Row> {
         (610, Scenario::leader().with(vacant).left_alone("a"), &["take"]),
         (610, Scenario::leader().with(vacant).left_alone("b").paused(), &["take"]),
         (640, Scenario::leaderless().tag("nofailover", true), &[]),
+        // What an operator started and nobody took over is left alone, whatever the store says.
+        (
+            640,
+            Scenario::leader().stand_alone().led_by_nobody().silent().with(|s| {
+                s.memory.unled_since = Some(before(60_000));
+            }),
+            &[],
+        ),
+        (640, Scenario::leader().stand_alone().led_by_nobody().with(|s| s.memory.abstain_until = Some(after(1))), &[]),
+        // Its primary runs, perhaps, and is to be taken over as well.
+        (640, Scenario::leaderless().stand_alone().with_standby("b", 900).with(|s| s.memory.last_leader = None), &[]),
+        (
+            610,
+            Scenario::leaderless().stand_alone().failover(None, Some("a")).with(|s| s.memory.last_leader = None),
+            &["take"],
+        ),
+        // A primary that still sends may come back to the store.
+        (640, backing_off(5_000, 1_000, true), &[]),
+        (640, backing_off(25_000, 5_000, true), &[]),
+        (610, backing_off(25_000, 11_000, true), &["take"]),
+        (610, backing_off(25_000, 5_000, false), &["take"]),
+        (610, backing_off(31_000, 1_000, true), &["take"]),
+        (610, backing_off(5_000, 1_000, true).failover(None, Some("a")), &["take"]),
     ]
+}
+
+/// `primary_race_backoff` is 30 s: leaderless for so long, and the log grew so long ago.
+fn backing_off(leaderless: u64, grew: u64, streams: bool) -> Scenario {
+    Scenario::leaderless().with_standby("b", 900).with(|s| {
+        s.facts.settings.primary_race_backoff = Duration::from_secs(30);
+        s.memory.leaderless_since = Some(before(leaderless));
+        s.memory.received = Some((surus_core::Lsn(1000), before(grew)));
+        s.facts.postgres = running(standby_at(1000, 1, "a", Some("b"), streams), true);
+    })
 }
 
 fn primary() -> Vec<Row> {

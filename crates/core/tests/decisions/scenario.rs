@@ -7,7 +7,8 @@ use surus_core::cluster::{
     Versioned,
 };
 use surus_core::facts::{
-    Answer, Facts, Fence, FinishedTask, Lead, PeerAnswer, PeerFact, PostgresFact, RunningTask, StoreFact, TaskDone,
+    Answer, Facts, Fence, FinishedTask, Lead, PeerAnswer, PeerFact, PostgresFact, Replay, RunningTask, StoreFact,
+    TaskDone,
 };
 use surus_core::memory::{Divergence, Memory};
 use surus_core::order::{Demote, Order, Request, Task};
@@ -43,6 +44,8 @@ pub fn control(state: ControlState) -> ControlData {
         min_recovery_lsn: Lsn(0),
         data_checksums: true,
         wal_log_hints: false,
+        wal_level_minimal: false,
+        wal_segment: 16 << 20,
         limits: Default::default(),
     }
 }
@@ -227,6 +230,36 @@ impl Scenario {
         self
     }
 
+    /// Replay has been watched for so long, and began the segment `at` of `end` after it began with the first.
+    pub fn replaying(mut self, watched: u64, at: u64, end: u64) -> Scenario {
+        let segment = 16 << 20;
+        self.facts.postgres.replay = Some(Replay {
+            since: before(watched),
+            from: Lsn(segment),
+            at: Lsn(at * segment),
+            segment,
+            end: Some(Lsn((end + 1) * segment)),
+        });
+        self
+    }
+
+    /// An operator started the server here, and no agent has ever managed it.
+    pub fn stand_alone(mut self) -> Scenario {
+        self.facts.postgres.stand_alone = true;
+        self.facts.lead = None;
+        self
+    }
+
+    pub fn led_by(mut self, name: &str) -> Scenario {
+        self.view.leader = Some(Leader { name: name.into(), version: 5, lease: None });
+        self.member(member(name, MemberRole::Primary))
+    }
+
+    pub fn led_by_nobody(mut self) -> Scenario {
+        self.view.leader = None;
+        self
+    }
+
     pub fn silent(mut self) -> Scenario {
         self.facts.postgres.answer = Answer::Unknown(before(3000), "statement timeout".into());
         self
@@ -348,13 +381,15 @@ pub fn answer(in_recovery: bool, lsn: u64) -> PeerAnswer {
     }
 }
 
-fn running(observed: Observed, standby_signal: bool) -> PostgresFact {
+pub fn running(observed: Observed, standby_signal: bool) -> PostgresFact {
     let state = if standby_signal { ControlState::InArchiveRecovery } else { ControlState::InProduction };
     PostgresFact {
         data_dir: data(state, standby_signal),
         process: ProcessState::Accepting,
         since: before(60_000),
         orphans: false,
+        replay: None,
+        stand_alone: false,
         answer: Answer::Known(Arc::new(observed)),
     }
 }
@@ -365,6 +400,8 @@ pub fn stopped(data_dir: DataDir) -> PostgresFact {
         process: ProcessState::NotRunning,
         since: before(5000),
         orphans: false,
+        replay: None,
+        stand_alone: false,
         answer: Answer::Unknown(before(5000), "not running".into()),
     }
 }

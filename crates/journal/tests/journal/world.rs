@@ -84,6 +84,8 @@ impl World {
             min_recovery_lsn: Lsn::INVALID,
             data_checksums: true,
             wal_log_hints: false,
+            wal_level_minimal: false,
+            wal_segment: 16 << 20,
             limits: [("max_connections".to_owned(), 100)].into(),
         };
         let facts = Facts {
@@ -109,6 +111,8 @@ impl World {
                 process: ProcessState::Accepting,
                 since: now,
                 orphans: false,
+                replay: None,
+                stand_alone: false,
                 answer: Answer::Known(Arc::new(observed(now, false))),
             },
             task: None,

@@ -69,6 +69,8 @@ impl Member {
                 process: mind.process.0,
                 since: mind.process.1,
                 orphans: orphans && mind.process.0 == ProcessState::NotRunning && mind.conduct.task().is_none(),
+                replay: None,
+                stand_alone: false,
                 answer: mind.answer.clone(),
             },
             task: mind.conduct.task().cloned(),

@@ -130,6 +130,8 @@ impl Postgres {
                 min_recovery_lsn: recovery.map_or(Lsn::INVALID, |_| data.log.lsn()),
                 data_checksums: true,
                 wal_log_hints: false,
+                wal_level_minimal: false,
+                wal_segment: 16 << 20,
                 limits: BTreeMap::new(),
             },
         }

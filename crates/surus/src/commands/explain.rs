@@ -181,6 +181,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
         let (id, what) = (text(loss, "id").unwrap_or("?"), text(loss, "what").unwrap_or_default());
         line(out, 1, &format!("lost and not acknowledged: {what} (surus loss show {id})"));
     }
+    for wanting in list(account, "wanting").iter().filter_map(Value::as_str) {
+        line(out, 1, &format!("wanting: {wanting}"));
+    }
     for stall in account.get("stalls").map(stall_lines).unwrap_or_default() {
         line(out, 1, &stall);
     }

@@ -1,8 +1,13 @@
 //! What the holder of the lead keeps right in the store: identity, configuration, history.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 use surus_core::cluster::{History, HistoryEntry, Initialize};
 use surus_core::facts::Facts;
 use surus_core::order::Order;
+use surus_postgres::Setting;
 use surus_store::TxnOutcome;
 use tracing::info;
 
@@ -30,8 +35,14 @@ impl Agent {
                     Some(map) if !map.is_empty() => document,
                     _ => self.settings.founding_document(),
                 };
+                let instance = facts.postgres.stand_alone.then(|| self.instance.clone());
                 let spoilt = view.garbage.iter().any(|g| g.key == "config");
                 self.upkeep.spawn("writing the config key", async move {
+                    let mut document = document;
+                    if let Some(instance) = instance {
+                        let running = instance.settings(Duration::from_secs(5)).await.map_err(|e| e.to_string())?;
+                        adopt_limits(&mut document, &running);
+                    }
                     let written = if spoilt {
                         store.write_as_leader("config", document.to_string(), WRITE).await
                     } else {
@@ -66,6 +77,41 @@ impl Agent {
                 });
             }
             _ => {}
+        }
+    }
+}
+
+/// Settings that all members have in common and that a server takes over only by a restart. The configuration of an agent
+/// wins over the operator's own, so it begins with what the operator's server runs with.
+const LIMITS: [&str; 8] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_worker_processes",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_replication_slots",
+    "track_commit_timestamp",
+    "wal_level",
+];
+
+/// What is written already stays; what is too little for a cluster is left to the defaults.
+fn adopt_limits(document: &mut Value, running: &BTreeMap<String, Setting>) {
+    let Some(top) = document.as_object_mut() else { return };
+    let postgresql = top.entry("postgresql").or_insert_with(|| json!({}));
+    let Some(postgresql) = postgresql.as_object_mut() else { return };
+    let parameters = postgresql.entry("parameters").or_insert_with(|| json!({}));
+    let Some(parameters) = parameters.as_object_mut() else { return };
+    for name in LIMITS {
+        let Some(setting) = running.get(name).filter(|_| !parameters.contains_key(name)) else { continue };
+        let number = setting.value.parse::<i64>();
+        let wanted = match name {
+            "wal_level" => setting.value == "logical",
+            "max_wal_senders" | "max_replication_slots" => number.as_ref().is_ok_and(|n| *n > 10),
+            _ => setting.source != "default",
+        };
+        if wanted {
+            let value = number.map_or_else(|_| json!(setting.value), |n| json!(n));
+            parameters.insert(name.to_owned(), value);
         }
     }
 }
@@ -115,6 +161,41 @@ mod tests {
             timestamp: time.map(str::to_owned),
             new_leader: leader.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn the_limits_of_a_server_that_is_taken_over() {
+        let setting = |value: &str, source: &str| Setting {
+            value: value.into(),
+            unit: None,
+            vartype: String::new(),
+            context: "postmaster".into(),
+            source: source.into(),
+            source_file: None,
+            pending_restart: false,
+        };
+        let running: BTreeMap<String, Setting> = [
+            ("max_connections", setting("500", "configuration file")),
+            ("max_worker_processes", setting("8", "default")),
+            ("max_prepared_transactions", setting("7", "configuration file")),
+            ("max_wal_senders", setting("0", "configuration file")),
+            ("max_replication_slots", setting("30", "command line")),
+            ("track_commit_timestamp", setting("on", "configuration file")),
+            ("wal_level", setting("logical", "configuration file")),
+            ("work_mem", setting("7", "configuration file")),
+        ]
+        .map(|(name, setting)| (name.to_owned(), setting))
+        .into();
+        let mut document = json!({"ttl": 30, "postgresql": {"parameters": {"max_prepared_transactions": 9}}});
+        adopt_limits(&mut document, &running);
+        let parameters = json!({
+            "max_connections": 500, "max_prepared_transactions": 9, "max_replication_slots": 30,
+            "track_commit_timestamp": "on", "wal_level": "logical",
+        });
+        assert_eq!(document, json!({"ttl": 30, "postgresql": {"parameters": parameters}}));
+        let mut empty = json!({});
+        adopt_limits(&mut empty, &[("wal_level".to_owned(), setting("minimal", "configuration file"))].into());
+        assert_eq!(empty, json!({"postgresql": {"parameters": {}}}));
     }
 
     #[test]

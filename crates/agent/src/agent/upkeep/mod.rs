@@ -6,6 +6,7 @@
 mod cluster_keys;
 mod restart;
 mod slots;
+mod wanting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use surus_conduct::callbacks::Happened;
 use surus_conduct::pause::Note;
 use surus_config::RoleOverlay;
-use surus_core::cluster::{MemberRole, PendingRestart};
+use surus_core::cluster::{Initialize, MemberRole, PendingRestart};
 use surus_core::facts::Facts;
 use surus_core::order::Order;
 use surus_core::postgres::DataDir;
@@ -34,6 +35,7 @@ pub struct Upkeep {
     /// Former primaries cannot be rewound against this one before its first checkpoint.
     pub checkpoint_pending: bool,
     pub slots: slots::Slots,
+    pub wanting: wanting::Wanting,
     orders: Vec<Order>,
     busy: Arc<Mutex<BTreeSet<&'static str>>>,
     /// A checkpoint was made: the control file says more than is known of it.
@@ -51,6 +53,7 @@ impl Default for Upkeep {
             reload_wanted: false,
             checkpoint_pending: false,
             slots: slots::Slots::default(),
+            wanting: wanting::Wanting::default(),
             orders: vec![],
             busy: Arc::default(),
             checkpointed: Arc::default(),
@@ -125,6 +128,7 @@ impl Agent {
         self.checkpoint_after_promote(facts);
         self.keep_slots(facts);
         self.check_pending(facts);
+        self.look_for_wanting(facts);
         self.run_schedule(facts);
         self.note_pause(facts);
         for order in std::mem::take(&mut self.upkeep.orders) {
@@ -175,7 +179,8 @@ impl Agent {
     }
 
     fn reload_postgres(&mut self, facts: &Facts) {
-        if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.member.task().is_some() {
+        if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.member.task().is_some() || !is_ours(facts)
+        {
             return;
         }
         let (instance, callbacks) = (self.instance.clone(), self.callbacks.clone());
@@ -193,7 +198,7 @@ impl Agent {
 
     fn cache_settings(&mut self, facts: &Facts) {
         let version = self.settings.version;
-        let there = matches!(facts.postgres.data_dir, DataDir::Present { .. }) && self.member.task().is_none();
+        let there = is_ours(facts) && self.member.task().is_none();
         if version.is_none() || version == self.upkeep.cached || !there {
             return;
         }
@@ -225,5 +230,14 @@ impl Agent {
             wake.notify_one();
             made
         });
+    }
+}
+
+/// The data is the cluster's. Nothing is written into what belongs to another one, or to nobody yet.
+fn is_ours(facts: &Facts) -> bool {
+    let DataDir::Present { control, .. } = &facts.postgres.data_dir else { return false };
+    match &facts.store.view {
+        Some(view) => matches!(&view.initialize, Initialize::Done(id) if *id == control.system_id),
+        None => !facts.postgres.stand_alone,
     }
 }

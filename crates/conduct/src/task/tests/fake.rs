@@ -339,6 +339,8 @@ impl Hands for Fake {
             min_recovery_lsn: Lsn(0),
             data_checksums: true,
             wal_log_hints: false,
+            wal_level_minimal: false,
+            wal_segment: 16 << 20,
             limits: BTreeMap::new(),
         };
         DataDir::Present { major_version: 150_000, standby_signal: false, control }

@@ -127,6 +127,8 @@ impl Node {
             process: if self.server == Server::Down { ProcessState::NotRunning } else { ProcessState::Accepting },
             since: at,
             orphans: false,
+            replay: None,
+            stand_alone: false,
             answer: match &self.server {
                 Server::Down => Answer::Unknown(at, "down".into()),
                 Server::Primary => Answer::Known(Arc::new(primary_at(self.end(), timeline))),

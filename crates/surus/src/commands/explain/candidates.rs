@@ -55,6 +55,8 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
             process: ProcessState::NotRunning,
             since: NOW,
             orphans: false,
+            replay: None,
+            stand_alone: false,
             answer: Answer::Unknown(NOW, unknown),
         },
         task: None,
