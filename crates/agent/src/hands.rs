@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::callbacks::CallbackRunner;
 use crate::fence::FenceKeeper;
+use crate::inherited::Deadline;
 use crate::lease::LeaseKeeper;
 
 /// A standby that is to be promoted may be at a restartpoint.
@@ -36,6 +37,7 @@ pub struct RealHands {
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
+    pub deadline: Arc<Deadline>,
     pub api: Arc<surus_api::Client>,
     pub progress: Arc<watch::Sender<Option<Progress>>>,
     pub cancel: CancellationToken,
@@ -123,7 +125,9 @@ impl Hands for RealHands {
     }
 
     async fn arm_fence(&self) -> Made {
-        Box::pin(self.fence.armed()).await
+        let Some(lead) = self.lease.lead() else { return Err("the leader lock is gone".into()) };
+        let (armed, left) = tokio::join!(Box::pin(self.fence.armed()), Box::pin(self.deadline.write(lead.until)));
+        armed.and(left)
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
@@ -363,6 +367,7 @@ mod tests {
             methods: vec![],
             instance,
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
+            deadline: Arc::new(Deadline::open("".as_ref()).0),
             lease,
             store,
             api: Arc::new(surus_api::Client::new(&surus_api::ClientOptions::default()).unwrap()),
@@ -379,6 +384,7 @@ mod tests {
             post_bootstrap: None,
             data_dir: String::new(),
             is_primary: false,
+            inherited: false,
             view: None,
         };
         let size = std::mem::size_of_val(&perform(Task::Promote, context, hands));

@@ -15,8 +15,7 @@ pub fn guard(facts: &Facts) -> Option<bool> {
         return None;
     }
     let standby = postgres.observed().is_some_and(|o| o.in_recovery);
-    // An earlier run of this agent held the lead: it may have ordered a promotion that the server still has to finish.
-    if standby && facts.inherited.is_some_and(|until| facts.now < until) {
+    if standby && facts.promotion_pending() {
         return None;
     }
     if left_alone(facts) || standby || (!postgres.running() && !postgres.orphans) {

@@ -129,6 +129,15 @@ impl<T> Member<T> {
         }
     }
 
+    /// What the fence of an earlier process still waits for. It heard of every renewal; what was written about them may
+    /// be older, for a disk that hung.
+    pub fn inherit(&mut self, armed: Option<BootTime>) {
+        if let Some(armed) = armed.filter(|_| self.inherited != Some(Inherited::Unguarded)) {
+            let until = self.inherited().map_or(armed, |until| until.max(armed));
+            self.inherited = Some(Inherited::Until(until));
+        }
+    }
+
     /// For a successor of this process.
     pub fn leaves(&self, lead: Option<Lead>, pause: bool) -> Option<Inherited> {
         if self.seen.view.is_none() {
@@ -138,7 +147,8 @@ impl<T> Member<T> {
         if pause && self.unguarded() {
             return Some(Inherited::Unguarded);
         }
-        lead.map(|l| Inherited::Until(l.until))
+        // An agent that is replaced twice before it has its lead again still owes what the first one may have ordered.
+        lead.map(|l| l.until).or(self.inherited()).map(Inherited::Until)
     }
 
     pub fn task(&self) -> Option<&RunningTask> {

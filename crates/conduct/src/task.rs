@@ -43,6 +43,9 @@ pub struct TaskContext {
     pub data_dir: String,
     /// The server runs as a primary now.
     pub is_primary: bool,
+    /// An earlier run of this agent led, and what it ordered may be still to come: the server can become a primary although
+    /// this run has not asked for it.
+    pub inherited: bool,
     /// The view at the start of the task, for addresses and for what the status key holds.
     pub view: Option<Arc<ClusterView>>,
 }

@@ -196,6 +196,14 @@ pub struct Facts {
     pub failover_due: Option<Result<i64, String>>,
 }
 
+impl Facts {
+    /// An earlier run of this agent led and may have ordered a promotion that this standby still has to finish. It does so
+    /// before the end of that lead, or the fence ends it.
+    pub fn promotion_pending(&self) -> bool {
+        self.inherited.is_some_and(|until| self.now < until)
+    }
+}
+
 impl PostgresFact {
     pub fn observed(&self) -> Option<&Observed> {
         match &self.answer {

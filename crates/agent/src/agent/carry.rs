@@ -77,6 +77,7 @@ impl Agent {
             post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
             data_dir: self.settings.data_dir().display().to_string(),
             is_primary: facts.postgres.is_primary(),
+            inherited: facts.inherited.is_some(),
             view: facts.store.view.clone(),
         };
         let hands = RealHands {
@@ -86,6 +87,7 @@ impl Agent {
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),
+            deadline: self.deadline.clone(),
             api: self.api.clone(),
             progress: self.progress.clone(),
             cancel: cancel.clone(),

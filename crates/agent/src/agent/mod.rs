@@ -79,7 +79,7 @@ pub struct Agent {
     stalls: StallWatch,
     losses: Losses,
     fence_state: watch::Receiver<FenceState>,
-    deadline: Deadline,
+    deadline: Arc<Deadline>,
     api: Arc<surus_api::Client>,
     rest: Reloader,
     keys: watch::Sender<Desired>,
@@ -178,7 +178,7 @@ impl Agent {
             fence,
             stalls,
             losses,
-            deadline,
+            deadline: Arc::new(deadline),
             member,
             postmaster: None,
             process: (ProcessState::NotRunning, boot_now()),
@@ -226,6 +226,7 @@ impl Agent {
     /// Until the agent is told to end, or must. `Err` is what it says then.
     pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
         self.fence.settled().await;
+        self.member.inherit(self.fence.shown().state.armed_until);
         loop {
             if let Some(end) = self.step().await {
                 self.leave(end.is_ok()).await;

@@ -221,6 +221,32 @@ fn what_a_view_says_about_my_lead() {
 }
 
 #[test]
+fn what_is_left_for_a_successor() {
+    let until = |left: u64| Some(Inherited::Until(NOW + ms(left)));
+    let noted = ClusterView { unguarded: Some(Versioned { value: "a".into(), version: 7 }), ..view(30, "a") };
+    for (found, fence, seen, held, pause, leaves) in [
+        (None, None, view(30, "a"), lead(6000), false, until(6000)),
+        (until(1000), None, view(30, "a"), lead(6000), false, until(6000)),
+        // Replaced again before it has its lead back.
+        (until(1000), None, view(30, "a"), None, false, until(1000)),
+        (until(1000), None, view(30, "b"), None, false, None),
+        // The fence heard of renewals that the disk did not take, or of one that the disk did not take at all.
+        (until(1000), Some(3000), view(30, "a"), None, false, until(3000)),
+        (until(3000), Some(1000), view(30, "a"), None, false, until(3000)),
+        (None, Some(3000), view(30, "a"), None, false, until(3000)),
+        (None, None, view(30, "a"), None, false, None),
+        (Some(Inherited::Unguarded), Some(3000), noted.clone(), None, true, Some(Inherited::Unguarded)),
+        (Some(Inherited::Unguarded), None, view(30, "a"), None, true, None),
+    ] {
+        let what = format!("{found:?} {fence:?} {seen:?}");
+        let mut member = Member { inherited: found, ..member() };
+        member.inherit(fence.map(|left| NOW + ms(left)));
+        member.take_in_view(followed(seen), held);
+        assert_eq!(member.leaves(held, pause), leaves, "{what}");
+    }
+}
+
+#[test]
 fn waiting_ends_in_time_to_stop_a_primary() {
     let reserve = stop_reserve(&TIMING);
     let after = |left: u64| NOW + ms(left) - reserve;

@@ -85,8 +85,8 @@ pub trait Hands: Send + Sync {
     /// be repeated.
     fn release_lead(&self, status: Option<String>) -> impl Future<Output = StoreResult<()>> + Send;
 
-    /// Returns once the fence knows how long the lead is good for: from here on this server may accept writes. `Err`:
-    /// no fence works, and one is required.
+    /// Returns once the fence knows how long the lead is good for, and a successor of this process will: from here on this
+    /// server may accept writes. `Err`: no fence works, and one is required; or what a successor reads cannot be written.
     fn arm_fence(&self) -> impl Future<Output = Made> + Send;
 
     /// Wins the race for creating the cluster. The claim is bound to this member's session. After

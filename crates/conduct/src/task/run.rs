@@ -64,17 +64,11 @@ pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
 /// The lead is held; from here on the server leaves recovery, unless it is stopped.
 pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     hands.tell("promoting".into());
-    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
-        return Err("the leader lock ended before the promotion began".into());
+    match prepare(cx, hands).await {
+        // Nothing was ordered, so the standby goes on, unless an earlier run has ordered it: the lead is given away now.
+        Err(why) if cx.inherited => return stopped_because(hands, why).await,
+        prepared => prepared?,
     }
-    allowed(cx, hands).await?;
-    // After that: whoever was synchronous may lead in my place until then.
-    super::synchronous::agree(cx, hands).await?;
-    super::timeline::announce(cx, hands).await?;
-    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
-        return Err("the leader lock ended before the promotion began".into());
-    }
-    hands.arm_fence().await?;
     let begun = hands.now();
     let promotion = async {
         hands.promote().await?;
@@ -89,14 +83,32 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         }
         Either::Right(Err(why)) => why,
     };
-    // The lead is given away after this, and a promotion that was ordered could still come to its end.
+    stopped_because(hands, why).await
+}
+
+/// The lead is given away after this, and a promotion that was ordered could still come to its end.
+async fn stopped_because(hands: &impl Hands, why: String) -> Outcome {
     match demote::stop_now(hands).await {
         Ok(()) => Err(format!("{why}; PostgreSQL was stopped")),
         Err(e) => Err(format!("{why}; and PostgreSQL could not be stopped: {e}")),
     }
 }
 
-/// Asks the user's command. Nothing was ordered yet, so the standby goes on whatever it says.
+async fn prepare(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
+    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err("the leader lock ended before the promotion began".into());
+    }
+    allowed(cx, hands).await?;
+    // After that: whoever was synchronous may lead in my place until then.
+    super::synchronous::agree(cx, hands).await?;
+    super::timeline::announce(cx, hands).await?;
+    if lead_left(hands) <= demote::KILL_RESERVE * 3 {
+        return Err("the leader lock ended before the promotion began".into());
+    }
+    hands.arm_fence().await
+}
+
+/// Asks the user's command.
 async fn allowed(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
     // The lead is renewed meanwhile and keeps everybody else from promoting: it must not be kept for ever.
     let asked = within(hands, cx.start_timeout, hands.pre_promote());

@@ -192,6 +192,14 @@ fn a_promotion_needs_the_lead_to_its_end() {
     let fake = leader().fails("arm");
     assert_eq!(failed(&fake.run(Task::Promote, context())), "arm broke");
     assert_eq!(fake.done(), ["arm"]);
+    // But an earlier run may have ordered it, and the lead is given away.
+    let cx = TaskContext { inherited: true, ..context() };
+    for (fake, begun) in
+        [(leader().fails("arm"), vec!["arm"]), (leader().at(ms(0), Event::Lead(Some(ms(900)))), vec![])]
+    {
+        assert!(failed(&fake.run(Task::Promote, cx.clone())).contains("PostgreSQL was stopped"));
+        assert_eq!(fake.done(), [begun, HARD.to_vec()].concat());
+    }
     let fake = leader().fails("promote").fails("orphans");
     assert!(failed(&fake.run(Task::Promote, context())).contains("could not be stopped"));
 }

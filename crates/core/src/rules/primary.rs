@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
         id: 704,
         section: Section::Pause,
         name: "paused, PostgreSQL is no primary, and an earlier run of this agent led",
-        when: |c| leads_as_paused_standby(c) && c.facts.inherited.is_some_and(|until| c.facts.now < until),
+        when: |c| leads_as_paused_standby(c) && c.facts.promotion_pending(),
         then: |w| {
             w.goal("keeping the leader lock: an earlier run of this agent may have ordered a promotion");
             w.wait_for("the promotion that an earlier run of this agent may have ordered");

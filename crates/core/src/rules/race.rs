@@ -38,7 +38,7 @@ pub const RULES: &[Rule] = &[
                 w.begin(Task::Demote(Demote::Deposed));
             } else {
                 w.goal(format!("not leading because the fence does not work: {why}"));
-                if !w.facts.postgres.is_primary() {
+                if !w.facts.postgres.is_primary() && !w.facts.promotion_pending() {
                     w.order(Order::ReleaseLead);
                 }
                 w.again_in(Duration::from_secs(1));

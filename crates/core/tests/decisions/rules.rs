@@ -421,6 +421,7 @@ fn stopped_server() -> Vec<Row> {
 
 fn race() -> Vec<Row> {
     let vacant = |s: &mut Scenario| (s.facts.lead, s.view.leader) = (None, None);
+    let led_before = || Scenario::standby().with(|s| s.view.leader = Scenario::leader().view.leader);
     vec![
         (
             595,
@@ -449,6 +450,8 @@ fn race() -> Vec<Row> {
         ),
         (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced(), &["demote, deposed"]),
         (598, Scenario::leader().with(|s| s.facts.lead = None).unfenced().paused(), &[]),
+        (598, led_before().unfenced(), &["release"]),
+        (598, led_before().unfenced().with(|s| s.facts.inherited = Some(after(1000))), &[]),
         (600, Scenario::leader().with(|s| s.facts.lead = None), &["retake"]),
         (610, Scenario::leaderless().with_standby("b", 1000), &["take"]),
         (610, Scenario::leaderless().paused().failover(None, Some("a")), &["take"]),

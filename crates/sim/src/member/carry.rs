@@ -93,6 +93,7 @@ impl Member {
             post_bootstrap: None,
             data_dir: "data".into(),
             is_primary: facts.postgres.is_primary(),
+            inherited: facts.inherited.is_some(),
             view: facts.store.view.clone(),
         };
         let hands = SimHands { member: self.clone(), task: task.clone(), cancel };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use surus_conduct::member::Inherited;
 use surus_conduct::task::{Hands, Launched, Made};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
@@ -156,6 +157,18 @@ impl Hands for SimHands {
 
     async fn arm_fence(&self) -> Made {
         self.takes(MS, 5 * MS).await;
+        if !self.with(|w, _| w.is(Bug::DeadlineLeftLate)) {
+            if self.within(Duration::from_secs(1), self.disk()).await.is_none() {
+                return Err("a write has not returned within 1 s".into());
+            }
+            self.with(|w, n| {
+                let lead = w.lease(n).lead;
+                let left = &mut w.nodes[n].left;
+                if let Some(lead) = lead.filter(|_| *left != Some(Inherited::Unguarded)) {
+                    *left = Some(Inherited::Until(lead.until));
+                }
+            });
+        }
         self.with(|w, n| {
             if let Some(agent) = &mut w.nodes[n].agent {
                 agent.guard = Some(true);

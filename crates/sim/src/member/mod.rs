@@ -117,7 +117,10 @@ impl World {
         };
         let followed = Arc::new(followed);
         let inherited = self.nodes[node].left;
-        let conduct = Conduct::new(me.clone(), followed.clone(), inherited, now);
+        let mut conduct = Conduct::new(me.clone(), followed.clone(), inherited, now);
+        if !self.is(Bug::DeadlineLeftLate) {
+            conduct.inherit(self.nodes[node].fence.armed);
+        }
         self.nodes[node].agent = Some(Agent {
             pid,
             frozen: false,

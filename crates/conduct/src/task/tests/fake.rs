@@ -102,6 +102,7 @@ pub fn context() -> TaskContext {
         founding_document: "{}".into(),
         post_bootstrap: None,
         data_dir: "/data".into(),
+        inherited: false,
         is_primary: true,
         view: Some(Arc::new(view)),
     }
