@@ -87,7 +87,8 @@ impl Deadline {
         let mut tried = false;
         let written = async {
             loop {
-                match says.borrow_and_update().clone() {
+                let now = says.borrow_and_update().clone();
+                match now {
                     Says::Either => {}
                     Says::This(Some(Inherited::Unguarded)) => return,
                     Says::This(Some(Inherited::Until(at))) if at >= until => return,

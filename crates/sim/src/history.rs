@@ -1,8 +1,8 @@
 //! What happened, as the invariants want to know it.
 
-use surus_core::Step;
 use surus_core::facts::Facts;
 use surus_core::order::Task;
+use surus_core::{BootTime, Step};
 
 use crate::invariant::{self, Invariant};
 use crate::world::World;
@@ -77,6 +77,7 @@ pub enum Happened<'a> {
     },
     FenceFires {
         node: usize,
+        deadline: BootTime,
     },
     /// Log that nobody else may have is about to go. `told` is what the agent said of it before.
     Destroys {
@@ -173,8 +174,8 @@ impl World {
         self.happened(Happened::BeganToWrite { node });
     }
 
-    pub fn fence_fires(&mut self, node: usize) {
-        self.happened(Happened::FenceFires { node });
+    pub fn fence_fires(&mut self, node: usize, deadline: BootTime) {
+        self.happened(Happened::FenceFires { node, deadline });
     }
 
     pub fn leader_key_moved(&mut self, before: &surus_core::cluster::ClusterView) {

@@ -13,8 +13,9 @@ use crate::world::World;
 #[derive(Default)]
 pub struct Explained {
     begun: [Option<Task>; 8],
-    /// Decided to take the lead, or to found a cluster.
-    takes: [bool; 8],
+    /// Decisions to take the lead, or to found a cluster, that have not led to it: with a slow store more than one request
+    /// is under way.
+    takes: [usize; 8],
 }
 
 impl Invariant for Explained {
@@ -29,10 +30,10 @@ impl Invariant for Explained {
                 for order in &step.orders {
                     match order {
                         Order::Begin { task, .. } => {
-                            self.takes[*node] |= *task == Task::Bootstrap;
+                            self.takes[*node] += usize::from(*task == Task::Bootstrap);
                             self.begun[*node] = Some(task.clone());
                         }
-                        Order::TakeLead | Order::RetakeLead => self.takes[*node] = true,
+                        Order::TakeLead | Order::RetakeLead => self.takes[*node] += 1,
                         _ => {}
                     }
                 }
@@ -46,9 +47,11 @@ impl Invariant for Explained {
                 return Some(format!("n{}: {operation:?} and no decision that says why", node + 1));
             }
             Happened::Leader { to: Some(node), .. } => {
-                let decided = std::mem::take(&mut self.takes[*node]);
                 let name = &w.nodes[*node].name;
-                return (!decided).then(|| format!("{name} took the lead and no decision says why"));
+                match self.takes[*node].checked_sub(1) {
+                    Some(left) => self.takes[*node] = left,
+                    None => return Some(format!("{name} took the lead and no decision says why")),
+                }
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 //! The comment at the head of each file says exactly what the promise means in simulation.
 
 mod comes_back;
+mod excuse;
 mod explained;
 mod no_needless_failover;
 mod no_silent_loss;

@@ -9,12 +9,14 @@
 //! - It also loses no more than it must: of members that could be asked and could lead, one that has less than
 //!   another does not take the lead, unless the other had most of a `ttl` to come forward.
 //! - In synchronous and quorum mode nothing that was ever acknowledged is lost, from when the `sync` key was first written,
-//!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`).
+//!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`). That counts until
+//!   somebody is promoted: what the named one wrote into the key stays when its promotion fails.
 //! - In mode `on` only a member that the key names takes the lead without an operator's word.
 
 use std::collections::BTreeMap;
 
 use super::Invariant;
+use super::excuse::Excuses;
 use crate::history::Happened;
 use crate::plan::us;
 use crate::world::World;
@@ -43,8 +45,9 @@ pub struct NothingLost {
     /// When a server last could send log.
     sent: True,
     lost_now: u64,
-    /// An operator named who leads now, whatever it lacks.
+    /// An operator named who was to lead, whatever it lacks, and nobody was promoted since.
     forced: bool,
+    excuses: Excuses,
     /// The sync key was there when the last leader took the lead, and has been since.
     promised: bool,
 }
@@ -59,6 +62,11 @@ impl NothingLost {
             lost += before - places.len();
         }
         lost
+    }
+
+    /// Another was to lead by now, and nobody could stop this one in time.
+    fn usurps(&self, w: &World, node: usize) -> bool {
+        self.excuses.excused(w, node) && w.store.view().leader_name() != Some(&w.nodes[node].name)
     }
 
     fn look_who_is_there(&mut self, w: &World) {
@@ -131,9 +139,10 @@ impl Invariant for NothingLost {
     }
 
     fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
+        self.excuses.sees(w, what);
         match what {
             // What a primary that was left alone acknowledges is for the first promise to judge.
-            Happened::Acknowledged(ack) if ack.place.stretch >= self.reign => {
+            Happened::Acknowledged(ack) if ack.place.stretch >= self.reign && !self.usurps(w, ack.node) => {
                 self.acknowledged.entry(ack.place.stretch).or_default().push(ack.place.lsn);
                 self.sent = w.now;
             }
@@ -152,19 +161,20 @@ impl Invariant for NothingLost {
                     let view = w.store.view();
                     let manual = view.failover.as_ref().is_some_and(|f| f.value.leader.is_none());
                     // What is not known by the key was acknowledged under no promise.
-                    (self.forced, self.promised) = (manual, view.sync.is_some());
+                    (self.forced, self.promised) = (self.forced || manual, view.sync.is_some());
                 }
                 if let (None, Some(node)) = (from, to) {
                     let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), ..*self };
                     return found.takes_the_lead(w, *node);
                 }
             }
-            Happened::Promoted { node, .. } => {
+            Happened::Promoted { node, .. } if !self.usurps(w, *node) => {
+                let forced = std::mem::take(&mut self.forced);
                 let log = w.nodes[*node].postgres.log()?;
                 self.reign = log.place().stretch;
                 let lost = self.lost(log);
                 self.lost_now += lost as u64;
-                if lost > 0 && self.promised && !self.forced {
+                if lost > 0 && self.promised && !forced {
                     return Some(format!(
                         "n{} was promoted without {lost} commits acknowledged in synchronous mode",
                         node + 1

@@ -5,36 +5,18 @@
 //! older one, and none may ever do so later. Being able means: the machine is on and awake, its disk works, and a primary
 //! serves there or backends of a dead postmaster are left.
 //!
-//! Two exceptions, both stated to users (`docs/proof.md`). A machine that was suspended is given 100 ms after it wakes, in
-//! which its fence acts. And where the fence is dead while the agent that
-//! would start another is dead or frozen too, nobody is left to act: that takes watchdog hardware.
+//! Whom nobody could stop in time is excused (`excuse.rs`).
 
 use super::Invariant;
+use super::excuse::Excuses;
 use crate::history::Happened;
 use crate::world::World;
-use crate::world::clock::True;
-use crate::world::fence::KILLS_WITHIN;
 
 #[derive(Default)]
 pub struct OneWriter {
     /// Of the newest promotion, or of the founding.
     reign: u64,
-    unguarded: [bool; 8],
-    woke: [Option<True>; 8],
-}
-
-impl OneWriter {
-    fn excused(&self, w: &World, node: usize) -> bool {
-        self.unguarded[node] || self.woke[node].is_some_and(|at| w.now <= at + KILLS_WITHIN)
-    }
-
-    fn look_for_unguarded(&mut self, w: &World) {
-        for (node, n) in w.nodes.iter().enumerate() {
-            let runs = n.postgres.server.is_some() || n.postgres.orphans;
-            let nobody = !n.fence.alive && !n.agent_runs();
-            self.unguarded[node] = runs && (self.unguarded[node] || nobody);
-        }
-    }
+    excuses: Excuses,
 }
 
 impl Invariant for OneWriter {
@@ -43,27 +25,25 @@ impl Invariant for OneWriter {
     }
 
     fn sees(&mut self, w: &World, what: &Happened) -> Option<String> {
+        self.excuses.sees(w, what);
         match what {
-            Happened::Tick | Happened::Leader { .. } => self.look_for_unguarded(w),
-            Happened::Woke { node } => self.woke[*node] = Some(w.now),
             Happened::BeganToWrite { node } => {
-                self.look_for_unguarded(w);
                 let mine = w.nodes[*node].postgres.log().map_or(0, |l| l.place().stretch);
                 if mine < self.reign {
                     let said = format!("n{} serves as a primary on a timeline that was left", node + 1);
-                    return (!self.excused(w, *node)).then_some(said);
+                    return (!self.excuses.excused(w, *node)).then_some(said);
                 }
                 // One that is unguarded does not begin a reign: an agent that saw it would end it.
-                if self.excused(w, *node) {
+                if self.excuses.excused(w, *node) {
                     return None;
                 }
                 self.reign = mine;
                 let other = (0..w.nodes.len())
-                    .find(|other| other != node && w.acknowledges(*other) && !self.excused(w, *other));
+                    .find(|other| other != node && w.acknowledges(*other) && !self.excuses.excused(w, *other));
                 return other
                     .map(|other| format!("n{} can be written to while n{} still acknowledges", node + 1, other + 1));
             }
-            Happened::Acknowledged(ack) if ack.place.stretch < self.reign && !self.excused(w, ack.node) => {
+            Happened::Acknowledged(ack) if ack.place.stretch < self.reign && !self.excuses.excused(w, ack.node) => {
                 return Some(format!("n{} acknowledged a commit after another server was promoted", ack.node + 1));
             }
             _ => {}

@@ -5,8 +5,10 @@
 //! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
 //! switchover or failover to a named member and what follows from that), and except following another leader,
 //! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
-//! unless a task that was begun before, or that an operator asked for, is still at work.
+//! unless a task that was begun before, or that an operator asked for, is still at work, or its deadline had passed before
+//! that step: a machine that was suspended sees the pause and its fence acts within the same moment.
 
+use surus_core::BootTime;
 use surus_core::facts::Facts;
 use surus_core::order::{Demote, Order, Request, Task};
 
@@ -17,7 +19,7 @@ use crate::world::World;
 #[derive(Default)]
 pub struct Paused {
     /// It has decided something as a member of a paused cluster.
-    seen: [bool; 8],
+    seen: [Option<BootTime>; 8],
     /// A task is at work.
     busy: [bool; 8],
 }
@@ -48,17 +50,20 @@ impl Invariant for Paused {
         match what {
             Happened::Decided { node, facts, step } => {
                 let paused = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
-                self.seen[*node] = paused && (facts.unguarded || !facts.postgres.is_primary());
+                let seen = paused && (facts.unguarded || !facts.postgres.is_primary());
+                self.seen[*node] = if seen { self.seen[*node].or(Some(facts.now)) } else { None };
                 self.busy[*node] = facts.task.is_some();
                 let begun = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task, .. } => Some(task),
                     _ => None,
                 });
                 self.busy[*node] |= begun.is_some();
-                let task = begun.filter(|task| self.seen[*node] && !hands_off(facts, &step.memory, task))?;
+                let task = begun.filter(|task| self.seen[*node].is_some() && !hands_off(facts, &step.memory, task))?;
                 Some(format!("n{} began \"{}\" while paused", node + 1, task.name()))
             }
-            Happened::FenceFires { node } if self.seen[*node] && !self.busy[*node] => {
+            Happened::FenceFires { node, deadline }
+                if self.seen[*node].is_some_and(|seen| seen <= *deadline) && !self.busy[*node] =>
+            {
                 Some(format!("the fence of n{} killed a server of a paused cluster", node + 1))
             }
             _ => None,

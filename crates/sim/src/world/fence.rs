@@ -70,7 +70,7 @@ impl World {
                     w.nodes[node].fence.armed = None;
                     if w.nodes[node].postgres.server.is_some() || w.nodes[node].postgres.orphans {
                         w.tell(node, || "fence: the deadline has passed".into());
-                        w.fence_fires(node);
+                        w.fence_fires(node, until);
                         w.kill_server(node, "fenced");
                     }
                 } else if w.nodes[node].suspended {
