@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use surus_conduct::callbacks::{Action, Call, Callbacks, Happened};
 use surus_core::BootTime;
+use surus_core::cluster::MemberRole;
 use surus_core::facts::{Answer, Facts};
 use surus_postgres::{Background, Instance, UserCommand};
 use surus_store::clock::boot_now;
@@ -46,10 +47,10 @@ impl CallbackRunner {
     /// What a step saw, when no task works on the server.
     pub fn seen(&self, facts: &Facts) {
         let serving = match &facts.postgres.answer {
-            Answer::Known(observed) => Some((!observed.in_recovery, observed.at)),
+            Answer::Known(observed) => Some((surus_conduct::publish::role(facts), observed.at)),
             Answer::Unknown(..) => None,
         };
-        let serving: Option<(bool, BootTime)> = serving.filter(|_| facts.postgres.accepting());
+        let serving: Option<(MemberRole, BootTime)> = serving.filter(|_| facts.postgres.accepting());
         self.then(|told| told.seen(facts.postgres.running(), serving));
     }
 

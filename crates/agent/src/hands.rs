@@ -34,6 +34,7 @@ pub struct RealHands {
     pub instance: Instance,
     pub callbacks: CallbackRunner,
     pub methods: Vec<ReplicaMethod>,
+    pub remote_methods: Vec<ReplicaMethod>,
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
@@ -194,8 +195,14 @@ impl Hands for RealHands {
     }
 
     async fn reach(&self, upstream: &Upstream) -> Made {
-        let reached = tokio::net::TcpStream::connect((upstream.host.as_str(), upstream.port)).await;
-        reached.map(|_| ()).map_err(|e| e.to_string())
+        let mut reached = Ok(());
+        for one in upstream.each() {
+            reached = tokio::net::TcpStream::connect((one.host.as_str(), one.port)).await.map(|_| ());
+            if reached.is_ok() {
+                break;
+            }
+        }
+        reached.map_err(|e| e.to_string())
     }
 
     async fn data_dir(&self) -> DataDir {
@@ -301,6 +308,10 @@ impl Hands for RealHands {
         self.methods.clone()
     }
 
+    fn remote_methods(&self) -> Vec<ReplicaMethod> {
+        self.remote_methods.clone()
+    }
+
     async fn create_replica(&self, method: &ReplicaMethod, from: Option<&Upstream>) -> Made {
         match from {
             Some(from) if method.name == BASEBACKUP => self.basebackup(from).await,
@@ -318,6 +329,10 @@ impl Hands for RealHands {
 
     async fn archive_pending(&self, limit: Duration) -> Made<usize> {
         said(self.instance.archive_pending(limit, &self.cancel)).await
+    }
+
+    async fn archive_shutdown(&self, limit: Duration) -> Made<Option<String>> {
+        said(self.instance.archive_shutdown(limit, &self.cancel)).await
     }
 
     async fn recover(&self) -> Made<bool> {
@@ -365,6 +380,7 @@ mod tests {
         let hands = RealHands {
             callbacks: CallbackRunner::start(instance.clone()),
             methods: vec![],
+            remote_methods: vec![],
             instance,
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
             deadline: Arc::new(Deadline::open("".as_ref()).0),
@@ -378,7 +394,6 @@ mod tests {
             me: "a".into(),
             patience: Duration::ZERO,
             start_timeout: Duration::ZERO,
-            use_slots: true,
             settings: Default::default(),
             founding_document: String::new(),
             post_bootstrap: None,

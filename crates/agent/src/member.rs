@@ -65,7 +65,7 @@ mod tests {
             facts.postgres.data_dir = DataDir::Empty;
             facts
         };
-        let from = || surus_core::cluster::Upstream { name: "b".into(), host: "h".into(), port: 1 };
+        let from = || surus_core::cluster::Upstream { name: "b".into(), host: "h".into(), port: 1, remote: false };
         for (facts, expected) in [
             (at(Some(primary())), "primary, running"),
             (at(Some(replica())), "replica, running"),

@@ -126,6 +126,7 @@ impl Settings {
             pg_ident: e.pg_ident.clone(),
             bootstrap_pg_hba: self.local.bootstrap.as_ref().map(|b| b.pg_hba.clone()).unwrap_or_default(),
             recovery_conf: e.recovery_conf.clone(),
+            remote_recovery_conf: e.remote_recovery_conf.clone(),
             custom_conf: e.custom_conf.clone(),
             callbacks: e
                 .callbacks
@@ -137,6 +138,7 @@ impl Settings {
             replica_methods: e
                 .create_replica_methods
                 .iter()
+                .chain(&e.remote_replica_methods)
                 .filter(|name| *name != BASEBACKUP)
                 .map(|name| (name.clone(), self.method(name)))
                 .collect(),
@@ -174,13 +176,22 @@ impl Settings {
 
     /// In the order they are to be tried.
     pub fn replica_methods(&self) -> Vec<ReplicaMethod> {
+        self.named_methods(&self.effective.create_replica_methods)
+    }
+
+    /// The same for copies of the remote node of a standby cluster.
+    pub fn remote_methods(&self) -> Vec<ReplicaMethod> {
+        self.named_methods(&self.effective.remote_replica_methods)
+    }
+
+    fn named_methods(&self, names: &[String]) -> Vec<ReplicaMethod> {
         let method = |name: &String| match self.effective.replica_methods.get(name) {
             Some(m) if name != BASEBACKUP => {
                 ReplicaMethod { name: name.clone(), no_leader: m.no_leader, keep_data: m.keep_data }
             }
             _ => ReplicaMethod { name: name.clone(), ..ReplicaMethod::basebackup() },
         };
-        self.effective.create_replica_methods.iter().map(method).collect()
+        names.iter().map(method).collect()
     }
 
     /// With the place it is written at, for whoever has to correct it.

@@ -39,7 +39,7 @@ pub enum Happened {
     Stopped,
     /// It takes connections after it was started.
     Up {
-        primary: bool,
+        role: MemberRole,
     },
     /// The standby accepts writes now.
     Promoted,
@@ -81,7 +81,7 @@ impl Callbacks {
                 None
             }
             Happened::Stopped => self.stopped(),
-            Happened::Up { primary } => Some(self.came_up(primary)),
+            Happened::Up { role } => Some(self.came_up(role)),
             Happened::Promoted => {
                 self.up = true;
                 Some(self.changed_role(MemberRole::Primary))
@@ -94,21 +94,19 @@ impl Callbacks {
         }
     }
 
-    /// What the loop sees while no procedure works on the server: `serving` is known as of `at`, and says whether it
-    /// is the primary.
-    pub fn seen(&mut self, running: bool, serving: Option<(bool, BootTime)>) -> Option<Call> {
+    /// What the loop sees while no procedure works on the server: as what it serves, known as of a time.
+    pub fn seen(&mut self, running: bool, serving: Option<(MemberRole, BootTime)>) -> Option<Call> {
         if !running {
             // It ended without being told to: nothing is called for a crash.
             self.up = false;
             return None;
         }
         // A reading from before the end of a procedure says what the server was.
-        let (primary, _) = serving.filter(|(_, at)| *at > self.heard)?;
+        let (role, _) = serving.filter(|(_, at)| *at > self.heard)?;
         if !self.up {
-            return Some(self.came_up(primary));
+            return Some(self.came_up(role));
         }
         (self.restarting, self.handing_over) = (false, false);
-        let role = role_of(primary);
         (self.role != Some(role)).then(|| self.changed_role(role))
     }
 
@@ -123,9 +121,9 @@ impl Callbacks {
         (!self.restarting).then(|| self.call(Action::Stop))
     }
 
-    fn came_up(&mut self, primary: bool) -> Call {
-        let role = role_of(primary);
-        let gave_up_leading = !primary && matches!(self.role, Some(MemberRole::Primary | MemberRole::Demoted));
+    fn came_up(&mut self, role: MemberRole) -> Call {
+        let gave_up_leading =
+            role != MemberRole::Primary && matches!(self.role, Some(MemberRole::Primary | MemberRole::Demoted));
         let restarted = std::mem::take(&mut self.restarting);
         self.up = true;
         if self.told && gave_up_leading {
@@ -146,16 +144,13 @@ impl Callbacks {
     }
 }
 
-fn role_of(primary: bool) -> MemberRole {
-    if primary { MemberRole::Primary } else { MemberRole::Replica }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const UP: Happened = Happened::Up { primary: true };
-    const UP_AS_STANDBY: Happened = Happened::Up { primary: false };
+    const UP: Happened = Happened::Up { role: MemberRole::Primary };
+    const UP_AS_STANDBY: Happened = Happened::Up { role: MemberRole::Replica };
+    const UP_AS_STANDBY_LEADER: Happened = Happened::Up { role: MemberRole::StandbyLeader };
 
     fn told(events: &[Happened]) -> Vec<String> {
         let mut callbacks = Callbacks::default();
@@ -185,6 +180,17 @@ mod tests {
             ),
             (&[UP_AS_STANDBY, Stopped, UP_AS_STANDBY], &["on_start replica", "on_stop replica", "on_start replica"]),
             (&[UP, Reloaded], &["on_start primary", "on_reload primary"]),
+            // A cluster that is demoted, and promoted again.
+            (
+                &[UP, Stopped, UP_AS_STANDBY_LEADER, Restarting, Stopped, UP_AS_STANDBY_LEADER, Promoted],
+                &[
+                    "on_start primary",
+                    "on_stop primary",
+                    "on_role_change standby_leader",
+                    "on_restart standby_leader",
+                    "on_role_change primary",
+                ],
+            ),
             // Creating a cluster tells nothing before its end, and a stop of nothing is none.
             (&[Stopped, Reloaded, Restarting, Stopped], &[]),
             (&[UP, Stopped, Stopped], &["on_start primary", "on_stop primary"]),
@@ -199,7 +205,8 @@ mod tests {
         let at = BootTime::from_millis;
         let mut callbacks = Callbacks::default();
         let see = |callbacks: &mut Callbacks, running, serving: Option<(bool, u64)>| {
-            let serving = serving.map(|(primary, ms)| (primary, at(ms)));
+            let role = |primary| if primary { MemberRole::Primary } else { MemberRole::Replica };
+            let serving = serving.map(|(primary, ms)| (role(primary), at(ms)));
             callbacks.seen(running, serving).map(|c| format!("{} {}", c.action.name(), c.role.as_str()))
         };
         // A server that was found running, or that came up by itself after a start that was not waited for.
@@ -213,6 +220,9 @@ mod tests {
         // It crashed and is a standby now.
         assert_eq!(see(&mut callbacks, false, None), None);
         assert_eq!(see(&mut callbacks, true, Some((false, 20))).as_deref(), Some("on_role_change replica"));
+        // A standby that leads a standby cluster from now on.
+        let leads = callbacks.seen(true, Some((MemberRole::StandbyLeader, at(21))));
+        assert_eq!(leads.map(|c| (c.action, c.role)), Some((Action::RoleChange, MemberRole::StandbyLeader)));
         // Promoted by hand.
         assert_eq!(see(&mut callbacks, true, Some((true, 21))).as_deref(), Some("on_role_change primary"));
         callbacks.happened(Happened::Restarting, at(30));

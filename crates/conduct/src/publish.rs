@@ -57,7 +57,14 @@ pub fn role(facts: &Facts) -> MemberRole {
     }
     if pg.is_standby() {
         let promoting = matches!(facts.task.as_ref().map(|t| &t.task), Some(Task::Promote));
-        return if promoting { MemberRole::Promoted } else { MemberRole::Replica };
+        let standby_leader = facts.settings.standby_cluster && facts.lead.is_some();
+        return if promoting {
+            MemberRole::Promoted
+        } else if standby_leader {
+            MemberRole::StandbyLeader
+        } else {
+            MemberRole::Replica
+        };
     }
     if matches!(facts.task.as_ref().map(|t| &t.task), Some(Task::StartStandby { .. })) {
         return MemberRole::Replica;
@@ -70,7 +77,7 @@ pub fn role(facts: &Facts) -> MemberRole {
 }
 
 fn stops_planned(task: &Task) -> bool {
-    matches!(task, Task::Demote(Demote::Handover { .. }) | Task::Shutdown { .. })
+    matches!(task, Task::Demote(Demote::Handover { .. } | Demote::Cluster) | Task::Shutdown { .. })
 }
 
 /// The member key, without addresses and what else only the shell knows.

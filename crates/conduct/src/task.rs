@@ -16,11 +16,11 @@ mod timeline;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_core::cluster::ClusterView;
+use surus_core::cluster::{ClusterView, Upstream};
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Task};
 use surus_core::settings::ClusterSettings;
-use surus_core::{BootTime, MemberName};
+use surus_core::{BootTime, MemberName, follow};
 
 pub use hands::{Hands, Happened, Launched, Made};
 pub use methods::{BASEBACKUP, ReplicaMethod};
@@ -34,7 +34,6 @@ pub struct TaskContext {
     /// How long a start, a stop or a handover may take.
     pub patience: Duration,
     pub start_timeout: Duration,
-    pub use_slots: bool,
     pub settings: ClusterSettings,
     /// The text of the `config` key of a new cluster.
     pub founding_document: String,
@@ -72,13 +71,21 @@ pub async fn perform<H: Hands>(task: Task, cx: TaskContext, hands: H) -> Outcome
         Task::Demote(Demote::LeaseEnding { stop_by }) => demote::before(hands, stop_by).await,
         Task::Demote(Demote::Deposed) => demote::at_once(hands).await,
         Task::Demote(Demote::Release) => demote::release(cx, hands).await,
+        Task::Demote(Demote::Cluster) => demote::cluster(cx, hands).await,
         Task::Shutdown { to } => demote::shutdown(cx, hands, to.as_ref()).await,
     }
 }
 
 impl TaskContext {
-    fn slot(&self) -> Option<String> {
-        self.use_slots.then(|| self.me.slot_name())
+    fn slot(&self, upstream: Option<&Upstream>) -> Option<String> {
+        follow::slot(upstream, &self.me, &self.settings)
+    }
+
+    /// Whom the server is to stream from, as far as the view at the start of the task tells.
+    fn upstream(&self) -> Option<Upstream> {
+        let view = self.view.as_deref()?;
+        let tags = view.members.get(&self.me).map(|m| m.tags.clone()).unwrap_or_default();
+        follow::upstream(view, &self.me, view.leader_name() == Some(&self.me), &tags, &self.settings)
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+use surus_core::MemberName;
+use surus_core::cluster::Upstream;
 use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
 use surus_core::slots::{IgnoreSlot, PermanentSlot};
 
@@ -37,6 +39,31 @@ pub struct StandbyCluster {
     pub restore_command: Option<String>,
     pub archive_cleanup_command: Option<String>,
     pub recovery_min_apply_delay: Option<String>,
+}
+
+impl StandbyCluster {
+    /// For all members.
+    pub fn recovery_conf(&self) -> BTreeMap<String, String> {
+        settings([
+            ("restore_command", &self.restore_command),
+            ("archive_cleanup_command", &self.archive_cleanup_command),
+        ])
+    }
+
+    /// For the one that follows the remote node: a delay of each member would add up along the cascade.
+    pub fn leader_recovery_conf(&self) -> BTreeMap<String, String> {
+        settings([("recovery_min_apply_delay", &self.recovery_min_apply_delay)])
+    }
+
+    fn remote(&self) -> Option<Upstream> {
+        // As libpq does: a port without a host is on this machine.
+        let host = self.host.as_deref().or(self.port.map(|_| "localhost"))?;
+        Some(Upstream::remote(host, self.port.unwrap_or(5432)))
+    }
+}
+
+fn settings<const N: usize>(all: [(&str, &Option<String>); N]) -> BTreeMap<String, String> {
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
 }
 
 /// The top-level keys.
@@ -122,6 +149,11 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         // Which methods there are is known once the local file is laid over this.
         no_leader_methods: false,
         standby_cluster: standby_cluster.is_some(),
+        remote: standby_cluster.as_ref().and_then(StandbyCluster::remote),
+        remote_slot: standby_cluster
+            .as_ref()
+            .and_then(|s| s.primary_slot_name.as_deref())
+            .map(|name| MemberName::from(name).slot_name()),
     };
     s.finish(r);
     DynamicConfig { document, settings, postgresql, standby_cluster, slots, ignore_slots }

@@ -38,6 +38,8 @@ pub struct Effective {
     pub file: BTreeMap<String, String>,
     /// Recovery settings of a standby, without `primary_conninfo` and `primary_slot_name`.
     pub recovery_conf: BTreeMap<String, String>,
+    /// Of the leader of a standby cluster, on top of those.
+    pub remote_recovery_conf: BTreeMap<String, String>,
     /// `None`: the existing file is left alone.
     pub pg_hba: Option<Vec<String>>,
     pub pg_ident: Option<Vec<String>>,
@@ -57,6 +59,8 @@ pub struct Effective {
     pub callbacks: BTreeMap<String, String>,
     /// `["basebackup"]` unless given.
     pub create_replica_methods: Vec<String>,
+    /// For a copy of the remote node of a standby cluster: `["basebackup"]` unless its section gives others.
+    pub remote_replica_methods: Vec<String>,
     pub replica_methods: BTreeMap<String, ReplicaMethod>,
     pub basebackup: Vec<String>,
     pub rewind: Vec<String>,
@@ -88,7 +92,9 @@ impl Effective {
     ) -> Effective {
         let (mine, stored) = (&local.postgresql.settings, &dynamic.postgresql);
         let mut merged = Merged::new(local, dynamic, role);
-        let recovery_conf = merged.recovery_conf(mine, stored, server_version);
+        let mut recovery_conf = merged.recovery_conf(mine, stored, server_version);
+        let remote = dynamic.standby_cluster.clone().unwrap_or_default();
+        recovery_conf.extend(remote.recovery_conf());
         merged.transform(local, dynamic, server_version);
         let command_line = CONTROLLED
             .iter()
@@ -96,7 +102,9 @@ impl Effective {
             .filter_map(|c| Some((c.name.to_owned(), merged.parameters.get(c.name)?.clone())))
             .collect();
         let methods = either(&mine.create_replica_methods, &stored.create_replica_methods);
-        let methods = methods.filter(|m| !m.is_empty()).unwrap_or_else(|| vec!["basebackup".to_owned()]);
+        let basebackup = || vec!["basebackup".to_owned()];
+        let methods = methods.filter(|m| !m.is_empty()).unwrap_or_else(basebackup);
+        let remote_methods = remote.create_replica_methods.clone().filter(|m| !m.is_empty());
         let sections: BTreeMap<String, ReplicaMethod> =
             stored.replica_methods.clone().into_iter().chain(mine.replica_methods.clone()).collect();
         let no_leader = |name: &String| name != "basebackup" && sections.get(name).is_some_and(|m| m.no_leader);
@@ -121,6 +129,7 @@ impl Effective {
             command_line,
             file: merged.parameters,
             recovery_conf,
+            remote_recovery_conf: remote.leader_recovery_conf(),
             pg_hba: merged.pg_hba,
             pg_ident: merged.pg_ident,
             listen: local.postgresql.listen.clone(),
@@ -138,6 +147,7 @@ impl Effective {
             authentication: local.postgresql.authentication.clone(),
             callbacks: either(&mine.callbacks, &stored.callbacks).unwrap_or_default(),
             create_replica_methods: methods,
+            remote_replica_methods: remote_methods.unwrap_or_else(basebackup),
             replica_methods: sections,
             basebackup: either(&mine.basebackup, &stored.basebackup).unwrap_or_default(),
             rewind: either(&mine.rewind, &stored.rewind).unwrap_or_default(),

@@ -64,6 +64,7 @@ pub fn objection(
         ));
     }
     if facts.settings.check_timeline
+        && !facts.settings.standby_cluster
         && let Some(cluster) = view.history_timeline()
         && answer.timeline.is_none_or(|t| t < cluster)
     {

@@ -3,16 +3,33 @@
 use crate::cluster::{ClusterView, Member, Tags, Upstream};
 use crate::ids::MemberName;
 use crate::postgres::Observed;
+use crate::settings::ClusterSettings;
 
-/// The member to stream from: `replicatefrom` if that one is known and leads to the leader, else the leader.
-pub fn upstream(view: &ClusterView, me: &MemberName, tags: &Tags) -> Option<Upstream> {
+/// What to stream from: `replicatefrom` if that one is known and leads to the leader, else the leader. The leader of a
+/// standby cluster, and everybody while it has none, streams from the remote node.
+pub fn upstream(
+    view: &ClusterView,
+    me: &MemberName,
+    leads: bool,
+    tags: &Tags,
+    settings: &ClusterSettings,
+) -> Option<Upstream> {
     if tags.nostream() {
         return None;
+    }
+    if settings.standby_cluster && (leads || view.leader.is_none() && !settings.pause) {
+        return settings.remote.clone();
     }
     let leader = view.leader_member().filter(|m| m.name != *me);
     let chosen =
         tags.replicatefrom().and_then(|name| view.members.get(&name)).filter(|m| m.name != *me && feeds(view, m, me));
     chosen.and_then(Member::upstream).or_else(|| leader.and_then(Member::upstream))
+}
+
+/// The slot that is used there.
+pub fn slot(upstream: Option<&Upstream>, me: &MemberName, settings: &ClusterSettings) -> Option<String> {
+    let upstream = upstream.filter(|_| settings.use_slots)?;
+    if upstream.remote { settings.remote_slot.clone() } else { Some(me.slot_name()) }
 }
 
 /// Following `member` never leads back to `me`.
@@ -101,7 +118,7 @@ mod tests {
 
     fn of(view: &ClusterView, me: &str) -> Option<String> {
         let tags = view.members[&MemberName::from(me)].tags.clone();
-        upstream(view, &me.into(), &tags).map(|u| u.host)
+        upstream(view, &me.into(), false, &tags, &ClusterSettings::default()).map(|u| u.host)
     }
 
     #[test]

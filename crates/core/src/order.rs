@@ -23,6 +23,8 @@ pub enum Demote {
     Deposed,
     /// I lead and cannot serve: stop at once and let somebody else.
     Release,
+    /// The whole cluster is to follow another one: stop in order and keep the lead.
+    Cluster,
 }
 
 /// A long operation on this PostgreSQL. One runs at a time.
@@ -81,6 +83,7 @@ impl Task {
             Task::StartStandby { .. } => "starting as a secondary".into(),
             Task::Promote => "promote".into(),
             Task::Demote(Demote::Handover { .. }) => "switchover: demote".into(),
+            Task::Demote(Demote::Cluster) => "demoting to a standby cluster".into(),
             Task::Demote(_) => "demote".into(),
             Task::Follow { .. } => "changing primary_conninfo".into(),
             Task::CheckDivergence { from } => format!("comparing history with {}", from.name),

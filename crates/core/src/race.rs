@@ -77,9 +77,6 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
             _ => (Verdict::Take { why: "I run as the primary".into() }, vec![]),
         };
     }
-    if facts.settings.standby_cluster {
-        return leave("this is a standby cluster, which this version does not lead".into());
-    }
     let request = view.failover.as_ref().map(|f| &f.value);
     let called = |r: &FailoverRequest| r.candidate.as_ref() == Some(&facts.me) && r.scheduled_at.is_none();
     if facts.settings.pause && !request.is_some_and(called) {
@@ -229,7 +226,7 @@ fn healthiest(
                 "my wal position exceeds maximum replication lag ({lag} bytes behind the last leader)"
             ));
         }
-        if facts.settings.check_timeline {
+        if facts.settings.check_timeline && !facts.settings.standby_cluster {
             match (observed.timeline, view.history_timeline()) {
                 (None, _) => return leave("can not figure out my timeline".into()),
                 (Some(t), Some(cluster)) if t < cluster => {

@@ -14,6 +14,7 @@ pub enum Section {
     Pause,
     Stopped,
     Race,
+    StandbyCluster,
     Primary,
     Replica,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::cluster::Upstream;
+use crate::cluster::{MemberRole, Upstream};
 use crate::ids::{Lsn, Timeline};
 
 /// In which role a server is started.
@@ -30,6 +30,14 @@ impl StartAs {
 
     pub fn is_primary(&self) -> bool {
         matches!(self, StartAs::Primary)
+    }
+
+    pub fn role(&self) -> MemberRole {
+        match self {
+            StartAs::Primary => MemberRole::Primary,
+            StartAs::Standby { upstream: Some(upstream), .. } if upstream.remote => MemberRole::StandbyLeader,
+            StartAs::Standby { .. } | StartAs::Recovery { .. } => MemberRole::Replica,
+        }
     }
 }
 

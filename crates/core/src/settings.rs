@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Upstream;
+
 /// Lease and loop timing. Always satisfies `loop_wait + 2 * retry_timeout <= ttl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
@@ -51,6 +53,12 @@ pub struct ClusterSettings {
     pub no_leader_methods: bool,
     /// `standby_cluster` names an upstream: this cluster is not to have a primary of its own.
     pub standby_cluster: bool,
+    /// What the leader of a standby cluster streams from. Absent: it has an archive only.
+    #[serde(default)]
+    pub remote: Option<Upstream>,
+    /// The slot that it uses there.
+    #[serde(default)]
+    pub remote_slot: Option<String>,
 }
 
 impl Default for ClusterSettings {
@@ -78,6 +86,8 @@ impl Default for ClusterSettings {
             remove_data_directory_on_diverged_timelines: false,
             no_leader_methods: false,
             standby_cluster: false,
+            remote: None,
+            remote_slot: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
+use crate::ids::MemberName;
 use crate::memory::{Divergence, Memory};
 use crate::order::{Demote, Order, Request, Task};
 use crate::report::Report;
@@ -211,10 +212,11 @@ fn remember_streaming(memory: &mut Memory, facts: &Facts) {
             memory.not_streaming_since = None;
             memory.start_failures = 0;
             if let Some(leader) = facts.store.view.as_deref().and_then(ClusterView::leader_member)
-                && leader.timeline.is_some()
-                && o.timeline == leader.timeline
+                && let Some(against) = compared_with(facts)
+                && (facts.settings.standby_cluster && leader.name == facts.me
+                    || leader.timeline.is_some() && o.timeline == leader.timeline)
             {
-                memory.divergence = Divergence::None { against: leader.name.clone() };
+                memory.divergence = Divergence::None { against };
             }
         }
         Some(_) => {
@@ -224,13 +226,21 @@ fn remember_streaming(memory: &mut Memory, facts: &Facts) {
     }
 }
 
+/// Whose history decides here.
+fn compared_with(facts: &Facts) -> Option<MemberName> {
+    if facts.settings.standby_cluster {
+        return facts.settings.remote.as_ref().map(|remote| remote.name.clone());
+    }
+    facts.store.view.as_deref().and_then(|v| v.leader_name().cloned())
+}
+
 /// What the end of a task means for later steps. The end of an older task means nothing any more.
 fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
     if finished.epoch != memory.epoch {
         return;
     }
     let ttl = facts.settings.timing.ttl;
-    let against = facts.store.view.as_deref().and_then(|v| v.leader_name().cloned());
+    let against = compared_with(facts);
     match (&finished.task, &finished.outcome) {
         (Task::Bootstrap, Ok(TaskDone::LostRace)) => {}
         (

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::control::wal_segment_size;
+use crate::control::{redo_segment, wal_segment_size};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::tool::Tool;
@@ -39,18 +39,12 @@ impl Instance {
         let dir = self.config().data_dir.clone();
         let wal = dir.join("pg_wal");
         let ready = blocking("listing pg_wal/archive_status", IO_LIMIT, move || Ok(waiting(&wal))).await?;
-        if ready.is_empty() || !matches!(self.configured("archive_mode").await?.as_str(), "on" | "always") {
+        if ready.is_empty() {
             return Ok(0);
         }
-        let command = self.configured("archive_command").await?;
-        if command.is_empty() || command == "(disabled)" {
-            return Ok(0);
-        }
+        let Some(command) = self.archive_command().await? else { return Ok(0) };
         for (done, name) in ready.iter().enumerate() {
-            let text = expand(&command, &format!("pg_wal/{name}"), name);
-            let run = self.shell(&text).await?.run(Some(limit), Some(cancel)).await;
-            let archived = run.and_then(|o| o.success(&format!("archive_command for {name}")));
-            if let Err(e) = archived {
+            if let Err(e) = self.archive(&command, name, limit, cancel).await {
                 let left = ready.len() - done;
                 return Err(PgError::new(
                     e.kind.clone(),
@@ -65,6 +59,39 @@ impl Instance {
             .await?;
         }
         Ok(ready.len())
+    }
+
+    /// Has the archive get the segment with the checkpoint of a clean shutdown as far as it is written, which the server
+    /// leaves behind. Its name, if there is an archive.
+    pub async fn archive_shutdown(&self, limit: Duration, cancel: &CancellationToken) -> Result<Option<String>> {
+        let _exclusive = self.inner.exclusive.lock().await;
+        self.must_not_run("cannot archive for the server").await?;
+        let Some(command) = self.archive_command().await? else { return Ok(None) };
+        let text = self.controldata_text().await?;
+        let Some(name) = redo_segment(&text) else {
+            return Err(PgError::new(
+                ErrorKind::Tool,
+                "pg_controldata does not tell the segment of the last checkpoint",
+            ));
+        };
+        let name = name.to_owned();
+        self.archive(&command, &name, limit, cancel).await?;
+        Ok(Some(name))
+    }
+
+    async fn archive(&self, command: &str, name: &str, limit: Duration, cancel: &CancellationToken) -> Result<()> {
+        let text = expand(command, &format!("pg_wal/{name}"), name);
+        let run = self.shell(&text).await?.run(Some(limit), Some(cancel)).await;
+        run.and_then(|o| o.success(&format!("archive_command for {name}"))).map(|_| ())
+    }
+
+    /// `archive_command`, if the server archives.
+    async fn archive_command(&self) -> Result<Option<String>> {
+        if !matches!(self.configured("archive_mode").await?.as_str(), "on" | "always") {
+            return Ok(None);
+        }
+        let command = self.configured("archive_command").await?;
+        Ok(Some(command).filter(|c| !c.is_empty() && c != "(disabled)"))
     }
 
     /// `restore_command`, if there is one.

@@ -36,9 +36,12 @@ pub(crate) fn recovery_settings(config: &InstanceConfig, role: &StartAs, version
             .collect();
     }
     let StartAs::Standby { upstream, slot } = role else { return BTreeMap::new() };
+    let none = BTreeMap::new();
+    let remote = if upstream.as_ref().is_none_or(|u| u.remote) { &config.remote_recovery_conf } else { &none };
     let mut out: BTreeMap<String, String> = config
         .recovery_conf
         .iter()
+        .chain(remote)
         .filter(|(name, _)| RECOVERY_SETTINGS.contains(&name.as_str()) && !name.starts_with("recovery_target"))
         .filter(|(name, _)| !OLD_RECOVERY_SETTINGS.contains(&name.as_str()))
         .filter(|(name, _)| version < 160_000 || name.as_str() != "promote_trigger_file")

@@ -244,7 +244,10 @@ mod tests {
         let raised = BTreeMap::new();
         let writing =
             Writing { config: &config, user: None, version: 150_000, raised: &raised, names: Chosen::Unknown };
-        let role = StartAs::standby_of(Upstream { name: "a".into(), host: "h".into(), port: 1 }, Some("s".into()));
+        let role = StartAs::standby_of(
+            Upstream { name: "a".into(), host: "h".into(), port: 1, remote: false },
+            Some("s".into()),
+        );
         assert!(writing.all(Some(&role)).unwrap().changed);
         let base = fs::read_to_string(config.data_dir.join(BASE)).unwrap();
         assert_eq!(base, "shared_buffers = 1MB\n");

@@ -75,6 +75,8 @@ pub struct InstanceConfig {
     pub bootstrap_pg_hba: Vec<String>,
     /// Recovery settings of the user: `restore_command`, `archive_cleanup_command`, `recovery_min_apply_delay` ...
     pub recovery_conf: BTreeMap<String, String>,
+    /// On top of those, for a server that follows a remote node, or only an archive.
+    pub remote_recovery_conf: BTreeMap<String, String>,
     /// Included instead of `postgresql.base.conf`.
     pub custom_conf: Option<PathBuf>,
 

@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn to(host: &str) -> Upstream {
-        Upstream { name: "n".into(), host: host.into(), port: 5433 }
+        Upstream { name: "n".into(), host: host.into(), port: 5433, remote: false }
     }
 
     #[test]

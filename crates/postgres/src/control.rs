@@ -69,6 +69,11 @@ pub(crate) fn wal_segment_size(text: &str) -> Option<u64> {
     text.lines().find_map(|l| l.strip_prefix("Bytes per WAL segment:")?.trim().parse().ok())
 }
 
+/// The segment that recovery from the last checkpoint begins with.
+pub(crate) fn redo_segment(text: &str) -> Option<&str> {
+    text.lines().find_map(|l| l.strip_prefix("Latest checkpoint's REDO WAL file:")).map(str::trim)
+}
+
 /// The state straight from the file: behind the system identifier (8 bytes) and two version numbers (4 bytes each), in
 /// every version we support. Cheap enough to be asked every few milliseconds. Blocking.
 pub(crate) fn quick_state(data_dir: &Path) -> Option<ControlState> {

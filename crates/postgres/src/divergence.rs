@@ -61,6 +61,20 @@ impl Instance {
         upstream: &Upstream,
         deadline: Instant,
     ) -> Result<(Timeline, Vec<HistoryRow>)> {
+        let mut failures = Vec::new();
+        for one in upstream.each() {
+            match self.history_of(&one, deadline).await {
+                Ok(known) => return Ok(known),
+                Err(e) => failures.push(e),
+            }
+        }
+        // The last one is as good as any: most often there is only one.
+        Err(failures
+            .pop()
+            .unwrap_or_else(|| PgError::new(ErrorKind::Refused, format!("{} has no address", upstream.name))))
+    }
+
+    async fn history_of(&self, upstream: &Upstream, deadline: Instant) -> Result<(Timeline, Vec<HistoryRow>)> {
         let config = self.config();
         let to = Endpoint::from(upstream);
         let session =

@@ -51,6 +51,10 @@ pub enum Command {
     Pause(Pause),
     /// Manage a paused cluster again
     Resume(Pause),
+    /// Make a whole cluster a standby cluster that follows another one
+    DemoteCluster(DemoteCluster),
+    /// Make a standby cluster one with a primary of its own
+    PromoteCluster(PromoteCluster),
     /// Show the dynamic configuration
     ShowConfig(ClusterArg),
     /// Change the dynamic configuration
@@ -322,6 +326,36 @@ pub struct Pause {
     /// Wait until every member knows
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoteCluster {
+    /// Default: `scope` of the configuration
+    pub cluster_name: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub force: bool,
+    /// The node to follow; several hosts separated by commas
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Its port
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Fetches WAL from an archive
+    #[arg(long)]
+    pub restore_command: Option<String>,
+    /// The replication slot to use on that node
+    #[arg(long)]
+    pub primary_slot_name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PromoteCluster {
+    /// Default: `scope` of the configuration
+    pub cluster_name: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -63,6 +63,9 @@ impl Agent {
         // What the server is to become decides on its settings, not what it was.
         match &task {
             Task::Bootstrap | Task::StartPrimary | Task::Promote => self.set_overlay(RoleOverlay::Primary),
+            Task::StartStandby { .. } if facts.settings.standby_cluster && facts.lead.is_some() => {
+                self.set_overlay(RoleOverlay::StandbyLeader);
+            }
             Task::StartStandby { .. } => self.set_overlay(RoleOverlay::Replica),
             _ => {}
         }
@@ -71,7 +74,6 @@ impl Agent {
             me: self.me.clone(),
             patience: self.settings.pg_ctl_timeout(),
             start_timeout,
-            use_slots: facts.settings.use_slots,
             settings: facts.settings.clone(),
             founding_document: self.settings.founding_document().to_string(),
             post_bootstrap: self.settings.local.bootstrap.as_ref().and_then(|b| b.post_bootstrap.clone()),
@@ -84,6 +86,7 @@ impl Agent {
             instance: self.instance.clone(),
             callbacks: self.callbacks.clone(),
             methods: self.settings.replica_methods(),
+            remote_methods: self.settings.remote_methods(),
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),

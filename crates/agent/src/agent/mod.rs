@@ -308,8 +308,9 @@ impl Agent {
         }
         let served = self.followed.wait_for(|followed| {
             let Some(view) = followed.view.as_deref().filter(|_| followed.is_current()) else { return true };
-            let serves =
-                |m: &surus_core::cluster::Member| m.name != me && m.role == MemberRole::Primary && m.is_running();
+            let serves = |m: &surus_core::cluster::Member| {
+                m.name != me && matches!(m.role, MemberRole::Primary | MemberRole::StandbyLeader) && m.is_running()
+            };
             // When all of them end, nobody is left to wait for.
             view.others(&me).next().is_none() || view.leader_member().is_some_and(serves)
         });

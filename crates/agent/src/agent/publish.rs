@@ -138,7 +138,8 @@ impl Agent {
             counters: self.counters,
         };
         self.replace(published);
-        let status = (lease.lead.is_some() && facts.postgres.is_primary() && self.member.task().is_none())
+        let leads = facts.postgres.is_primary() || facts.settings.standby_cluster;
+        let status = (lease.lead.is_some() && leads && self.member.task().is_none())
             .then(|| facts.postgres.observed().map(|o| self.upkeep.slots.status(facts, o, &self.settings.dynamic)))
             .flatten();
         // A leader without a member key shows up as a member that publishes nothing.

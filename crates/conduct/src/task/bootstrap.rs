@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use futures_util::future::Either;
-use surus_core::cluster::Initialize;
+use surus_core::cluster::{Initialize, MemberRole};
 use surus_core::facts::TaskDone;
 use surus_core::postgres::DataDir;
 use surus_core::server::{StartAs, StopMode, Stopped};
 use surus_core::store::{StoreError, TxnOutcome};
+use surus_core::{BootTime, SystemId};
 use tracing::{error, info, warn};
 
-use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, ms_since};
+use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, methods, ms_since};
 use crate::race::first;
 
 const STORE_LIMIT: Duration = Duration::from_secs(5);
@@ -38,6 +39,21 @@ pub async fn bootstrap(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 }
 
 async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
+    let begun = hands.now();
+    if cx.settings.standby_cluster {
+        // It has everything from the remote node, and is started by the rules once it leads.
+        methods::create(cx, hands, cx.settings.remote.as_ref(), &hands.remote_methods(), false).await?;
+    } else {
+        fill(cx, hands).await?;
+    }
+    let DataDir::Present { control, .. } = hands.data_dir().await else {
+        return Err("the data directory of the new cluster is not there".into());
+    };
+    found(cx, hands, claim, &control.system_id, begun).await
+}
+
+/// A primary that runs, with its users.
+async fn fill(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
     let begun = hands.now();
     let custom = hands.custom_bootstrap();
     match &custom {
@@ -68,10 +84,10 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
         hands.end_custom_bootstrap().await?;
         restart(cx, hands).await?;
     }
-    let DataDir::Present { control, .. } = hands.data_dir().await else {
-        return Err("the data directory of the new cluster is not there".into());
-    };
-    let id = &control.system_id;
+    Ok(())
+}
+
+async fn found(cx: &TaskContext, hands: &impl Hands, claim: u64, id: &SystemId, begun: BootTime) -> Outcome {
     let mut founded = hands.found_cluster(claim, id, &cx.founding_document, STORE_LIMIT).await;
     // A lost answer must not cost a cluster that others already see: look until the truth is known.
     while let Err(StoreError::OutcomeUnknown(_)) = founded {
@@ -98,11 +114,15 @@ async fn create(cx: &TaskContext, hands: &impl Hands, claim: u64) -> Outcome {
             // Confirms the lead for the lease keeper; if that fails now, the rules do it.
             if let Err(e) = hands.take_lead().await {
                 warn!("the lead of the new cluster could not be confirmed yet: {e}");
-            } else if let Err(e) = hands.arm_fence().await {
+            } else if !cx.settings.standby_cluster
+                && let Err(e) = hands.arm_fence().await
+            {
                 // Nobody else has this cluster's data yet, so nobody else can lead it.
                 warn!("the new cluster's primary is not fenced yet: {e}");
             }
-            hands.happened(Happened::Up { primary: true });
+            if !cx.settings.standby_cluster {
+                hands.happened(Happened::Up { role: MemberRole::Primary });
+            }
             info!("initialized a new cluster {id} in {:.1} s", hands.now().since(begun).as_secs_f64());
             Ok(TaskDone::Done)
         }

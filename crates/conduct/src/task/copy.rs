@@ -16,7 +16,7 @@ use crate::race::{first, within};
 pub async fn clone(cx: &TaskContext, hands: &impl Hands, from: Option<&Upstream>) -> Outcome {
     // The directory is empty, so a server that still runs has lost its files.
     demote::stop_now(hands).await?;
-    methods::create(cx, hands, from, false).await
+    methods::create(cx, hands, from, &hands.replica_methods(), false).await
 }
 
 pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Outcome {
@@ -32,7 +32,8 @@ pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream)
             return Err(format!("{why}, the local copy is kept"));
         }
     }
-    methods::create(cx, hands, Some(from), true).await
+    let all = if from.remote { hands.remote_methods() } else { hands.replica_methods() };
+    methods::create(cx, hands, Some(from), &all, true).await
 }
 
 pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {

@@ -166,6 +166,29 @@ pub async fn release(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     Ok(TaskDone::Released)
 }
 
+/// The cluster is to follow another one. The lead stays: whoever leads the other cluster may need all that was written
+/// here, and a standby that took over meanwhile could lack some of it.
+pub async fn cluster(cx: &TaskContext, hands: &impl Hands) -> Outcome {
+    hands.tell("checkpoint before the cluster is demoted".into());
+    match first(first(hands.cancelled(), lead_ends(hands)), hands.checkpoint(cx.patience)).await {
+        Either::Left(Either::Left(())) => return Err("given up on request before anything was stopped".into()),
+        Either::Right(Err(e)) => warn!("the checkpoint before the stop failed, going on without it: {e}"),
+        Either::Left(Either::Right(())) | Either::Right(Ok(())) => {}
+    }
+    hands.tell("stopping PostgreSQL to demote the cluster".into());
+    super::run::stop_fast(hands, true).await?;
+    if let Some(position) = hands.shutdown_position().await? {
+        info!("PostgreSQL stopped at {} on timeline {}", position.checkpoint, position.timeline);
+    }
+    // A cluster that has nothing but the archive sees there where this one ended.
+    match hands.archive_shutdown(cx.patience).await {
+        Ok(Some(segment)) => info!("archived {segment}, which has the shutdown checkpoint"),
+        Ok(None) => {}
+        Err(e) => warn!("the segment with the shutdown checkpoint was not archived: {e}"),
+    }
+    Ok(TaskDone::Done)
+}
+
 /// The user's command before an orderly stop, as long as the lease and `patience` allow. It is left alone by stops in
 /// haste: nothing that a user wrote may stand between a lost lead and its end.
 pub async fn before_stop(hands: &impl Hands, leased: bool, patience: Option<Duration>) {

@@ -225,6 +225,11 @@ pub trait Hands: Send + Sync {
         vec![ReplicaMethod::basebackup()]
     }
 
+    /// The same for a copy of the remote node of a standby cluster.
+    fn remote_methods(&self) -> Vec<ReplicaMethod> {
+        vec![ReplicaMethod::basebackup()]
+    }
+
     /// Makes the data directory a copy by this method, whole or not at all: what it leaves when it fails counts as
     /// empty. Refused when there is anything in it, unless the method keeps data. Reports progress; ends early, as an
     /// error, when the task is cancelled.
@@ -253,6 +258,12 @@ pub trait Hands: Send + Sync {
     /// Archives what the stopped server has not, each segment within `limit`; returns how many. Ends early, as an
     /// error, when the task is cancelled.
     fn archive_pending(&self, limit: Duration) -> impl Future<Output = Made<usize>> + Send;
+
+    /// Archives the segment with the checkpoint of a server that was shut down, as far as it is written: its name, if
+    /// there is an archive.
+    fn archive_shutdown(&self, _limit: Duration) -> impl Future<Output = Made<Option<String>>> + Send {
+        async { Ok(None) }
+    }
 
     /// Crash recovery of the stopped server, where it did not shut down. `false`: it did. Ends early, as an error, when
     /// the task is cancelled.

@@ -26,8 +26,13 @@ impl ReplicaMethod {
 }
 
 /// One method after the other until one succeeds. No server runs. `replace`: what is here was given up.
-pub async fn create(cx: &TaskContext, hands: &impl Hands, from: Option<&Upstream>, replace: bool) -> Outcome {
-    let all = hands.replica_methods();
+pub async fn create(
+    cx: &TaskContext,
+    hands: &impl Hands,
+    from: Option<&Upstream>,
+    all: &[ReplicaMethod],
+    replace: bool,
+) -> Outcome {
     let methods: Vec<&ReplicaMethod> =
         all.iter().filter(|m| from.is_some() || (m.no_leader && m.name != BASEBACKUP)).collect();
     if methods.is_empty() {

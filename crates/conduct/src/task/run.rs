@@ -19,7 +19,7 @@ pub async fn start_primary(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 
 pub async fn start_standby(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
     hands.tell("starting PostgreSQL as a standby".into());
-    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    let slot = cx.slot(upstream.as_ref());
     start(hands, StartAs::Standby { upstream, slot }).await
 }
 
@@ -50,7 +50,7 @@ pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
         Either::Right(Ok(started)) => match started {
             Launched::Up { took } => {
                 info!("PostgreSQL is up after {} ms", took.as_millis());
-                hands.happened(Happened::Up { primary: role.is_primary() });
+                hands.happened(Happened::Up { role: role.role() });
                 Ok(TaskDone::Done)
             }
             Launched::Starting(_) => {
@@ -129,7 +129,7 @@ async fn allowed(cx: &TaskContext, hands: &impl Hands) -> Result<(), String> {
 }
 
 pub async fn follow(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
-    let slot = upstream.as_ref().and_then(|_| cx.slot());
+    let slot = cx.slot(upstream.as_ref());
     match hands.follow(upstream.as_ref(), slot.as_deref()).await? {
         FollowOutcome::Unchanged => Ok(TaskDone::Done),
         FollowOutcome::Reloaded => {
@@ -157,11 +157,8 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         }
         StartAs::Primary
     } else {
-        let upstream = cx.view.as_deref().and_then(|v| {
-            let tags = v.members.get(&cx.me).map(|m| m.tags.clone()).unwrap_or_default();
-            surus_core::follow::upstream(v, &cx.me, &tags)
-        });
-        StartAs::Standby { slot: upstream.as_ref().and_then(|_| cx.slot()), upstream }
+        let upstream = cx.upstream();
+        StartAs::Standby { slot: cx.slot(upstream.as_ref()), upstream }
     };
     hands.happened(Happened::Restarting);
     stop_fast(hands, leased, None).await?;

@@ -28,10 +28,7 @@ pub async fn copy(cx: &TaskContext, hands: &impl Hands, from: Upstream, slots: &
     let put = hands.put_slots(copies).await;
     // With or without the slots, this standby has to run.
     let upstream = match cx.view.as_deref() {
-        Some(view) => {
-            let tags = view.members.get(&cx.me).map(|m| m.tags.clone()).unwrap_or_default();
-            surus_core::follow::upstream(view, &cx.me, &tags)
-        }
+        Some(_) => cx.upstream(),
         None => Some(from.clone()),
     };
     let started = run::start_standby(cx, hands, upstream).await?;

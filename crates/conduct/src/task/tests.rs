@@ -13,7 +13,7 @@ use surus_core::store::{StoreError, TxnOutcome};
 use super::*;
 
 fn upstream() -> Upstream {
-    Upstream { name: "b".into(), host: "10.0.0.2".into(), port: 5432 }
+    Upstream { name: "b".into(), host: "10.0.0.2".into(), port: 5432, remote: false }
 }
 
 fn handover() -> Task {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use surus_config::DynamicConfig;
+use surus_core::cluster::Upstream;
 use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
 use surus_core::slots::PermanentSlot;
 
@@ -29,7 +30,10 @@ fn every_key() {
         "master_start_timeout": 60, "primary_stop_timeout": "9", "primary_race_backoff": 3,
         "synchronous_mode": "Quorum", "synchronous_mode_strict": "on", "synchronous_node_count": 2,
         "failsafe_mode": "yes", "pause": true, "check_timeline": 1, "member_slots_ttl": "10min",
-        "standby_cluster": {"host": "a,b", "port": "5433", "create_replica_methods": ["x"], "recovery_min_apply_delay": 5},
+        "standby_cluster": {
+            "host": "a,b", "port": "5433", "primary_slot_name": "Site-2", "create_replica_methods": ["x"],
+            "recovery_min_apply_delay": 5,
+        },
         "postgresql": {"use_slots": false, "use_pg_rewind": "true", "remove_data_directory_on_rewind_failure": true},
     }));
     assert_eq!(warnings, Vec::<String>::new());
@@ -57,6 +61,8 @@ fn every_key() {
             remove_data_directory_on_diverged_timelines: false,
             no_leader_methods: false,
             standby_cluster: true,
+            remote: Some(Upstream::remote("a,b", 5433)),
+            remote_slot: Some("site_2".into()),
         }
     );
     let standby = config.standby_cluster.unwrap();

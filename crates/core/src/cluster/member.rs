@@ -221,12 +221,27 @@ pub struct ScheduledRestart {
     pub filters: Map<String, Value>,
 }
 
-/// Where a member can be reached for replication, from its `conn_url`.
+/// Where a server can be reached for replication: a member, from its `conn_url`, or the remote node of a standby cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Upstream {
     pub name: MemberName,
+    /// Of a remote node it may be several, separated by commas.
     pub host: String,
     pub port: u16,
+    /// It belongs to another cluster, which this one follows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub remote: bool,
+}
+
+impl Upstream {
+    pub fn remote(host: &str, port: u16) -> Upstream {
+        Upstream { name: MemberName(format!("{host}:{port}")), host: host.to_owned(), port, remote: true }
+    }
+
+    /// One for each host.
+    pub fn each(&self) -> impl Iterator<Item = Upstream> {
+        self.host.split(',').map(|host| Upstream { host: host.trim().to_owned(), ..self.clone() })
+    }
 }
 
 /// A `members/<name>` key. Field order is the order it is written in.
@@ -352,7 +367,7 @@ impl Member {
             },
         };
         let port = port.map_or(Some(5432), |p| p.parse().ok())?;
-        (!host.is_empty()).then(|| Upstream { name: self.name.clone(), host: host.to_owned(), port })
+        (!host.is_empty()).then(|| Upstream { name: self.name.clone(), host: host.to_owned(), port, remote: false })
     }
 
     pub fn is_running(&self) -> bool {
@@ -369,7 +384,10 @@ mod tests {
         let text = r#"{"conn_url":"postgres://10.0.0.1:5432/postgres","api_url":"http://10.0.0.1:8008/patroni","state":"running","role":"replica","version":"4.1.4","tags":{"nosync":true},"xlog_location":50331744,"receive_lsn":50331744,"replay_lsn":50331744,"replication_state":"streaming","timeline":2}"#;
         let member = Member::parse("a".into(), text).unwrap();
         assert_eq!(member.to_text(), text);
-        assert_eq!(member.upstream(), Some(Upstream { name: "a".into(), host: "10.0.0.1".into(), port: 5432 }));
+        assert_eq!(
+            member.upstream(),
+            Some(Upstream { name: "a".into(), host: "10.0.0.1".into(), port: 5432, remote: false })
+        );
         assert!(member.tags.nosync());
     }
 

@@ -9,6 +9,7 @@ mod race;
 mod replica;
 mod shutdown;
 mod stall;
+mod standby_cluster;
 mod startup;
 mod stopped;
 mod store;
@@ -18,8 +19,9 @@ pub(crate) use stopped::repair_for;
 
 use std::time::Duration;
 
-use crate::cluster::ClusterView;
+use crate::cluster::{ClusterView, Member, MemberRole, Upstream};
 use crate::facts::Facts;
+use crate::follow;
 use crate::ids::MemberName;
 use crate::memory::Memory;
 use crate::order::{Order, Task};
@@ -46,6 +48,7 @@ pub fn table() -> impl Iterator<Item = &'static Rule> {
         startup::RULES,
         stopped::RULES,
         race::RULES,
+        standby_cluster::RULES,
         primary::RULES,
         replica::RULES,
     ]
@@ -90,6 +93,19 @@ impl<'a> Ctx<'a> {
 
     pub fn other_leads(&self) -> bool {
         matches!(self.leads, Leads::Other(_))
+    }
+
+    /// I hold the lead of a cluster that has no primary of its own.
+    pub fn leads_standbys(&self) -> bool {
+        self.i_lead() && self.facts.settings.standby_cluster
+    }
+
+    pub fn upstream(&self) -> Option<Upstream> {
+        upstream(self.facts, self.view, &self.leads)
+    }
+
+    pub fn authority(&self) -> Option<Upstream> {
+        authority(self.facts, self.view, &self.leads)
     }
 
     /// Time is up for the lease: a primary must have stopped before it ends, and stopping takes a moment.
@@ -164,6 +180,23 @@ fn leads(facts: &Facts, memory: &Memory, view: Option<&ClusterView>) -> Leads {
     }
 }
 
+/// Whom this server is to stream from.
+fn upstream(facts: &Facts, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
+    view.and_then(|v| follow::upstream(v, &facts.me, *leads == Leads::Me, &facts.tags, &facts.settings))
+}
+
+/// The server whose history decides what is a fork: the leader, once it certainly runs as a primary, or the remote node
+/// that a standby cluster follows. None while nobody leads: what is compared with could change.
+fn authority(facts: &Facts, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
+    match leads {
+        Leads::Me | Leads::Other(_) if facts.settings.standby_cluster => facts.settings.remote.clone(),
+        Leads::Other(_) => {
+            view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running()).and_then(Member::upstream)
+        }
+        _ => None,
+    }
+}
+
 /// What a rule writes its consequences into.
 pub struct Work<'a> {
     pub facts: &'a Facts,
@@ -182,6 +215,14 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
+    pub fn upstream(&self) -> Option<Upstream> {
+        upstream(self.facts, self.view, &self.leads)
+    }
+
+    pub fn authority(&self) -> Option<Upstream> {
+        authority(self.facts, self.view, &self.leads)
+    }
+
     pub fn goal(&mut self, text: impl Into<String>) {
         self.goal = text.into();
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Ctx, Rule, Work};
 use crate::candidate;
 use crate::cluster::{FailoverRequest, Versioned};
+use crate::ids::MemberName;
 use crate::order::{Demote, Order, Task};
 use crate::report::Section;
 
@@ -59,23 +60,10 @@ pub const RULES: &[Rule] = &[
         why: "A busy server is not a dead one.",
     },
     Rule {
-        id: 710,
-        section: Section::Primary,
-        name: "this is a standby cluster",
-        when: |c| c.i_lead() && c.facts.settings.standby_cluster && c.facts.postgres.is_standby(),
-        then: |w| {
-            w.goal("not promoting: standby_cluster is configured, which this version does not lead");
-            w.order(Order::ReleaseLead);
-            let ttl = w.facts.settings.timing.ttl;
-            w.abstain(ttl);
-        },
-        why: "The primary of a standby cluster is elsewhere.",
-    },
-    Rule {
         id: 712,
         section: Section::Primary,
         name: "I hold the lead as a standby and its lease is about to end",
-        when: |c| c.i_lead() && c.facts.postgres.is_standby() && c.lease_ends(),
+        when: |c| is_to_be_promoted(c) && c.lease_ends(),
         then: |w| {
             w.goal("not promoting because the leader lock is about to end");
             w.wait_for("the lease to be renewed, or to end");
@@ -87,7 +75,7 @@ pub const RULES: &[Rule] = &[
         id: 715,
         section: Section::Primary,
         name: "I hold the lead as a standby",
-        when: |c| c.i_lead() && c.facts.postgres.is_standby(),
+        when: is_to_be_promoted,
         then: |w| {
             w.goal("promoted self to leader because I had the session lock");
             w.begin(Task::Promote);
@@ -201,25 +189,40 @@ pub const RULES: &[Rule] = &[
         why: "Better no switchover than no primary.",
     },
     Rule {
+        id: 738,
+        section: Section::StandbyCluster,
+        name: "a request and a fit candidate in a standby cluster",
+        when: |c| c.leads_standbys() && c.facts.postgres.is_standby() && request(c).is_some(),
+        then: |w| {
+            let Some(to) = chosen(w) else { return };
+            w.goal(format!("{}: giving the lead of the standby cluster to {to}", action(w)));
+            let moment = w.facts.settings.timing.ttl / 2;
+            w.abstain(moment);
+            w.order(Order::ReleaseLead);
+        },
+        why: "The leader of a standby cluster has nothing that its successor does not get from the remote node: nothing needs \
+              to be stopped.",
+    },
+    Rule {
         id: 740,
         section: Section::Primary,
         name: "a request and a fit candidate",
         when: |c| c.i_lead() && request(c).is_some(),
         then: |w| {
-            let Some((view, request)) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f))) else { return };
-            w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
-            let Some(to) = w.candidates.iter().find(|c| c.fit).map(|c| c.name.clone()) else { return };
-            w.goal(format!("{}: demoting myself, handing over to {to}", request.value.action()));
-            w.memory.named = None;
-            if request.value.candidate.is_none() {
-                let named = FailoverRequest { candidate: Some(to.clone()), ..request.value.clone() };
-                w.memory.named = Some(named.clone());
-                w.order(Order::NameCandidate { version: request.version, request: named });
-            }
-            let upstream = view.members.get(&to).and_then(crate::cluster::Member::upstream);
+            let Some(to) = chosen(w) else { return };
+            w.goal(format!("{}: demoting myself, handing over to {to}", action(w)));
+            let upstream = w.view.and_then(|v| v.members.get(&to)).and_then(crate::cluster::Member::upstream);
             w.begin(Task::Demote(Demote::Handover { to, upstream }));
         },
         why: "It was asked for, and the candidate can take over.",
+    },
+    Rule {
+        id: 788,
+        section: Section::StandbyCluster,
+        name: "I lead a standby cluster",
+        when: |c| c.leads_standbys() && c.facts.postgres.is_standby(),
+        then: super::standby_cluster::follows,
+        why: "All is well.",
     },
     Rule {
         id: 790,
@@ -235,8 +238,31 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// The fittest candidate. All members learn its name, also where the request left it open.
+fn chosen(w: &mut Work) -> Option<MemberName> {
+    let (view, request) = w.view.and_then(|v| v.failover.as_ref().map(|f| (v, f)))?;
+    w.candidates = candidate::weigh(w.facts, view, Some(&request.value));
+    let to = w.candidates.iter().find(|c| c.fit)?.name.clone();
+    w.memory.named = None;
+    if request.value.candidate.is_none() {
+        let named = FailoverRequest { candidate: Some(to.clone()), ..request.value.clone() };
+        w.memory.named = Some(named.clone());
+        w.order(Order::NameCandidate { version: request.version, request: named });
+    }
+    Some(to)
+}
+
+fn action(w: &Work) -> &'static str {
+    w.view.and_then(|v| v.failover.as_ref()).map_or("switchover", |f| f.value.action())
+}
+
+fn is_to_be_promoted(c: &Ctx) -> bool {
+    c.i_lead() && !c.leads_standbys() && c.facts.postgres.is_standby()
+}
+
 fn leads_as_paused_standby(c: &Ctx) -> bool {
     c.i_lead()
+        && !c.leads_standbys()
         && c.paused
         && c.facts.postgres.is_standby()
         && c.facts.postgres.observed().is_some()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stopped::{Repair, checked_lately, leader_primary, leader_upstream, repair_for};
+use super::stopped::{Repair, checked_lately, repair_for};
 use super::{Ctx, Leads, Rule, Work};
 use crate::follow;
 use crate::memory::Divergence;
@@ -56,7 +56,7 @@ pub const RULES: &[Rule] = &[
         name: "following somebody else than I should",
         when: |c| c.other_leads() && misdirected(c),
         then: |w| {
-            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
+            let upstream = w.upstream();
             match &upstream {
                 Some(u) => w.goal(format!("changing primary_conninfo to follow {}", u.name)),
                 None => w.goal("changing primary_conninfo to follow nobody"),
@@ -73,7 +73,7 @@ pub const RULES: &[Rule] = &[
             forked(c)
                 && !c.paused
                 && !c.backing_off()
-                && leader_primary(c).is_some()
+                && c.authority().is_some()
                 && repair_for(c.facts, c.memory).is_some()
         },
         then: repair,
@@ -84,37 +84,16 @@ pub const RULES: &[Rule] = &[
         section: Section::Replica,
         name: "my history forked from the leader's",
         when: |c| c.other_leads() && forked(c),
-        then: |w| {
-            let what = match &w.memory.divergence {
-                Divergence::Found { what, .. } => what.clone(),
-                Divergence::RewindFailed { why, .. } => format!("pg_rewind failed: {why}"),
-                _ => String::new(),
-            };
-            w.goal(format!(
-                "my history forked from the leader's ({what}) and the settings do not allow mending it; \
-                 allow use_pg_rewind or run `surus reinit` for {}",
-                w.facts.me
-            ));
-            w.wait_for("an operator to reinitialize this member, or settings that allow mending it");
-            w.again_in(Duration::from_secs(5));
-        },
+        then: cannot_repair,
         why: "What this server has and the leader lacks is not thrown away unasked.",
     },
     Rule {
         id: 830,
         section: Section::Replica,
         name: "not streaming from a leader that serves",
-        when: |c| {
-            c.other_leads()
-                && !c.paused
-                && c.memory.divergence == Divergence::Unchecked
-                && c.memory.not_streaming_since.is_some_and(|t| c.facts.now.since(t) >= Duration::from_millis(800))
-                && leader_primary(c).is_some()
-                && !checked_lately(c)
-                && c.view.and_then(|v| follow::upstream(v, &c.facts.me, &c.facts.tags)).is_some()
-        },
+        when: |c| c.other_leads() && to_compare(c),
         then: |w| {
-            if let Some(from) = leader_upstream(w) {
+            if let Some(from) = w.authority() {
                 w.goal(format!("not streaming, comparing history with {}", from.name));
                 w.begin(Task::CheckDivergence { from });
             }
@@ -130,11 +109,11 @@ pub const RULES: &[Rule] = &[
                 && !c.paused
                 && !c.facts.missing_slots.is_empty()
                 && c.facts.postgres.observed().is_some_and(|o| o.is_streaming())
-                && leader_primary(c).is_some()
+                && c.authority().is_some()
                 && c.memory.slots_copied.is_none_or(|at| c.facts.now.since(at) >= COPY_AGAIN)
         },
         then: |w| {
-            if let Some(from) = leader_upstream(w) {
+            if let Some(from) = w.authority() {
                 let slots = w.facts.missing_slots.clone();
                 let names: Vec<&str> = slots.iter().map(|slot| slot.name.as_str()).collect();
                 w.goal(format!("copying logical slots from {}: {}", from.name, names.join(", ")));
@@ -154,46 +133,53 @@ pub const RULES: &[Rule] = &[
                 _ => w.facts.me.clone(),
             };
             let pause = if w.facts.settings.pause { "PAUSE: " } else { "" };
-            w.goal(format!("{pause}no action. I am ({}), a secondary, and following a leader ({leader})", w.facts.me));
+            let kind = if w.facts.settings.standby_cluster { "standby leader" } else { "leader" };
+            w.goal(format!("{pause}no action. I am ({}), a secondary, and following a {kind} ({leader})", w.facts.me));
             w.steady = true;
             if w.memory.not_streaming_since.is_some() && !w.facts.tags.nostream() {
                 w.steady = false;
                 w.wait_for(format!("streaming from {leader} to begin"));
                 w.again_in(Duration::from_millis(500));
-                // A verdict of "not diverged" is looked at again if streaming still does not begin.
-                if w.memory.divergence_checked.is_none_or(|at| w.facts.now.since(at) >= Duration::from_secs(10)) {
-                    w.memory.divergence = Divergence::Unchecked;
-                }
+                look_again(w);
             }
         },
         why: "All is well.",
     },
 ];
 
-fn forked(c: &Ctx) -> bool {
+pub(super) fn forked(c: &Ctx) -> bool {
     matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
 }
 
-fn misdirected(c: &Ctx) -> bool {
-    let (Some(view), Some(observed)) = (c.view, c.facts.postgres.observed()) else { return false };
-    let upstream = follow::upstream(view, &c.facts.me, &c.facts.tags);
+/// A stream that does not come may be one that cannot.
+pub(super) fn to_compare(c: &Ctx) -> bool {
+    !c.paused
+        && c.memory.divergence == Divergence::Unchecked
+        && c.memory.not_streaming_since.is_some_and(|t| c.facts.now.since(t) >= Duration::from_millis(800))
+        && c.authority().is_some()
+        && !checked_lately(c)
+        && c.upstream().is_some()
+}
+
+pub(super) fn misdirected(c: &Ctx) -> bool {
+    let Some(observed) = c.facts.postgres.observed() else { return false };
+    let upstream = c.upstream();
     // Settings become visible a moment after a reload. Should they never look as expected, following
     // must not become a loop that resets the comparison of histories again and again.
     let just_done =
         c.memory.followed.as_ref().is_some_and(|(to, at)| *to == upstream && c.facts.now.since(*at) < FOLLOW_AGAIN);
-    let slot = c.facts.settings.use_slots.then(|| c.facts.me.slot_name());
-    let slot = upstream.as_ref().and(slot);
+    let slot = follow::slot(upstream.as_ref(), &c.facts.me, &c.facts.settings);
     // Without an address of the leader, going on as before beats following nobody.
-    let unknown = upstream.is_none() && !c.facts.tags.nostream();
+    let unknown = upstream.is_none() && !c.facts.tags.nostream() && !c.leads_standbys();
     !unknown && !just_done && !follow::follows(observed, upstream.as_ref(), slot.as_deref())
 }
 
 /// Rewind if that is possible, else clone again if that is allowed.
 pub(super) fn repair(w: &mut Work) {
-    let Some(from) = leader_upstream(w) else { return };
-    let leader = w.view.and_then(|v| v.leader_member());
+    let Some(from) = w.authority() else { return };
+    let source = w.view.and_then(|v| v.members.get(&from.name)).filter(|_| !from.remote);
     match repair_for(w.facts, &w.memory) {
-        Some(Repair::Rewind) if leader.is_some_and(|m| m.checkpoint_after_promote == Some(false)) => {
+        Some(Repair::Rewind) if source.is_some_and(|m| m.checkpoint_after_promote == Some(false)) => {
             w.goal(format!("Waiting for checkpoint on {} before rewind", from.name));
             w.wait_for(format!("the first checkpoint of {} after its promotion", from.name));
             w.again_in(Duration::from_millis(300));
@@ -207,5 +193,27 @@ pub(super) fn repair(w: &mut Work) {
             w.begin(Task::Reinitialize { from });
         }
         None => {}
+    }
+}
+
+pub(super) fn cannot_repair(w: &mut Work) {
+    let (what, against) = match &w.memory.divergence {
+        Divergence::Found { what, against } => (what.clone(), against.clone()),
+        Divergence::RewindFailed { why, against } => (format!("pg_rewind failed: {why}"), against.clone()),
+        _ => Default::default(),
+    };
+    w.goal(format!(
+        "my history forked from that of {against} ({what}) and the settings do not allow mending it; \
+         allow use_pg_rewind or run `surus reinit` for {}",
+        w.facts.me
+    ));
+    w.wait_for("an operator to reinitialize this member, or settings that allow mending it");
+    w.again_in(Duration::from_secs(5));
+}
+
+/// A verdict of "not diverged" is looked at again if streaming still does not begin.
+pub(super) fn look_again(w: &mut Work) {
+    if w.memory.divergence_checked.is_none_or(|at| w.facts.now.since(at) >= Duration::from_secs(10)) {
+        w.memory.divergence = Divergence::Unchecked;
     }
 }

@@ -111,6 +111,7 @@ pub const RULES: &[Rule] = &[
             unclaimed(c)
                 && c.leads == Leads::Nobody
                 && c.facts.postgres.is_standby()
+                && !c.facts.settings.standby_cluster
                 && !c.paused
                 && c.memory.last_leader.is_none()
         },
@@ -154,7 +155,13 @@ pub const RULES: &[Rule] = &[
         id: 418,
         section: Section::Startup,
         name: "existing data and no identity in the store",
-        when: |c| unclaimed(c) && c.leads == Leads::Nobody && !c.paused && !c.facts.postgres.is_standby(),
+        when: |c| {
+            unclaimed(c)
+                && c.leads == Leads::Nobody
+                && !c.paused
+                // A standby cluster begins with one that follows the remote node.
+                && (!c.facts.postgres.is_standby() || c.facts.settings.standby_cluster)
+        },
         then: |w| {
             if let DataDir::Present { control, .. } = &w.facts.postgres.data_dir {
                 let id = control.system_id.clone();
@@ -226,13 +233,13 @@ pub const RULES: &[Rule] = &[
         why: "A new member is a copy of the cluster.",
     },
     Rule {
-        id: 438,
-        section: Section::Startup,
-        name: "no data, and this is to be a standby cluster",
-        when: |c| empty(c) && c.facts.settings.standby_cluster && c.leads == Leads::Nobody,
+        id: 437,
+        section: Section::StandbyCluster,
+        name: "no data, no cluster, and this is to be a standby cluster",
+        when: |c| empty(c) && c.facts.settings.standby_cluster && c.leads == Leads::Nobody && may_create(c),
         then: |w| {
-            w.goal("waiting: standby clusters are not created by this version");
-            w.wait_for("a standby_leader");
+            w.goal("trying to bootstrap a new standby leader");
+            w.begin(Task::Bootstrap);
         },
         why: "A standby cluster begins as a copy of the remote one, never with initdb.",
     },
@@ -283,7 +290,8 @@ pub const RULES: &[Rule] = &[
         name: "no data and nobody to get it from",
         when: empty,
         then: |w| {
-            w.goal("waiting for leader to bootstrap");
+            let leader = if w.facts.settings.standby_cluster { "standby_leader" } else { "leader" };
+            w.goal(format!("waiting for {leader} to bootstrap"));
             let what = match (w.view.map(|v| &v.initialize), &w.leads) {
                 (Some(Initialize::InProgress), _) => "the member that creates the cluster",
                 (Some(Initialize::Done(_)), Leads::Nobody) => "a member that has the data to take the lead",

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::{Ctx, Leads, Rule, Work};
 use crate::candidate;
-use crate::cluster::{Initialize, Member, MemberRole, Upstream};
-use crate::follow;
+use crate::cluster::Initialize;
 use crate::memory::Divergence;
 use crate::order::{Demote, Order, Task};
 use crate::postgres::{ControlState, DataDir, ProcessState};
@@ -134,7 +133,7 @@ pub const RULES: &[Rule] = &[
         id: 520,
         section: Section::Stopped,
         name: "I hold the lead and my data was the primary's",
-        when: |c| down(c) && c.i_lead() && was_primary(c),
+        when: |c| down(c) && c.i_lead() && !c.leads_standbys() && was_primary(c),
         then: |w| {
             w.goal("starting primary after failure");
             w.begin(Task::StartPrimary);
@@ -145,7 +144,7 @@ pub const RULES: &[Rule] = &[
         id: 525,
         section: Section::Stopped,
         name: "I hold the lead and my data was a standby's",
-        when: |c| down(c) && c.i_lead(),
+        when: |c| down(c) && c.i_lead() && !c.leads_standbys(),
         then: |w| {
             w.goal("starting as readonly because i had the session lock");
             w.begin(Task::StartStandby { upstream: None });
@@ -160,11 +159,11 @@ pub const RULES: &[Rule] = &[
             down(c)
                 && (was_primary(c) || fails_to_follow(c))
                 && c.memory.divergence == Divergence::Unchecked
-                && leader_primary(c).is_some()
+                && c.authority().is_some()
                 && !checked_lately(c)
         },
         then: |w| {
-            if let Some(from) = leader_upstream(w) {
+            if let Some(from) = w.authority() {
                 w.goal(format!("comparing history with the new primary {}", from.name));
                 w.begin(Task::CheckDivergence { from });
             }
@@ -179,7 +178,7 @@ pub const RULES: &[Rule] = &[
         when: |c| {
             down(c)
                 && matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
-                && leader_primary(c).is_some()
+                && c.authority().is_some()
                 && repair(c).is_some()
         },
         then: super::replica::repair,
@@ -215,10 +214,16 @@ pub const RULES: &[Rule] = &[
         name: "PostgreSQL does not run",
         when: down,
         then: |w| {
-            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
-            match &upstream {
-                Some(u) => w.goal(format!("starting as a secondary, following {}", u.name)),
-                None => w.goal("starting as a secondary"),
+            let upstream = w.upstream();
+            match (&upstream, w.facts.settings.standby_cluster) {
+                (_, true) if w.leads == Leads::Me => {
+                    w.goal("starting as a standby leader because i had the session lock");
+                }
+                (_, true) if w.leads == Leads::Nobody => {
+                    w.goal("trying to follow a remote member because standby cluster is unhealthy");
+                }
+                (Some(u), _) => w.goal(format!("starting as a secondary, following {}", u.name)),
+                (None, _) => w.goal("starting as a secondary"),
             }
             w.begin(Task::StartStandby { upstream });
         },
@@ -268,14 +273,14 @@ pub const RULES: &[Rule] = &[
         name: "a standby that is starting up was told to follow somebody else",
         when: |c| {
             starting(c)
-                && c.other_leads()
+                && (c.other_leads() || c.leads_standbys())
                 && c.facts.postgres.is_standby()
-                && c.view.and_then(|v| follow::upstream(v, &c.facts.me, &c.facts.tags)).is_some_and(|wanted| {
+                && c.upstream().is_some_and(|wanted| {
                     c.memory.followed.as_ref().is_none_or(|(told, _)| told.as_ref() != Some(&wanted))
                 })
         },
         then: |w| {
-            let upstream = w.view.and_then(|v| follow::upstream(v, &w.facts.me, &w.facts.tags));
+            let upstream = w.upstream();
             w.goal("changing primary_conninfo of a standby that is starting up");
             w.begin(Task::Follow { upstream });
         },
@@ -418,18 +423,6 @@ fn somebody_else(c: &Ctx) -> bool {
     c.view.is_some_and(|v| candidate::can_take_over(c.facts, v))
 }
 
-/// The leader, when it is certain to run as a primary.
-pub(super) fn leader_primary<'a>(c: &Ctx<'a>) -> Option<&'a Member> {
-    if !c.other_leads() {
-        return None;
-    }
-    c.view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running() && m.upstream().is_some())
-}
-
-pub(super) fn leader_upstream(w: &Work) -> Option<Upstream> {
-    w.view.and_then(|v| v.leader_member()).and_then(Member::upstream)
-}
-
 pub(super) fn checked_lately(c: &Ctx) -> bool {
     c.memory.divergence_checked.is_some_and(|at| c.facts.now.since(at) < Duration::from_secs(2))
 }
@@ -454,6 +447,8 @@ pub(crate) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Me
         };
     match &memory.divergence {
         Divergence::Found { .. } if can_rewind => Some(Repair::Rewind),
+        // A remote node that was set wrong must not cost a standby cluster its data.
+        Divergence::Found { .. } if settings.standby_cluster => None,
         Divergence::Found { .. } if settings.remove_data_directory_on_diverged_timelines => Some(Repair::Reinitialize),
         Divergence::RewindFailed { .. }
             if settings.remove_data_directory_on_rewind_failure

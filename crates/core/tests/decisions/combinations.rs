@@ -65,6 +65,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             }
             Task::Promote | Task::StartPrimary => {
                 must(ctx.i_lead() && lease_is_good && readable, "a primary is made only under a good lease");
+                must(!facts.settings.standby_cluster, "a standby cluster has no primary");
             }
             Task::Demote(Demote::Handover { to, .. }) => {
                 must(step.report.candidates.iter().any(|c| c.fit && c.name == *to), "handover to a fit candidate");
@@ -84,7 +85,8 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
                     matches!(step.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. });
                 must(asked || (allowed && forked), "data is given up only by settings or an operator");
             }
-            Task::Rewind { .. } => must(!ctx.i_lead(), "a leader is not rewound"),
+            Task::Rewind { .. } => must(!ctx.i_lead() || ctx.leads_standbys(), "a leader is not rewound"),
+            Task::Demote(Demote::Cluster) => must(ctx.leads_standbys() && primary, "a standby cluster was asked for"),
             Task::Restart => must(asked, "a restart was asked for"),
             Task::CopySlots { .. } => must(!primary && !ctx.i_lead(), "slots are copied to a standby"),
             Task::Demote(Demote::Release) => {
@@ -122,6 +124,10 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
     if !facts.settings.pause && primary && ctx.other_leads() && readable && !copying && !recovering {
         let stops = begun.iter().any(|t| t.is_stopping());
         must(stops || cancels || stopping || exits, "a primary stops if somebody else leads");
+    }
+    let alone = facts.task.is_none() && facts.request.is_none() && facts.postgres.observed().is_some();
+    if facts.settings.standby_cluster && !facts.settings.pause && primary && ctx.i_lead() && readable && alone {
+        must(begun.iter().any(|t| t.is_stopping()) || exits || takes, "a standby cluster's primary is demoted");
     }
     let unknown = facts.settings.pause && primary && facts.lead.is_some() && !ctx.left_alone;
     must(!exits || !unknown, "nobody leaves a primary behind unknown");
@@ -306,7 +312,8 @@ fn every_combination_is_decided_and_safe() {
                 look("the postmaster hangs", &|s| s.facts.stalls.postmaster = hangs(20_000));
                 look("no fence works", &|s| *s = s.clone().unfenced());
                 look("handed over while paused", &|s| s.memory.handed_over = true);
-                look("standby cluster", &|s| s.facts.settings.standby_cluster = true);
+                look("standby cluster", &|s| *s = s.clone().remote());
+                look("standby cluster of an archive", &|s| s.facts.settings.standby_cluster = true);
                 look("fail over at once", &|s| s.facts.settings.primary_start_timeout = Duration::ZERO);
                 look("no session", &|s| s.facts.store.session = false);
             }

@@ -262,7 +262,6 @@ fn startup() -> Vec<Row> {
             }),
             &["clone c"],
         ),
-        (438, Scenario::nothing().with(|s| s.facts.settings.standby_cluster = true), &[]),
         (439, Scenario::nothing().unfenced(), &[]),
         (440, Scenario::nothing(), &["bootstrap"]),
         (442, no_leader_method(), &["clone without leader"]),
@@ -535,7 +534,6 @@ fn primary() -> Vec<Row> {
         (704, promotable().paused().with(|s| s.facts.inherited = Some(after(1000))), &[]),
         (705, promotable().paused(), &["release"]),
         (708, Scenario::leader().silent(), &[]),
-        (710, promotable().with(|s| s.facts.settings.standby_cluster = true), &["release"]),
         (712, promotable().lead_until(after(100)), &[]),
         (715, promotable(), &["promote"]),
         (715, promotable().paused().with(|s| s.memory.called = true), &["promote"]),
@@ -607,6 +605,98 @@ fn replica() -> Vec<Row> {
     ]
 }
 
+fn standby_cluster() -> Vec<Row> {
+    let leads = |streams: bool| {
+        let remote = surus_core::cluster::Upstream::remote("far", 5432);
+        let observed = surus_core::postgres::Observed {
+            primary_slot_name: None,
+            ..standby_at(1000, 1, "a", Some("far"), streams)
+        };
+        Scenario::leader().remote().with(|s| {
+            s.facts.postgres.data_dir = data(ControlState::InArchiveRecovery, true);
+            s.facts.postgres.answer = surus_core::facts::Answer::Known(std::sync::Arc::new(observed));
+            s.memory.followed = Some((Some(remote), before(90_000)));
+        })
+    };
+    let stuck = || {
+        leads(false).with(|s| {
+            s.memory.last_leader = Some("a".into());
+            s.memory.not_streaming_since = Some(before(900));
+        })
+    };
+    let forked = |s: &mut Scenario| {
+        *s = s.clone().forked(false);
+        s.memory.last_leader = Some("a".into());
+        s.memory.divergence =
+            surus_core::memory::Divergence::Found { against: "far:5432".into(), what: "300 bytes".into() };
+    };
+    let rewinds = |s: &mut Scenario| s.facts.settings.use_pg_rewind = true;
+    let gives_up = |s: &mut Scenario| s.facts.settings.remove_data_directory_on_diverged_timelines = true;
+    let archive_only = |s: &mut Scenario| s.facts.settings.remote = None;
+    let unclaimed = |s: &mut Scenario| {
+        s.view.initialize = Initialize::Absent;
+        s.memory.last_leader = None;
+    };
+    let empty = || Scenario::standby().remote().with(|s| s.facts.postgres = stopped(DataDir::Empty));
+    let asked = || leads(true).with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None).asked();
+    vec![
+        (437, Scenario::nothing().remote(), &["bootstrap"]),
+        (437, Scenario::nothing().remote().unfenced(), &["bootstrap"]),
+        (445, Scenario::nothing().remote().tag("nofailover", true), &[]),
+        (435, empty(), &["clone b"]),
+        (418, Scenario::leaderless().remote().with(unclaimed), &["write system id"]),
+        // What would start as a primary follows the remote node, once the histories were compared.
+        (530, Scenario::crashed_leader().remote(), &["compare with far:5432"]),
+        (532, Scenario::crashed_leader().remote().with(forked).with(rewinds), &["rewind from far:5432"]),
+        (545, Scenario::crashed_leader().remote().with(forked).with(gives_up), &["start standby of far:5432"]),
+        (
+            545,
+            Scenario::crashed_leader().down(ControlState::ShutDownInRecovery, true).remote(),
+            &["start standby of far:5432"],
+        ),
+        (
+            545,
+            Scenario::crashed_leader().down(ControlState::ShutDownInRecovery, true).remote().with(archive_only),
+            &["start standby of nobody"],
+        ),
+        (
+            545,
+            Scenario::leaderless().down(ControlState::ShutDownInRecovery, true).remote(),
+            &["start standby of far:5432"],
+        ),
+        (530, Scenario::standby().down(ControlState::ShutDown, false).remote(), &["compare with far:5432"]),
+        (553, leads(true).with(|s| s.memory.followed = None).starting(before(9000)), &["follow far:5432"]),
+        (610, Scenario::leaderless().remote().with_standby("b", 1000), &["take"]),
+        (640, Scenario::leaderless().remote().with_standby("b", 1001), &[]),
+        // It takes the lead as it is, and steps down under it.
+        (610, Scenario::leader().remote().with(|s| (s.facts.lead, s.view.leader) = (None, None)), &["take"]),
+        (
+            800,
+            Scenario::leader()
+                .remote()
+                .with(|s| (s.facts.lead, s.view.leader) = (None, Scenario::standby().view.leader)),
+            &["demote, deposed"],
+        ),
+        (738, asked(), &["name c", "release"]),
+        (738, asked().failover(None, Some("b")), &["release"]),
+        (735, asked().failover(None, Some("d")), &["clear request"]),
+        (788, leads(true), &[]),
+        (788, leads(true).paused(), &[]),
+        (788, leads(true).lead_until(after(100)), &[]),
+        (708, leads(true).silent(), &[]),
+        (890, Scenario::standby().remote(), &[]),
+        (900, Scenario::leader().remote(), &["demote the cluster"]),
+        (902, Scenario::leader().remote().paused(), &[]),
+        (910, stuck().with(|s| s.facts.settings.remote_slot = Some("site".into())), &["follow far:5432"]),
+        (910, stuck().with(archive_only), &["follow nobody"]),
+        (920, stuck().with(forked).with(rewinds), &["rewind from far:5432"]),
+        (925, stuck().with(forked), &[]),
+        (925, stuck().with(forked).with(gives_up), &[]),
+        (930, stuck(), &["compare with far:5432"]),
+        (788, stuck().paused(), &[]),
+    ]
+}
+
 pub fn all() -> Vec<Row> {
     [
         shutdown_and_operator(),
@@ -616,6 +706,7 @@ pub fn all() -> Vec<Row> {
         stopped_server(),
         race(),
         primary(),
+        standby_cluster(),
         replica(),
     ]
     .concat()

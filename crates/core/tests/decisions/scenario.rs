@@ -66,7 +66,7 @@ pub fn member(name: &str, role: MemberRole) -> Member {
 }
 
 pub fn upstream(name: &str) -> Upstream {
-    Upstream { name: name.into(), host: name.into(), port: 5432 }
+    Upstream { name: name.into(), host: name.into(), port: 5432, remote: false }
 }
 
 pub fn primary_at(lsn: u64, timeline: u32) -> Observed {
@@ -295,6 +295,13 @@ impl Scenario {
         self
     }
 
+    /// A standby cluster, to follow the server `far`.
+    pub fn remote(mut self) -> Scenario {
+        self.facts.settings.standby_cluster = true;
+        self.facts.settings.remote = Some(Upstream::remote("far", 5432));
+        self
+    }
+
     pub fn shutdown(mut self) -> Scenario {
         self.facts.shutdown = true;
         self
@@ -425,6 +432,7 @@ pub fn brief(order: &Order) -> String {
             Task::Demote(Demote::LeaseEnding { .. }) => "demote, lease ends".into(),
             Task::Demote(Demote::Deposed) => "demote, deposed".into(),
             Task::Demote(Demote::Release) => "demote and release".into(),
+            Task::Demote(Demote::Cluster) => "demote the cluster".into(),
             Task::Follow { upstream } => format!("follow {}", to(upstream)),
             Task::CheckDivergence { from } => format!("compare with {}", from.name),
             Task::Rewind { from } => format!("rewind from {}", from.name),

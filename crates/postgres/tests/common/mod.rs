@@ -177,7 +177,7 @@ fn postgres_ids() -> (u32, u32) {
 
 pub fn upstream(of: &Instance) -> Upstream {
     let config = of.config();
-    Upstream { name: config.member.clone(), host: "127.0.0.1".into(), port: config.port }
+    Upstream { name: config.member.clone(), host: "127.0.0.1".into(), port: config.port, remote: false }
 }
 
 pub fn no_progress() -> watch::Sender<Option<Progress>> {

@@ -87,7 +87,6 @@ impl Member {
             me: self.me.clone(),
             patience: Duration::from_secs(60),
             start_timeout,
-            use_slots: facts.settings.use_slots,
             settings: facts.settings.clone(),
             founding_document: self.sim.with(|w| w.plan.document.to_string()),
             post_bootstrap: None,

@@ -19,6 +19,7 @@ mod restart;
 pub mod run;
 mod select;
 mod show_config;
+mod standby_cluster;
 mod store;
 mod timeline;
 mod version;
@@ -62,6 +63,8 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Restart(args) => restart::restart(&context, terminal, &args).await,
         Command::Reload(args) => restart::reload(&context, terminal, &args).await,
         Command::Reinit(args) => reinit::reinit(&context, terminal, &args).await,
+        Command::DemoteCluster(args) => standby_cluster::demote(&context, terminal, args).await,
+        Command::PromoteCluster(args) => standby_cluster::promote(&context, terminal, &args).await,
         Command::Pause(args) => pause::pause(&context, terminal, &args, true).await,
         Command::Resume(args) => pause::pause(&context, terminal, &args, false).await,
         Command::ShowConfig(args) => show_config::show_config(&context, terminal, &args).await,

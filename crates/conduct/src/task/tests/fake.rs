@@ -97,7 +97,6 @@ pub fn context() -> TaskContext {
         me: "a".into(),
         patience: Duration::from_secs(10),
         start_timeout: Duration::from_secs(30),
-        use_slots: true,
         settings: Default::default(),
         founding_document: "{}".into(),
         post_bootstrap: None,

@@ -1,6 +1,7 @@
 //! The user's callbacks and hooks: in which order, and what they may hold up.
 
 use surus_core::Lsn;
+use surus_core::cluster::MemberRole;
 
 use super::fake::{Event, FOREVER, Fake, NOW, context, leader, ms};
 use super::{failed, handover, upstream};
@@ -9,7 +10,8 @@ use crate::task::*;
 /// A server that was seen as the primary, or as a standby, and a user with commands.
 fn hooked(primary: bool) -> Fake {
     leader().with(|s| {
-        s.callbacks.happened(Happened::Up { primary }, NOW);
+        let role = if primary { MemberRole::Primary } else { MemberRole::Replica };
+        s.callbacks.happened(Happened::Up { role }, NOW);
         s.hooks = true;
     })
 }

@@ -109,7 +109,7 @@ impl Agent {
     pub(super) fn keep_slots(&mut self, facts: &Facts) {
         let Some(view) = facts.store.view.clone().filter(|_| facts.store.broken.is_none()) else { return };
         let primary = facts.postgres.is_primary();
-        let lead = facts.lead.is_some() && primary;
+        let lead = facts.lead.is_some() && (primary || facts.settings.standby_cluster);
         let known: Vec<String> = self
             .member
             .memory()
