@@ -233,17 +233,6 @@ pub const RULES: &[Rule] = &[
         why: "A new member is a copy of the cluster.",
     },
     Rule {
-        id: 437,
-        section: Section::StandbyCluster,
-        name: "no data, no cluster, and this is to be a standby cluster",
-        when: |c| empty(c) && c.facts.settings.standby_cluster && c.leads == Leads::Nobody && may_create(c),
-        then: |w| {
-            w.goal("trying to bootstrap a new standby leader");
-            w.begin(Task::Bootstrap);
-        },
-        why: "A standby cluster begins as a copy of the remote one, never with initdb.",
-    },
-    Rule {
         id: 439,
         section: Section::Startup,
         name: "no data, no cluster, and no fence works here",
@@ -255,6 +244,17 @@ pub const RULES: &[Rule] = &[
             w.again_in(Duration::from_secs(1));
         },
         why: "Whoever creates the cluster leads it (fence: required).",
+    },
+    Rule {
+        id: 437,
+        section: Section::StandbyCluster,
+        name: "no data, no cluster, and this is to be a standby cluster",
+        when: |c| empty(c) && c.facts.settings.standby_cluster && c.leads == Leads::Nobody && may_create(c),
+        then: |w| {
+            w.goal("trying to bootstrap a new standby leader");
+            w.begin(Task::Bootstrap);
+        },
+        why: "A standby cluster begins as a copy of the remote one, never with initdb.",
     },
     Rule {
         id: 440,

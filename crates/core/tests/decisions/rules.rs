@@ -641,7 +641,7 @@ fn standby_cluster() -> Vec<Row> {
     let asked = || leads(true).with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None).asked();
     vec![
         (437, Scenario::nothing().remote(), &["bootstrap"]),
-        (437, Scenario::nothing().remote().unfenced(), &["bootstrap"]),
+        (439, Scenario::nothing().remote().unfenced(), &[]),
         (445, Scenario::nothing().remote().tag("nofailover", true), &[]),
         (435, empty(), &["clone b"]),
         (418, Scenario::leaderless().remote().with(unclaimed), &["write system id"]),
