@@ -61,7 +61,7 @@ impl Agent {
             return;
         }
         let address = &self.settings.effective.connect_address;
-        let own = Upstream { name: self.me.clone(), host: address.host.clone(), port: address.port };
+        let own = Upstream { name: self.me.clone(), host: address.host.clone(), port: address.port, remote: false };
         let (instance, place, wake) = (self.instance.clone(), wanting.found.clone(), self.wake.clone());
         let begun = self.upkeep.spawn("looking for what other members need here", async move {
             let found = instance.wanting(&own, LIMIT).await.map_err(|e| e.to_string())?;
