@@ -176,7 +176,7 @@ pub async fn cluster(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         Either::Left(Either::Right(())) | Either::Right(Ok(())) => {}
     }
     hands.tell("stopping PostgreSQL to demote the cluster".into());
-    super::run::stop_fast(hands, true).await?;
+    super::run::stop_fast(hands, true, None).await?;
     if let Some(position) = hands.shutdown_position().await? {
         info!("PostgreSQL stopped at {} on timeline {}", position.checkpoint, position.timeline);
     }
