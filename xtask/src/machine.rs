@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{patroni, run};
+use crate::{newer, patroni, run};
 
 pub struct Need {
     what: &'static str,
@@ -59,10 +59,11 @@ pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
 pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];
 
-/// What the tests need: everything, and Patroni.
+/// What the tests need: everything, Patroni, and if possible a newer PostgreSQL.
 pub fn install_for_tests() -> Result<()> {
     let needs: Vec<&Need> = EVERYTHING.iter().chain(MIXED).collect();
     install_these(&needs)?;
+    newer::postgres();
     patroni::install()
 }
 

@@ -4,6 +4,7 @@
 
 mod commands;
 mod machine;
+mod newer;
 mod patroni;
 mod rules;
 mod run;

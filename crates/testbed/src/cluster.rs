@@ -36,6 +36,7 @@ pub struct Builder {
     links: bool,
     disks: Option<u64>,
     clocks: bool,
+    bin_dir: Option<PathBuf>,
     overrides: Vec<Value>,
     per_node: Vec<(usize, Value)>,
     patroni: Vec<usize>,
@@ -69,6 +70,7 @@ impl Cluster {
             links: false,
             disks: None,
             clocks: false,
+            bin_dir: None,
             overrides: Vec::new(),
             per_node: Vec::new(),
             patroni: Vec::new(),
@@ -214,6 +216,12 @@ impl Builder {
         self
     }
 
+    /// Another PostgreSQL than the machine's ([`Machine::postgres`]).
+    pub fn bin_dir(mut self, bin_dir: PathBuf) -> Builder {
+        self.bin_dir = Some(bin_dir);
+        self
+    }
+
     /// Merged over the configuration of every member.
     pub fn settings(mut self, over: Value) -> Builder {
         self.overrides.push(over);
@@ -240,7 +248,8 @@ impl Builder {
 
     /// Directories, ports, configurations and the outside store; no agent runs yet.
     pub async fn prepare(self) -> Result<Cluster> {
-        let machine = Machine::look()?;
+        let mut machine = Machine::look()?;
+        machine.bin_dir = self.bin_dir.unwrap_or(machine.bin_dir);
         if self.mixed {
             patroni::program("patroni")?;
         }

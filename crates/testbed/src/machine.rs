@@ -21,7 +21,9 @@ impl Machine {
     pub fn look() -> Result<Machine> {
         let root = rustix::process::geteuid().is_root();
         let postgres = if root { Some(user("postgres")?) } else { None };
-        Ok(Machine { bin_dir: postgres_bin_dir()?, postgres })
+        // Runs every test on another PostgreSQL than the machine's.
+        let bin_dir = env::var_os("TESTBED_PG_BIN").map_or_else(postgres_bin_dir, |dir| Ok(PathBuf::from(dir)))?;
+        Ok(Machine { bin_dir, postgres })
     }
 
     /// A directory PostgreSQL may write to.
@@ -58,10 +60,37 @@ impl Machine {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The programs of a PostgreSQL of at least that major version: the machine's, or what `cargo xtask install` has
+    /// unpacked; else why there is none.
+    pub fn postgres(&self, major: u32) -> Result<PathBuf> {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+        let unpacked = target.join(format!("postgresql-{major}/usr/lib/postgresql/{major}/bin"));
+        let newer = (major..major + 10).map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
+        let bin_dir = newer
+            .chain(unpacked.canonicalize())
+            .find(|dir| dir.join("postgres").is_file())
+            .with_context(|| format!("no PostgreSQL {major}; `cargo xtask install` unpacks one where it can be had"))?;
+        if self.postgres.is_some()
+            && let Some(closed) = bin_dir.ancestors().find(|dir| !passes(dir))
+        {
+            bail!(
+                "PostgreSQL in {} cannot be run by postgres: {} is closed to it",
+                bin_dir.display(),
+                closed.display()
+            );
+        }
+        Ok(bin_dir)
+    }
+
     pub fn etcd() -> Result<PathBuf> {
         on_path("etcd")
             .context("etcd is not installed; `cargo xtask install` installs it (Debian: apt-get install etcd-server)")
     }
+}
+
+/// Everybody may pass through.
+fn passes(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
