@@ -57,6 +57,15 @@ async fn agents_are_replaced_under_load_and_back() -> Result<()> {
     cluster.wait_healthy().await?;
     with_role(&cluster, "sync_standby", 1).await?;
 
+    // Without a pause, the leader first.
+    for node in [0, 1] {
+        cluster.kill_agent(node)?;
+        cluster.set_agent(node, Agent::Surus);
+        cluster.start(node)?;
+        cluster.wait_healthy().await?;
+    }
+    with_role(&cluster, "sync_standby", 1).await?;
+
     let now: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster_pid()).collect();
     ensure!(now == postmasters, "{now:?} instead of {postmasters:?}");
     let leader = cluster.leader().await?;
