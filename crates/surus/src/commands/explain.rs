@@ -32,9 +32,9 @@ pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain)
     let cluster = context.cluster(args.cluster.cluster_name.as_deref(), args.cluster.group)?;
     let reading = cluster.read().await?;
     let asked = reading.view.members.values().map(|member| async move {
-        let account = match &member.api_url {
-            None => Err("it has not said where its REST API is".to_owned()),
-            Some(url) => match context.api.get(url, "/explain", API_LIMIT).await {
+        let account = match journal::own_api(member) {
+            Err(why) => Err(why),
+            Ok(url) => match context.api.get(url, "/explain", API_LIMIT).await {
                 Ok(answer) if answer.code == 200 => answer.json::<Value>().map_err(|e| {
                     format!("its answer is no JSON ({e}); only agents of this program explain themselves")
                 }),

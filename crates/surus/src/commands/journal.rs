@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use surus_core::cluster::Member;
 use surus_journal::{Account, Entry, Event, Reader, account};
 
 use crate::cli::Format;
@@ -22,6 +23,15 @@ const EVENTS: usize = 1_000_000;
 /// A member's own account, or why there is none.
 pub type Told = Vec<(String, Result<Account, String>)>;
 
+/// Where to ask a member for what only our agents know, or why it cannot be asked.
+pub fn own_api(member: &Member) -> Result<&str, String> {
+    match (&member.api_url, &member.version) {
+        (None, _) => Err("it has not said where its REST API is".to_owned()),
+        (Some(_), Some(version)) if member.is_foreign() => Err(format!("Patroni {version} drives it")),
+        (Some(url), _) => Ok(url),
+    }
+}
+
 /// Asks the members named, or all.
 pub async fn ask(context: &Context, reading: &Reading, since: Since, only: &[String]) -> Told {
     let path = format!("/explain?since={}", since.parameter().replace('+', "%2B"));
@@ -30,9 +40,9 @@ pub async fn ask(context: &Context, reading: &Reading, since: Since, only: &[Str
     let asked = members.map(|member| {
         let path = path.clone();
         async move {
-            let account = match &member.api_url {
-                None => Err("it has not said where its REST API is".to_owned()),
-                Some(url) => match context.api.get(url, &path, API_LIMIT).await {
+            let account = match own_api(member) {
+                Err(why) => Err(why),
+                Ok(url) => match context.api.get(url, &path, API_LIMIT).await {
                     Ok(answer) if answer.code == 200 => answer.json::<Account>().map_err(|e| {
                         format!("its answer is no account of decisions ({e}); it runs another program or version")
                     }),

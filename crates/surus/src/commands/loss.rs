@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use surus_core::loss::{Destroying, Receipt};
 use surus_postgres::loss;
 
-use super::API_LIMIT;
+use super::{API_LIMIT, journal};
 use crate::cli::{Format, Loss, LossCommand, LossSource};
 use crate::context::Context;
 use crate::failure::{OrFail, Outcome, failed};
@@ -32,11 +32,11 @@ pub async fn loss(context: &Context, terminal: &mut Terminal, args: &Loss) -> Ou
     let cluster = context.cluster(args.source().cluster.as_deref(), args.source().group)?;
     let reading = cluster.read().await?;
     let asked = reading.view.members.values().map(|member| async move {
-        let Some(url) = &member.api_url else { return Err("it has not said where its REST API is".to_owned()) };
+        let url = journal::own_api(member)?;
         let answer = context.api.get(url, "/loss", API_LIMIT).await.map_err(|e| e.to_string())?;
         let told = answer.json::<Told>().ok().filter(|_| answer.code == 200);
         let told = told.ok_or_else(|| format!("it knows no loss receipts (status {})", answer.code))?;
-        Ok(Told { api_url: Some(url.clone()), ..told })
+        Ok(Told { api_url: Some(url.to_owned()), ..told })
     });
     let answers = join_all(asked).await;
     let mut told = vec![];

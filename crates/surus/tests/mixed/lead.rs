@@ -74,6 +74,8 @@ async fn patroni_bootstraps_and_the_lead_goes_round() -> Result<()> {
         }
     }
     history(&cluster).await?;
+    let explained = run(&cluster, Tool::Surus, 1, &["explain"]).await?;
+    ensure!(explained.contains("node1: does not explain itself: Patroni 4.1"), "{explained}");
     writer.stop().verify_none_lost(&cluster).await?;
     patroni_is_content(&cluster)?;
     cluster.passed();
