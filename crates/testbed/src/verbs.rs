@@ -17,8 +17,12 @@ impl Cluster {
     /// Starts the agent of a member that has none.
     pub fn start(&mut self, node: usize) -> Result<()> {
         ensure!(self.nodes[node].agent.is_none(), "{} already has an agent", self.nodes[node].name);
-        let child = self.nodes[node].command(&self.binary)?.spawn();
-        let child = child.with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let mut command = self.nodes[node].command(&self.binary)?;
+        let child = command.spawn().with_context(|| {
+            let program = command.get_program().display();
+            let user = self.nodes[node].user.map(|(uid, _)| format!(" as user {uid}, who has to be able to reach it"));
+            format!("cannot start {program}{}", user.unwrap_or_default())
+        })?;
         self.nodes[node].agent = Some(child);
         Ok(())
     }
