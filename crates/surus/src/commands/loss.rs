@@ -38,7 +38,7 @@ pub async fn loss(context: &Context, terminal: &mut Terminal, args: &Loss) -> Ou
         let told = told.ok_or_else(|| format!("it knows no loss receipts (status {})", answer.code))?;
         Ok(Told { api_url: Some(url.to_owned()), ..told })
     });
-    let answers = join_all(asked).await;
+    let answers: Vec<Result<Told, String>> = join_all(asked).await;
     let mut told = vec![];
     for (name, answer) in reading.view.members.keys().zip(answers) {
         match answer {
