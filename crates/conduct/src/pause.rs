@@ -5,7 +5,7 @@
 //! takes the lead. Only when that is seen to be written is its fence disarmed; only when the fence is armed again after
 //! the pause is it withdrawn. Whatever happens to this member in between, the store knows.
 
-use surus_core::cluster::KeyVersion;
+use surus_core::cluster::{KeyVersion, Member, MemberRole};
 use surus_core::facts::Facts;
 
 /// What to write into the store about it.
@@ -44,10 +44,12 @@ pub fn note(facts: &Facts, guarded: bool, inherited: bool) -> Option<Note> {
         }
         // Swapped while paused: Patroni drives that member now. It knows nothing of the note and would never withdraw
         // it, and then nobody of us would take over from it again. That it says no more that it is paused is all that a
-        // Patroni member ever says.
+        // Patroni member ever says; it has to be in order, too: a primary without the lead is not to be raced with.
         (false, Some(other)) if other.value != facts.me => {
-            let swapped = view.members.get(&other.value).is_some_and(|m| m.is_foreign() && !m.pause);
-            swapped.then_some(Note::Withdraw { config, version: other.version })
+            let leads = view.leader_name() == Some(&other.value);
+            let in_order = |m: &&Member| m.is_foreign() && !m.pause && (leads || m.role == MemberRole::Replica);
+            let swapped = view.members.get(&other.value).filter(in_order);
+            swapped.map(|_| Note::Withdraw { config, version: other.version })
         }
         _ => None,
     }
@@ -71,7 +73,7 @@ mod tests {
     use std::sync::Arc;
 
     use surus_core::BootTime;
-    use surus_core::cluster::{ClusterView, Leader, Member, Tags, Versioned};
+    use surus_core::cluster::{ClusterView, Leader, Tags, Versioned};
     use surus_core::facts::{Answer, Lead, PostgresFact, StoreFact};
     use surus_core::postgres::{DataDir, ProcessState};
     use surus_core::settings::ClusterSettings;
@@ -151,26 +153,31 @@ mod tests {
     #[test]
     fn that_of_a_member_that_patroni_drives_now_is_withdrawn_after_the_pause() {
         let withdraw = Some(Note::Withdraw { config: Some(5), version: 7 });
-        let ours = r#"{"api_url":"u","surus":"0.1.0"}"#;
-        let (patroni, waits) = (r#"{"api_url":"u"}"#, r#"{"api_url":"u","pause":true}"#);
-        for (pause, key, want) in [
-            (false, Some(patroni), withdraw),
-            (false, Some(waits), None),
-            (true, Some(patroni), None),
-            (false, Some(ours), None),
-            (false, Some("{}"), None),
-            (false, None, None),
+        let ours = r#"{"api_url":"u","role":"replica","surus":"0.1.0"}"#;
+        let replica = r#"{"api_url":"u","role":"replica"}"#;
+        let primary = r#"{"api_url":"u","role":"primary"}"#;
+        let waits = r#"{"api_url":"u","role":"replica","pause":true}"#;
+        for (pause, leader, key, want) in [
+            (false, "a", Some(replica), withdraw),
+            (false, "c", Some(replica), withdraw),
+            (false, "b", Some(primary), withdraw),
+            (false, "c", Some(primary), None),
+            (false, "b", Some(waits), None),
+            (false, "c", Some(waits), None),
+            (true, "b", Some(primary), None),
+            (true, "c", Some(replica), None),
+            (false, "b", Some(ours), None),
+            (false, "c", Some("{}"), None),
+            (false, "c", None, None),
+            // The leader of a paused cluster writes its own over it.
+            (true, "a", Some(replica), Some(Note::Write { config: 5, before: Some(7) })),
         ] {
-            for leader in ["a", "b"] {
-                let mut facts = facts(pause, leader, Some("b"), true);
-                let mut view = facts.store.view.as_deref().cloned().unwrap_or_default();
-                let member = key.map(|text| Member::parse("b".into(), text).unwrap());
-                view.members.extend(member.map(|m| (m.name.clone(), m)));
-                facts.store.view = Some(Arc::new(view));
-                // The leader of a paused cluster writes its own over it.
-                let want = if pause && leader == "a" { Some(Note::Write { config: 5, before: Some(7) }) } else { want };
-                assert_eq!(note(&facts, true, false), want, "{pause} {leader} {key:?}");
-            }
+            let mut facts = facts(pause, leader, Some("b"), true);
+            let mut view = facts.store.view.as_deref().cloned().unwrap_or_default();
+            let member = key.map(|text| Member::parse("b".into(), text).unwrap());
+            view.members.extend(member.map(|m| (m.name.clone(), m)));
+            facts.store.view = Some(Arc::new(view));
+            assert_eq!(note(&facts, true, false), want, "{pause} {leader} {key:?}");
         }
     }
 
