@@ -155,6 +155,8 @@ async fn history(cluster: &Cluster) -> Result<()> {
     ensure!(ours == theirs, "{ours} here, {theirs} there");
     let leaders: Vec<&str> =
         ours.as_array().context("no list")?.iter().filter_map(|e| e["New Leader"].as_str()).collect();
+    let timelines: Vec<u64> = ours.as_array().into_iter().flatten().filter_map(|e| e["TL"].as_u64()).collect();
+    ensure!(timelines == [1, 2, 3, 4, 8, 9, 10], "{ours}");
     ensure!(leaders == ["node2", "node1", "node3", "node2", "node1", "node3", "node1"], "{ours}");
     Ok(())
 }
