@@ -10,7 +10,7 @@
 //!   another does not take the lead, unless the other had most of a `ttl` to come forward.
 //! - In synchronous and quorum mode nothing that was ever acknowledged is lost, from when the `sync` key was first written,
 //!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`). That counts until
-//!   somebody is promoted: what the named one wrote into the key stays when its promotion fails.
+//!   it is promoted, also when that takes several attempts, if the first got as far as naming it in the key.
 //! - In mode `on` only a member that the key names takes the lead without an operator's word.
 
 use std::collections::BTreeMap;
@@ -45,8 +45,8 @@ pub struct NothingLost {
     /// When a server last could send log.
     sent: True,
     lost_now: u64,
-    /// An operator named who was to lead, whatever it lacks, and nobody was promoted since.
-    forced: bool,
+    /// An operator named it as the leader, whatever it lacks, and it was not promoted since.
+    forced: Option<usize>,
     excuses: Excuses,
     /// The sync key was there when the last leader took the lead, and has been since.
     promised: bool,
@@ -160,8 +160,11 @@ impl Invariant for NothingLost {
                 if to.is_some() {
                     let view = w.store.view();
                     let manual = view.failover.as_ref().is_some_and(|f| f.value.leader.is_none());
+                    let in_key = |name| view.sync.as_ref().is_some_and(|s| s.value.is_leader(name));
+                    let again = self.forced.filter(|node| to == &Some(*node) && in_key(&w.nodes[*node].name));
+                    self.forced = if manual { *to } else { again };
                     // What is not known by the key was acknowledged under no promise.
-                    (self.forced, self.promised) = (self.forced || manual, view.sync.is_some());
+                    self.promised = view.sync.is_some();
                 }
                 if let (None, Some(node)) = (from, to) {
                     let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), ..*self };
@@ -169,7 +172,7 @@ impl Invariant for NothingLost {
                 }
             }
             Happened::Promoted { node, .. } if !self.usurps(w, *node) => {
-                let forced = std::mem::take(&mut self.forced);
+                let forced = self.forced.take() == Some(*node);
                 let log = w.nodes[*node].postgres.log()?;
                 self.reign = log.place().stretch;
                 let lost = self.lost(log);
