@@ -24,6 +24,8 @@ enum Message {
     Lost {
         revision: u64,
     },
+    /// An earlier process may have let the server count on the lead until then.
+    Promised(BootTime),
 }
 
 #[derive(Clone)]
@@ -88,6 +90,11 @@ impl LeaseKeeper {
     /// Said again for as long as the store shows it, so that one may get lost.
     pub fn lost(&self, revision: u64) {
         let _ = self.messages.try_send(Message::Lost { revision });
+    }
+
+    /// Before the first take.
+    pub async fn promised(&self, until: BootTime) {
+        let _ = self.messages.send(Message::Promised(until)).await;
     }
 
     pub fn set_timing(&self, timing: Timing) {
@@ -161,6 +168,7 @@ impl Driver {
                         self.keeper.command(self.tickets, command);
                     }
                     Some(Message::Lost { revision }) => self.keeper.lost(revision),
+                    Some(Message::Promised(until)) => self.keeper.promised(until),
                 },
                 Ok(()) = timings.changed() => self.keeper.set_timing(*timings.borrow_and_update()),
                 () = due(until) => {}

@@ -206,6 +206,10 @@ pub struct Keeper {
     session: Option<Session>,
     /// The lease that the leader key hangs on: only its renewals prolong the lead.
     bound: Option<LeaseId>,
+    /// Until then a server of mine may go on as the primary, by what its agent or its fence was told, also before this
+    /// process. The leader key must not be bound to anything that ends before: a process that is frozen while the answer is
+    /// on its way can tell nobody that there is less time.
+    promised: Option<BootTime>,
     /// When the session is renewed next.
     due: BootTime,
     commands: VecDeque<(Ticket, Command)>,
@@ -222,6 +226,7 @@ impl Keeper {
             state: LeaseState::default(),
             session: None,
             bound: None,
+            promised: None,
             due: BootTime::default(),
             commands: VecDeque::new(),
             replies: VecDeque::new(),
@@ -250,6 +255,11 @@ impl Keeper {
         if self.state.lead.is_some_and(|l| revision >= l.version) {
             self.lead_gone("the store names another leader, or none");
         }
+    }
+
+    /// What an earlier process may have let the server count on.
+    pub fn promised(&mut self, until: BootTime) {
+        self.promised = self.promised.max(Some(until));
     }
 
     /// Comes into force with a renewal, at once.
@@ -292,7 +302,24 @@ impl Keeper {
                 Some((ticket, Command::Close)) => Doing::Close { ticket },
             },
         };
-        self.ask(doing, at.now)
+        match doing {
+            Doing::Take(Taking { ticket, .. }) if !self.lasts() => {
+                let left = self.promised.map_or(Duration::ZERO, |until| until.since(at.now));
+                let early = StoreError::Unavailable(format!(
+                    "a lease with the ttl of now would end before the lead that this member's server was promised, which \
+                     is good for another {:.1} s",
+                    left.as_secs_f64()
+                ));
+                self.replies.push_back((ticket, Reply::Taken(Err(early))));
+                self.next(at)
+            }
+            doing => self.ask(doing, at.now),
+        }
+    }
+
+    /// What the session is good for covers everything that was promised.
+    fn lasts(&self) -> bool {
+        self.session.is_none_or(|s| Some(s.until()) >= self.promised)
     }
 
     /// The first request of a renewal.
@@ -319,7 +346,7 @@ impl Keeper {
             Doing::Release { status, .. } => {
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store
                 // may give it to another member long before its answer is here.
-                (self.bound, self.state.announced) = (None, None);
+                (self.bound, self.state.announced, self.promised) = (None, None, None);
                 self.state.lead = None;
                 (Request::Release { status: status.clone() }, self.limit())
             }
@@ -435,8 +462,9 @@ impl Keeper {
         }
         if let Some(lead) = self.state.lead.as_mut().filter(|_| mine) {
             lead.until = session.until();
+            self.promised(session.until());
         }
-        if self.state.lead.is_some() && !mine {
+        if self.state.lead.is_some() && !mine && self.lasts() {
             self.phase = Phase::Follows(Doing::Move { then });
         } else {
             self.renewal_ends(self.pause(at.now), at.now, then);
@@ -450,14 +478,8 @@ impl Keeper {
                 self.lead_gone("somebody else took it while it was moved to a lease with the new ttl");
             }
             Err(StoreError::LeaseGone) => self.session_gone("the store ended the session"),
-            Err(e) => {
-                // It hangs on the old lease or on the new one: what both are good for can be relied on.
-                warn!("the leader lock could not be moved to a lease with the new ttl yet: {e}");
-                let until = self.session.map(|s| s.until());
-                if let (Some(lead), Some(until)) = (self.state.lead.as_mut(), until) {
-                    lead.until = lead.until.min(until);
-                }
-            }
+            // It hangs on the old lease or on the new one, which lasts no less.
+            Err(e) => warn!("the leader lock could not be moved to a lease with the new ttl yet: {e}"),
         }
     }
 
@@ -472,7 +494,15 @@ impl Keeper {
         let Some(session) = self.session else { return Duration::ZERO };
         let settled =
             session.ttl == self.timing.ttl && (self.state.lead.is_none() || self.bound == Some(session.lease));
-        let pause = if settled { every(&self.timing) } else { RETRY };
+        let pause = match self.promised {
+            _ if settled => every(&self.timing),
+            // The lead goes on with the old lease until the new one lasts as long.
+            Some(promised) if !self.lasts() => {
+                let possible = session.ttl.saturating_sub(margin(session.ttl));
+                promised.since(session.sent).saturating_sub(possible).min(every(&self.timing))
+            }
+            _ => RETRY,
+        };
         pause.saturating_sub(now.since(session.sent)).max(Duration::from_millis(20))
     }
 
@@ -520,6 +550,7 @@ impl Keeper {
     fn hold(&mut self, version: Revision) {
         let Some(session) = self.session else { return };
         self.bound = Some(session.lease);
+        self.promised(session.until());
         self.state.lead = Some(Lead { until: session.until(), version });
     }
 }

@@ -169,3 +169,25 @@ fn a_promotion_that_was_ordered_is_known_to_the_next_agent() {
     ends_badly(Bug::DeadlineLeftLate, tell);
     ends_well(tell);
 }
+
+/// Seeds 5376547 and 5404021. The leader key was bound to a lease with a shorter ttl, and its agent was frozen before it heard
+/// that: the fence waited for the end of the old lease, and the next leader did not.
+#[test]
+fn a_lead_does_not_end_before_its_fence_knows() {
+    for replaced in [false, true] {
+        ends_well(|seed| {
+            let at = 14 * SECOND + seed * 10 * MS;
+            let mut actions = vec![
+                (14 * SECOND, Action::SlowStore { by: 300 * MS, lasts: 5 * SECOND }),
+                (14 * SECOND, Action::Set { setting: "ttl", value: 8 }),
+                (at + 500 * MS, Action::FreezeAgent { who: Who::Leader, lasts: 25 * SECOND }),
+            ];
+            if replaced {
+                actions.insert(2, (at, Action::UpgradeAgent { who: Who::Leader }));
+            }
+            let mut plan = plan(seed, 2, &actions, 45 * SECOND);
+            plan.timing.ttl = std::time::Duration::from_secs(20);
+            plan
+        });
+    }
+}

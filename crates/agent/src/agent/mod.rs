@@ -227,6 +227,9 @@ impl Agent {
     pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
         self.fence.settled().await;
         self.member.inherit(self.fence.shown().state.armed_until);
+        if let Some(until) = self.member.inherited() {
+            self.lease.promised(until).await;
+        }
         loop {
             if let Some(end) = self.step().await {
                 self.leave(end.is_ok()).await;

@@ -306,8 +306,9 @@ fn the_store_is_the_judge_of_who_leads() {
 }
 
 #[test]
-fn a_new_ttl_moves_the_lead_to_a_new_lease() {
-    for (ttl, say) in [(TTL * 3, Say::Good), (TTL / 2, Say::Good), (TTL * 3, Say::Cut), (TTL / 2, Say::Unknown)] {
+fn a_longer_ttl_moves_the_lead_to_a_new_lease() {
+    let ttl = TTL * 3;
+    for say in [Say::Good, Say::Cut, Say::Unknown] {
         let mut rig = leading();
         let before = rig.until().unwrap();
         rig.keeper.set_timing(timing(ttl));
@@ -321,12 +322,12 @@ fn a_new_ttl_moves_the_lead_to_a_new_lease() {
             assert_eq!(rig.until(), Some(new));
             assert!(rig.wait() > sent + RETRY);
         } else {
-            assert_eq!(rig.until(), Some(before.min(new)), "on the one or on the other");
+            assert_eq!(rig.until(), Some(before), "on the one or on the other");
             assert_eq!(rig.wait(), sent + RETRY);
             rig.pass(RETRY);
             let sent = rig.at.now;
             rig.serve("renew", Say::Good);
-            assert_eq!(rig.until(), Some(before.min(new)), "renewing the new lease prolongs nothing yet");
+            assert_eq!(rig.until(), Some(before), "renewing the new lease prolongs nothing yet");
             rig.serve("retake", Say::Good);
             assert_eq!(rig.until(), Some(sent + (ttl - margin(ttl))));
         }
@@ -338,6 +339,65 @@ fn a_new_ttl_moves_the_lead_to_a_new_lease() {
         rig.serve("retake", say);
         assert_eq!((rig.until(), rig.keeper.state().session), (None, session));
     }
+}
+
+/// A process that is frozen between the request and the answer leaves a fence behind that waits for the old end.
+#[test]
+fn a_lead_is_not_moved_to_a_lease_that_ends_before_the_old_one() {
+    let ttl = TTL / 2;
+    let mut rig = leading();
+    let before = rig.until().unwrap();
+    rig.keeper.set_timing(timing(ttl));
+    rig.pass(ms(1000));
+    rig.serve("open", Say::Good);
+    let lasts = ttl - margin(ttl);
+    loop {
+        assert_eq!(rig.until(), Some(before), "the old one serves on");
+        let at = rig.wait();
+        assert!(at > rig.at.now && at <= rig.at.now + LOOP, "renewed as always");
+        rig.pass(at.since(rig.at.now));
+        rig.serve("renew", Say::Good);
+        if rig.at.now + lasts >= before {
+            break;
+        }
+    }
+    assert!(before.since(rig.at.now) > stop_reserve(&timing(ttl)), "long before a primary must stop");
+    let sent = rig.at.now;
+    rig.serve("retake", Say::Good);
+    assert_eq!(rig.until(), Some(sent + lasts));
+}
+
+#[test]
+fn a_lead_of_an_earlier_process_is_not_retaken_with_a_lease_that_ends_before_it() {
+    let lasts = TTL - margin(TTL);
+    for (promised, sooner) in [(ms(1000), false), (lasts, false), (lasts + ms(1), true)] {
+        for command in [Command::Retake, Command::Take { beside: Beside::default() }] {
+            let mut rig = open();
+            rig.keeper.promised(NOW + promised);
+            let take = if command == Command::Retake { "retake" } else { "take" };
+            rig.keeper.command(1, command);
+            if !sooner {
+                rig.serve(take, Say::Good);
+                assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+                continue;
+            }
+            let Reply::Taken(Err(StoreError::Unavailable(why))) = rig.reply() else { panic!("taken") };
+            assert!(why.contains("would end before"), "{why}");
+            let at = rig.wait();
+            rig.pass(at.since(rig.at.now));
+            rig.serve("renew", Say::Good);
+            rig.keeper.command(2, Command::Retake);
+            rig.serve("retake", Say::Good);
+        }
+    }
+    // A lead that is given up was the last thing that a server counted on.
+    let mut rig = leading();
+    rig.keeper.set_timing(timing(TTL / 2));
+    rig.keeper.command(1, Command::Release { status: None });
+    rig.serve("open", Say::Good);
+    rig.serve("release", Say::Good);
+    assert_eq!(rig.reply(), Reply::Released(Ok(())));
+    rig.take("take", Say::Good);
 }
 
 #[test]

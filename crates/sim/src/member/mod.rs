@@ -121,6 +121,10 @@ impl World {
         if !self.is(Bug::DeadlineLeftLate) {
             conduct.inherit(self.nodes[node].fence.armed);
         }
+        let mut keeper = Keeper::new(me.clone(), timing);
+        if let Some(until) = conduct.inherited() {
+            keeper.promised(until);
+        }
         self.nodes[node].agent = Some(Agent {
             pid,
             frozen: false,
@@ -129,7 +133,7 @@ impl World {
             watch: 0,
             connected: false,
             watch_due: 0,
-            desk: Desk::new(Keeper::new(me.clone(), timing)),
+            desk: Desk::new(keeper),
             lease_told: (false, 0),
             paused: false,
             guard: None,
