@@ -61,6 +61,8 @@ pub struct Published {
 pub struct WalKept {
     pub withheld: Vec<Withheld>,
     pub room: Option<Room>,
+    /// On a standby: permanent logical slots, and whether a reader could go on with each after a failover.
+    pub ready: std::collections::BTreeMap<String, bool>,
 }
 
 /// Totals for `/metrics`.

@@ -15,7 +15,7 @@ use crate::reader::{Reader, Section, found, is_empty};
 use crate::slots;
 use crate::timing;
 use crate::tree::{Node, NodeValue};
-use crate::value::{self, TimeUnit};
+use crate::value::{self, TimeUnit, parse_bool};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct DynamicConfig {
@@ -101,6 +101,14 @@ impl DynamicConfig {
         let node = Node::from_json(document, &Source::Dynamic);
         let config = read(Section::new(&node, ""), &mut r, document.clone());
         (config, r.findings)
+    }
+
+    /// The servers of the cluster bring failover slots to standbys themselves. A file of one member alone does not make
+    /// it so.
+    pub fn synchronises_slots(&self) -> bool {
+        let layers = [&self.postgresql.replica, &self.postgresql.common];
+        let said = layers.into_iter().find_map(|layer| layer.parameters.get("sync_replication_slots"));
+        said.is_some_and(|value| parse_bool(value) == Some(true))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use surus_core::postgres::RECOVERY_SETTINGS;
 use surus_core::settings::{ClusterSettings, SynchronousMode};
-use surus_core::slots::PermanentSlot;
+use surus_core::slots::{FAILOVER_SLOTS, PermanentSlot};
 
 use crate::address::{HostPort, Listen};
 use crate::dynamic::DynamicConfig;
@@ -81,6 +81,11 @@ impl Effective {
     /// `server_version` as `server_version_num` has it (`150004`); `None`: not known, taken for a current one.
     pub fn build(local: &LocalConfig, dynamic: &DynamicConfig, server_version: Option<u32>) -> Effective {
         Self::build_for(local, dynamic, server_version, RoleOverlay::None)
+    }
+
+    /// The server takes failover slots over from the primary while it is a standby.
+    pub fn synchronises_slots(&self) -> bool {
+        self.file.get("sync_replication_slots").is_some_and(|value| value::parse_bool(value) == Some(true))
     }
 
     /// As [`Effective::build`] with the settings of one role laid over the common ones.
@@ -279,6 +284,15 @@ impl Merged {
             // Vacuum on the primary has to spare what the copies of logical slots on this member still need.
             self.set("hot_standby_feedback", "on", Place::of(Source::Dynamic));
         }
+        if version >= FAILOVER_SLOTS && dynamic.synchronises_slots() && !dynamic.settings.standby_cluster {
+            let (name, value) = if synchronises(local, dynamic) {
+                ("hot_standby_feedback", "on")
+            } else {
+                // Every attempt of the server would end in an error.
+                ("sync_replication_slots", "off")
+            };
+            self.set(name, value, Place::of(Source::Dynamic));
+        }
         for rule in CONTROLLED.iter().filter(|c| c.since > version) {
             self.drop(rule.name);
         }
@@ -318,8 +332,17 @@ impl Merged {
 /// This member keeps copies of permanent logical slots while it is a standby.
 fn decodes(local: &LocalConfig, dynamic: &DynamicConfig) -> bool {
     let logical = dynamic.slots.values().any(|slot| matches!(slot, PermanentSlot::Logical { .. }));
+    logical && keeps_logical(local, dynamic)
+}
+
+fn keeps_logical(local: &LocalConfig, dynamic: &DynamicConfig) -> bool {
     let keeps = dynamic.settings.use_slots && !dynamic.settings.standby_cluster;
-    logical && keeps && !local.tags.nostream() && !local.tags.nofailover()
+    keeps && !local.tags.nostream() && !local.tags.nofailover()
+}
+
+/// It streams from the primary, through a slot, and may take over from it.
+fn synchronises(local: &LocalConfig, dynamic: &DynamicConfig) -> bool {
+    keeps_logical(local, dynamic) && local.tags.replicatefrom().is_none()
 }
 
 type Select = fn(&PostgresqlSettings) -> &RoleSettings;

@@ -6,6 +6,7 @@ use surus_core::slots::{IgnoreSlot, PermanentSlot};
 
 use crate::reader::{Reader, Section, is_empty};
 use crate::tree::{Node, NodeValue};
+use crate::value::parse_bool;
 
 /// Under the first of three names that is there.
 pub(crate) fn read_slots(s: &mut Section<'_>, r: &mut Reader) -> BTreeMap<String, PermanentSlot> {
@@ -51,7 +52,12 @@ fn slot(node: &Node) -> Result<PermanentSlot, String> {
     let (database, plugin) = (text("database"), text("plugin"));
     let inferred = if database.is_some() && plugin.is_some() { "logical" } else { "physical" };
     match (text("type").as_deref().unwrap_or(inferred), database, plugin) {
-        ("logical", Some(database), Some(plugin)) => Ok(PermanentSlot::Logical { database, plugin }),
+        ("logical", Some(database), Some(plugin)) => {
+            let failover = text("failover").map(|word| {
+                parse_bool(&word).ok_or_else(|| format!("expected `failover` to be true or false, found {word:?}"))
+            });
+            Ok(PermanentSlot::Logical { database, plugin, failover: failover.transpose()? })
+        }
         ("logical", ..) => Err("a logical slot needs `database` and `plugin`".to_owned()),
         ("physical", ..) => match text("cluster_type").as_deref() {
             None => Ok(everywhere),

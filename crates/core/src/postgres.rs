@@ -124,6 +124,12 @@ pub struct Slot {
     pub wal_status: Option<String>,
     pub plugin: Option<String>,
     pub database: Option<String>,
+    /// Since PostgreSQL 17: the servers themselves bring it to standbys that synchronise slots.
+    #[serde(default)]
+    pub failover: bool,
+    /// On a standby: brought there by the server, and neither to be moved nor dropped. Stays set after a promotion.
+    #[serde(default)]
+    pub synced: bool,
 }
 
 /// One consistent answer of the running server.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use surus_core::cluster::PendingRestart;
 use surus_core::postgres::{Observed, Slot, WalReceiver, WalSender};
+use surus_core::slots::FAILOVER_SLOTS;
 use surus_core::{BootTime, Lsn, Timeline};
 use tokio::time::Instant;
 
@@ -20,7 +21,8 @@ const WALSENDER_PAUSE: Duration = Duration::from_secs(60);
 const TIME: &str = "'YYYY-MM-DD HH24:MI:SS.USTZH:TZM'";
 
 fn question(version: u32) -> String {
-    let synced = if version >= 170_000 { " AND NOT (failover AND synced)" } else { "" };
+    // Temporary: also those that the server has not synchronised to an end yet, and drops at a promotion.
+    let failover = if version >= FAILOVER_SLOTS { ", 'failover', failover, 'synced', synced" } else { "" };
     format!(
         "SELECT current_setting('server_version_num'), \
          to_char(pg_postmaster_start_time(), {TIME}), \
@@ -42,7 +44,7 @@ fn question(version: u32) -> String {
          (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'kind', slot_type, 'active', active, \
               'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, \
               'xmin', coalesce(xmin, catalog_xmin) IS NOT NULL, 'wal_status', wal_status, 'plugin', plugin, \
-              'database', database)), '[]') FROM pg_replication_slots WHERE NOT temporary{synced})::text, \
+              'database', database{failover})), '[]') FROM pg_replication_slots WHERE NOT temporary)::text, \
          current_setting('primary_conninfo'), current_setting('primary_slot_name'), \
          current_setting('restore_command'), current_setting('synchronous_standby_names'), \
          (SELECT coalesce(json_object_agg(p.name, json_build_object('old', current_setting(p.name), 'new', \
@@ -99,6 +101,10 @@ struct SlotJson {
     wal_status: Option<String>,
     plugin: Option<String>,
     database: Option<String>,
+    #[serde(default)]
+    failover: bool,
+    #[serde(default)]
+    synced: bool,
 }
 
 #[derive(Deserialize)]
@@ -175,6 +181,8 @@ fn read(at: BootTime, row: &Row) -> Result<(Observed, Option<Timeline>)> {
                 wal_status: s.wal_status,
                 plugin: s.plugin,
                 database: s.database,
+                failover: s.failover,
+                synced: s.synced,
             })
             .collect(),
         primary_conninfo: text(12),

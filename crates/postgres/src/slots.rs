@@ -1,5 +1,6 @@
 //! Changing the slots of the running server, and bringing logical ones over from the leader (`spec/ha.md §17.4`).
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -41,20 +42,26 @@ impl Instance {
                     let sql = format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(&slot.name));
                     self.in_database(&slot.database, &sql, ADVANCE).await
                 }
-                Action::CreateLogical(slot) => {
+                Action::CreateLogical { slot, failover } => {
+                    let failover = if *failover { ", failover => true" } else { "" };
                     let sql = format!(
-                        "SELECT pg_create_logical_replication_slot({0}, {1}) \
+                        "SELECT pg_create_logical_replication_slot({0}, {1}{failover}) \
                          WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {0})",
                         literal(&slot.name),
                         literal(&slot.plugin)
                     );
                     self.in_database(&slot.database, &sql, LIMIT).await
                 }
+                Action::SetFailover { slot, on } => self.set_failover(&slot.name, *on).await,
                 _ => session.rows(&statement(&action), Instant::now() + LIMIT).await.map(|_| ()),
             };
             changed.push(Changed { action, outcome });
         }
         Ok(changed)
+    }
+
+    async fn set_failover(&self, slot: &str, on: bool) -> Result<()> {
+        self.local_walsender(Instant::now() + LIMIT).await?.set_failover(slot, on).await
     }
 
     /// A logical slot belongs to its database: elsewhere it can be neither made nor moved.
@@ -96,6 +103,14 @@ impl Instance {
         let deadline = Instant::now() + limit;
         let sql = "SELECT slot_name, catalog_xmin::text FROM pg_replication_slots WHERE NOT pg_is_in_recovery()";
         Ok(xmins(&self.session_at(at, deadline).await?.rows(sql, deadline).await?))
+    }
+
+    /// Slots that standbys of a primary synchronise. PostgreSQL 17 and newer.
+    pub async fn failover_slots_at(&self, at: &Upstream, limit: Duration) -> Result<BTreeSet<String>> {
+        let deadline = Instant::now() + limit;
+        let sql = "SELECT slot_name FROM pg_replication_slots WHERE NOT pg_is_in_recovery() AND failover";
+        let rows = self.session_at(at, deadline).await?.rows(sql, deadline).await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
     }
 
     /// The same for the slots here.
@@ -171,8 +186,8 @@ fn statement(action: &Action) -> String {
             literal(name)
         ),
         Action::AdvancePhysical(name, to) => format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(name)),
-        Action::CreateLogical(slot) | Action::AdvanceLogical { slot, .. } => {
-            unreachable!("{} is changed in its database", slot.name)
+        Action::CreateLogical { slot, .. } | Action::AdvanceLogical { slot, .. } | Action::SetFailover { slot, .. } => {
+            unreachable!("{} is changed in its database or by a replication command", slot.name)
         }
     }
 }

@@ -153,6 +153,11 @@ impl Walsender {
             .ok_or_else(|| self.broken(&"TIMELINE_HISTORY was answered with nothing"))
     }
 
+    /// Since PostgreSQL 17. There is no function for it.
+    pub async fn set_failover(&mut self, slot: &str, on: bool) -> Result<()> {
+        self.command(&format!("ALTER_REPLICATION_SLOT \"{slot}\" ( FAILOVER {on} )")).await.map(|_| ())
+    }
+
     async fn command(&mut self, text: &str) -> Result<Vec<Vec<Option<String>>>> {
         let mut out = BytesMut::new();
         frontend::query(text, &mut out).map_err(|e| self.broken(&e))?;

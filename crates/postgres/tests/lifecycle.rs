@@ -79,7 +79,7 @@ async fn from_initdb_to_a_clean_stop() {
     // Slots. One that cannot be had does not keep the others from being there.
     let create = |name: &str| Action::CreatePhysical(name.to_owned());
     let logical = LogicalSlot { name: "l".into(), database: "postgres".into(), plugin: "no_such_plugin".into() };
-    let actions = vec![create("b"), Action::CreateLogical(logical), create("c"), create("b")];
+    let actions = vec![create("b"), Action::CreateLogical { slot: logical, failover: false }, create("c"), create("b")];
     let changed = node.change_slots(actions).await.unwrap();
     assert_eq!(changed.iter().map(|c| c.outcome.is_ok()).collect::<Vec<_>>(), [true, false, true, true]);
     let drop = |name: &str| Action::Drop { name: name.to_owned(), why: "test" };

@@ -210,6 +210,9 @@ fn slots(facts: &Facts<'_>, page: &mut Page) {
     let full = shown.withheld.iter().filter_map(|w| Some((w.slot.as_str(), w.full_in?.as_secs_f64())));
     let help = "Until the disk is full if the reader of a replication slot stays where it is.";
     page.for_each("surus_slot_disk_full_seconds", help, "slot", full);
+    let ready = shown.ready.iter().map(|(slot, ready)| (slot.as_str(), if *ready { 1.0 } else { 0.0 }));
+    let help = "Value is 1 if a permanent logical slot is safe to be used here after a failover, 0 otherwise.";
+    page.for_each("surus_slot_failover_ready", help, "slot", ready);
     if let Some(room) = shown.room {
         page.gauge("surus_wal_disk_free_bytes", "Free space on the disk of the WAL.", room.free);
         page.gauge("surus_wal_disk_total_bytes", "Size of the disk of the WAL.", room.total);

@@ -123,7 +123,8 @@ fn slots_in_their_forms() {
     let (config, warnings) = read(json!({
         "slots": {
             "a": null, "b": {}, "c": 0, "d": {"type": "physical", "cluster_type": "standby", "lsn": 5},
-            "e": {"database": "x", "plugin": "y"}, "f": {"type": "logical", "database": "x"},
+            "e": {"database": "x", "plugin": "y"}, "i": {"database": "x", "plugin": "y", "failover": "on"},
+            "j": {"database": "x", "plugin": "y", "failover": "perhaps"}, "f": {"type": "logical", "database": "x"},
             "Bad-Name": {}, "g": [1], "h": {"type": "odd"},
         },
         "ignore_slots": [{"name": "x", "type": "logical"}, {}, 5],
@@ -132,8 +133,9 @@ fn slots_in_their_forms() {
     assert_eq!(config.slots["a"], everywhere);
     assert_eq!(config.slots["c"], everywhere);
     assert_eq!(config.slots["d"], PermanentSlot::Physical { on_primary_cluster: false, on_standby_cluster: true });
-    assert_eq!(config.slots["e"], PermanentSlot::Logical { database: "x".into(), plugin: "y".into() });
-    assert_eq!(config.slots.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+    let logical = |failover| PermanentSlot::Logical { database: "x".into(), plugin: "y".into(), failover };
+    assert_eq!((&config.slots["e"], &config.slots["i"]), (&logical(None), &logical(Some(true))));
+    assert_eq!(config.slots.keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "c", "d", "e", "i"]);
     assert_eq!(config.ignore_slots.len(), 2);
-    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+    assert_eq!(warnings.len(), 6, "{warnings:#?}");
 }

@@ -44,6 +44,25 @@ fn the_command_line_of_a_new_member() {
 }
 
 #[test]
+fn who_synchronises_failover_slots() {
+    let document = json!({"postgresql": {"parameters": {"sync_replication_slots": true}}});
+    let found = |tags: &str, document: &Value, version| {
+        let effective = build(&format!("{MINIMAL}{tags}"), document.clone(), Some(version));
+        let of = |name: &str| effective.file.get(name).cloned().unwrap_or_default();
+        (of("sync_replication_slots"), of("hot_standby_feedback"))
+    };
+    let (on, off, unset) = (String::from("on"), String::from("off"), String::new());
+    assert_eq!(found("", &document, 170_002), (on.clone(), on.clone()));
+    for tag in ["nofailover: true", "nostream: true", "replicatefrom: b"] {
+        assert_eq!(found(&format!("tags: {{{tag}}}\n"), &document, 170_002), (off.clone(), unset.clone()), "{tag}");
+    }
+    // Not asked for by the cluster; without slots there is nothing to synchronise through.
+    assert_eq!(found("", &json!({}), 170_002), (unset.clone(), unset.clone()));
+    let no_slots = json!({"postgresql": {"use_slots": false, "parameters": {"sync_replication_slots": "yes"}}});
+    assert_eq!(found("", &no_slots, 170_002), (off, unset));
+}
+
+#[test]
 fn layers_of_server_parameters() {
     let local = with_postgresql(
         "  parameters:\n    Work_Mem: 8MB\n    log_file_mode: 0640\n    fsync: off\n    max_connections: 500\n    shared_buffers: 1_000\n    nothing: ~\n",

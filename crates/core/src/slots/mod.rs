@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use plan::{Action, Here, LogicalSlot, Plan, SlotCopy, plan};
-pub use ready::{Readiness, Xmins};
+pub use ready::{Readiness, Xmins, is_synchronised};
 pub use watch::{Retention, Room, Withheld};
 
 use crate::cluster::{ClusterView, Member, Tags};
@@ -18,17 +18,20 @@ use crate::ids::{Lsn, MemberName};
 use crate::postgres::Slot;
 use crate::settings::ClusterSettings;
 
+/// The version of PostgreSQL that brought failover slots.
+pub const FAILOVER_SLOTS: u32 = 170_000;
+
 /// A slot that the dynamic configuration asks for on every member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PermanentSlot {
     /// Whether it exists in a cluster of that kind.
-    Physical {
-        on_primary_cluster: bool,
-        on_standby_cluster: bool,
-    },
+    Physical { on_primary_cluster: bool, on_standby_cluster: bool },
     Logical {
         database: String,
         plugin: String,
+        /// Whether PostgreSQL is to bring it to standbys; not said: where it can.
+        #[serde(default)]
+        failover: Option<bool>,
     },
 }
 
@@ -62,6 +65,8 @@ pub struct Node<'a> {
     /// It holds the lead.
     pub leads: bool,
     pub server_version: u32,
+    /// `sync_replication_slots` is on in the cluster.
+    pub synchronised: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +82,8 @@ pub enum Want {
         plugin: String,
         /// What its reader has confirmed to the leader.
         at: Option<Lsn>,
+        /// A failover slot, which PostgreSQL synchronises; otherwise its file is copied and moved on here.
+        native: bool,
     },
 }
 
@@ -143,7 +150,14 @@ fn permanent(node: &Node<'_>, wanted: &mut Wanted) {
                     wanted.slots.entry(name.clone()).or_insert(Want::Physical { used_here: node.leads, at });
                 }
             }
-            PermanentSlot::Logical { database, plugin } => {
+            PermanentSlot::Logical { database, plugin, failover } => {
+                if *failover == Some(true) && !(node.synchronised && node.server_version >= FAILOVER_SLOTS) {
+                    wanted.faults.insert(format!(
+                        "permanent logical slot {name} asks for `failover`, which takes PostgreSQL 17 or newer with \
+                         sync_replication_slots: on among the parameters of the dynamic configuration; its file is \
+                         copied to standbys instead"
+                    ));
+                }
                 if wanted.slots.contains_key(name) {
                     wanted.faults.insert(format!(
                         "Permanent logical replication slot '{name}' is conflicting with slot name for cluster member; \
@@ -151,7 +165,8 @@ fn permanent(node: &Node<'_>, wanted: &mut Wanted) {
                     ));
                 } else if !node.settings.standby_cluster && node.decodes() {
                     let (database, plugin) = (database.clone(), plugin.clone());
-                    wanted.slots.insert(name.clone(), Want::Logical { database, plugin, at: node.published(name) });
+                    let (at, native) = (node.published(name), node.native(*failover));
+                    wanted.slots.insert(name.clone(), Want::Logical { database, plugin, at, native });
                 }
             }
         }
@@ -171,6 +186,13 @@ impl Node<'_> {
             }
             _ => self.leads,
         }
+    }
+
+    /// The slot is the servers' own business. They synchronise with a primary only: a member that may stream from another
+    /// standby keeps a copy.
+    fn native(&self, failover: Option<bool>) -> bool {
+        let here = self.leads || self.tags.replicatefrom().is_none();
+        self.server_version >= FAILOVER_SLOTS && self.synchronised && failover != Some(false) && here
     }
 
     /// A server that streams, directly or through others, and so can tell the primary what a logical slot still needs.
@@ -206,6 +228,8 @@ mod tests {
             wal_status: None,
             plugin: None,
             database: None,
+            failover: false,
+            synced: false,
         }
     }
 
@@ -231,6 +255,10 @@ mod tests {
         view
     }
 
+    fn changes(failover: Option<bool>) -> PermanentSlot {
+        PermanentSlot::Logical { database: "app".into(), plugin: "pgoutput".into(), failover }
+    }
+
     fn policy() -> BTreeMap<String, PermanentSlot> {
         let physical =
             |primary, standby| PermanentSlot::Physical { on_primary_cluster: primary, on_standby_cluster: standby };
@@ -238,7 +266,7 @@ mod tests {
             ("audit".to_owned(), physical(true, true)),
             ("a".to_owned(), physical(true, true)),
             ("only_standby".to_owned(), physical(false, true)),
-            ("changes".to_owned(), PermanentSlot::Logical { database: "app".into(), plugin: "pgoutput".into() }),
+            ("changes".to_owned(), changes(None)),
         ]
         .into()
     }
@@ -248,11 +276,18 @@ mod tests {
         settings: ClusterSettings,
         permanent: BTreeMap<String, PermanentSlot>,
         version: u32,
+        synchronised: bool,
     }
 
     impl Case {
         fn new() -> Case {
-            Case { view: cluster(), settings: ClusterSettings::default(), permanent: BTreeMap::new(), version: 150_000 }
+            Case {
+                view: cluster(),
+                settings: ClusterSettings::default(),
+                permanent: BTreeMap::new(),
+                version: 150_000,
+                synchronised: false,
+            }
         }
 
         fn of(&self, me: &str, leads: bool) -> Wanted {
@@ -265,6 +300,7 @@ mod tests {
                 permanent: &self.permanent,
                 leads,
                 server_version: self.version,
+                synchronised: self.synchronised,
             })
         }
 
@@ -317,8 +353,12 @@ mod tests {
         let mut case = Case::new();
         case.permanent = policy();
         let leader = case.of("a", true);
-        let logical =
-            |at: Option<u64>| Want::Logical { database: "app".into(), plugin: "pgoutput".into(), at: at.map(Lsn) };
+        let logical = |at: Option<u64>| Want::Logical {
+            database: "app".into(),
+            plugin: "pgoutput".into(),
+            at: at.map(Lsn),
+            native: false,
+        };
         assert_eq!(leader.slots.keys().collect::<Vec<_>>(), ["audit", "b", "c", "changes", "gone"]);
         assert_eq!((&leader.slots["audit"], &leader.slots["changes"]), (&physical(true, None), &logical(Some(6))));
         let replica = case.of("b", false);
@@ -334,11 +374,36 @@ mod tests {
     }
 
     #[test]
+    fn who_brings_a_logical_slot_to_standbys() {
+        let mut case = Case::new();
+        let native = |case: &Case, me: &str, leads: bool| match &case.of(me, leads).slots["changes"] {
+            Want::Logical { native, .. } => *native,
+            other => panic!("{other:?}"),
+        };
+        // The version, `sync_replication_slots`, the slot's own word; on the leader, on a standby of it, on another's.
+        for (version, synchronised, failover, expected) in [
+            (170_000, true, None, [true, true, false]),
+            (170_000, true, Some(true), [true, true, false]),
+            (170_000, true, Some(false), [false; 3]),
+            (170_000, false, None, [false; 3]),
+            (170_000, false, Some(true), [false; 3]),
+            (160_000, true, None, [false; 3]),
+            (160_000, true, Some(true), [false; 3]),
+        ] {
+            (case.version, case.synchronised) = (version, synchronised);
+            case.permanent = [("changes".to_owned(), changes(failover))].into();
+            let found = [native(&case, "a", true), native(&case, "b", false), native(&case, "c", false)];
+            assert_eq!(found, expected, "{version} {synchronised} {failover:?}");
+            let told = case.of("a", true).faults.iter().any(|f| f.contains("changes asks for `failover`"));
+            assert_eq!(told, failover == Some(true) && !expected[0], "{version} {synchronised} {failover:?}");
+        }
+    }
+
+    #[test]
     fn names_that_collide_are_told() {
         let mut case = Case::new();
         case.view.members.insert("B".into(), Member::unknown("B".into()));
-        let logical = PermanentSlot::Logical { database: "app".into(), plugin: "p".into() };
-        case.permanent.insert("c".into(), logical);
+        case.permanent.insert("c".into(), changes(None));
         let faults: Vec<String> = case.of("a", true).faults.into_iter().collect();
         assert_eq!(faults.len(), 2);
         assert!(faults[0].contains("share a replication slot name: B, b"), "{faults:?}");

@@ -24,11 +24,25 @@ pub struct SlotCopy {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    Drop { name: String, why: &'static str },
+    Drop {
+        name: String,
+        why: &'static str,
+    },
     CreatePhysical(String),
-    CreateLogical(LogicalSlot),
+    CreateLogical {
+        slot: LogicalSlot,
+        failover: bool,
+    },
+    /// Whether the servers bring it to standbys.
+    SetFailover {
+        slot: LogicalSlot,
+        on: bool,
+    },
     AdvancePhysical(String, Lsn),
-    AdvanceLogical { slot: LogicalSlot, to: Lsn },
+    AdvanceLogical {
+        slot: LogicalSlot,
+        to: Lsn,
+    },
 }
 
 /// The server the slots are on.
@@ -42,6 +56,18 @@ pub struct Here<'a> {
     /// Unwanted, and left alone for now.
     pub spared: &'a BTreeSet<String>,
     pub ignored: &'a [IgnoreSlot],
+    /// `sync_replication_slots` is on in the cluster, and the server knows what that is.
+    pub synchronised: bool,
+    /// The failover slots of the leader that this server streams from and synchronises with; `None`: not known, or it
+    /// does not.
+    pub leader_has: Option<&'a BTreeSet<String>>,
+}
+
+impl Here<'_> {
+    /// The server would synchronise the leader's slot of that name, were it not for one that is here already.
+    fn in_the_way(&self, slot: &Slot) -> bool {
+        !self.primary && !slot.synced && self.leader_has.is_some_and(|names| names.contains(&slot.name))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -54,6 +80,8 @@ pub struct Plan {
     pub to_copy: Vec<LogicalSlot>,
     /// Slots of subscribers that nobody asked to keep: not there after a failover.
     pub unprotected: BTreeSet<String>,
+    /// In use, so that they cannot be made failover slots.
+    pub bound: BTreeSet<String>,
 }
 
 pub fn plan(found: &[Slot], wanted: &BTreeMap<String, Want>, here: &Here<'_>) -> Plan {
@@ -66,9 +94,9 @@ pub fn plan(found: &[Slot], wanted: &BTreeMap<String, Want>, here: &Here<'_>) ->
         let slot = found.get(name.as_str()).copied();
         match want {
             Want::Physical { used_here, at } => physical(name, *used_here, *at, slot, here, &mut plan),
-            Want::Logical { database, plugin, at } => {
+            Want::Logical { database, plugin, at, native } => {
                 let want = LogicalSlot { name: name.clone(), database: database.clone(), plugin: plugin.clone() };
-                logical(want, *at, slot, here, &mut plan);
+                logical(want, *at, *native, slot, here, &mut plan);
             }
         }
     }
@@ -79,7 +107,14 @@ fn surplus(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
     if here.ignored.iter().any(|i| i.matches(slot)) {
         return;
     }
-    if slot.logical && here.primary {
+    if slot.logical && slot.failover {
+        // Somebody's own. Of a former primary's it is dropped only for the sake of the leader's slot of that name.
+        if here.in_the_way(slot) {
+            drop(slot, TAKEN, here, plan);
+        } else if here.primary && !here.synchronised {
+            plan.unprotected.insert(slot.name.clone());
+        }
+    } else if slot.logical && here.primary {
         // Somebody subscribed to it. That it is not in use just now does not make it worthless: dropped, its reader
         // would have lost what it has not read yet.
         plan.unprotected.insert(slot.name.clone());
@@ -87,6 +122,9 @@ fn surplus(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
         drop(slot, "no member and no setting asks for it", here, plan);
     }
 }
+
+/// PostgreSQL stops synchronising over a slot of that name that is not its own.
+const TAKEN: &str = "the leader's slot of that name is synchronised in its place";
 
 /// `true`: it will be gone.
 fn drop(slot: &Slot, why: &'static str, here: &Here<'_>, plan: &mut Plan) -> bool {
@@ -132,22 +170,39 @@ fn physical(name: &str, used_here: bool, at: Option<Lsn>, slot: Option<&Slot>, h
     }
 }
 
-fn logical(want: LogicalSlot, at: Option<Lsn>, slot: Option<&Slot>, here: &Here<'_>, plan: &mut Plan) {
+fn logical(want: LogicalSlot, at: Option<Lsn>, native: bool, slot: Option<&Slot>, here: &Here<'_>, plan: &mut Plan) {
     let Some(slot) = slot else {
         if here.primary {
-            plan.actions.push(Action::CreateLogical(want));
-        } else if at.is_some() {
+            plan.actions.push(Action::CreateLogical { slot: want, failover: native });
+        } else if at.is_some() && !native {
             plan.to_copy.push(want);
         }
         return;
     };
+    if !here.primary && slot.synced {
+        // The server's own, until a copy takes its place.
+        if !native && at.is_some() {
+            plan.to_copy.push(want);
+        }
+        return;
+    }
+    if native && here.in_the_way(slot) {
+        drop(slot, TAKEN, here, plan);
+        return;
+    }
     let same = slot.logical
         && slot.database.as_deref() == Some(want.database.as_str())
         && slot.plugin.as_deref() == Some(want.plugin.as_str());
     if !same || lost(slot) {
         let why = if same { "the WAL it was to keep is gone" } else { "its type, database or plugin is another one" };
         if drop(slot, why, here, plan) && here.primary {
-            plan.actions.push(Action::CreateLogical(want));
+            plan.actions.push(Action::CreateLogical { slot: want, failover: native });
+        }
+    } else if here.primary && here.synchronised && slot.failover != native {
+        if slot.active {
+            plan.bound.insert(slot.name.clone());
+        } else {
+            plan.actions.push(Action::SetFailover { slot: want, on: native });
         }
     } else if !here.primary && !slot.active {
         let to = at.map(|at| at.min(here.replayed)).filter(|to| slot.confirmed_flush_lsn.is_some_and(|c| c < *to));
@@ -173,15 +228,28 @@ mod tests {
 
     const NONE: &BTreeSet<String> = &BTreeSet::new();
 
-    const PRIMARY: Here<'_> = Here { primary: true, replayed: Lsn(0), paused: false, spared: NONE, ignored: &[] };
-    const STANDBY: Here<'_> = Here { primary: false, replayed: Lsn(8), paused: false, spared: NONE, ignored: &[] };
+    const PRIMARY: Here<'_> = Here {
+        primary: true,
+        replayed: Lsn(0),
+        paused: false,
+        spared: NONE,
+        ignored: &[],
+        synchronised: false,
+        leader_has: None,
+    };
+    const STANDBY: Here<'_> = Here { primary: false, replayed: Lsn(8), ..PRIMARY };
 
     fn physical(used_here: bool, at: u64) -> Want {
         Want::Physical { used_here, at: (at > 0).then_some(Lsn(at)) }
     }
 
     fn changes(at: u64) -> BTreeMap<String, Want> {
-        let want = Want::Logical { database: "app".into(), plugin: "pgoutput".into(), at: (at > 0).then_some(Lsn(at)) };
+        wanted(at, false)
+    }
+
+    fn wanted(at: u64, native: bool) -> BTreeMap<String, Want> {
+        let (database, plugin) = ("app".into(), "pgoutput".into());
+        let want = Want::Logical { database, plugin, at: (at > 0).then_some(Lsn(at)), native };
         [("changes".to_owned(), want)].into()
     }
 
@@ -190,14 +258,17 @@ mod tests {
         let actions = plan.actions.iter().map(|action| match action {
             Action::Drop { name, .. } => format!("drop {name}"),
             Action::CreatePhysical(name) => format!("create {name}"),
-            Action::CreateLogical(slot) => format!("create logical {}", slot.name),
+            Action::CreateLogical { slot, failover: false } => format!("create logical {}", slot.name),
+            Action::CreateLogical { slot, failover: true } => format!("create failover {}", slot.name),
+            Action::SetFailover { slot, on } => format!("failover of {} {on}", slot.name),
             Action::AdvancePhysical(name, to) => format!("advance {name} {}", to.0),
             Action::AdvanceLogical { slot, to } => format!("advance logical {} {}", slot.name, to.0),
         });
         let copies = plan.to_copy.iter().map(|slot| format!("copy {}", slot.name));
         let in_use = plan.in_use.iter().map(|name| format!("in use {name}"));
         let open = plan.unprotected.iter().map(|name| format!("unprotected {name}"));
-        actions.chain(copies).chain(in_use).chain(open).collect()
+        let bound = plan.bound.iter().map(|name| format!("bound {name}"));
+        actions.chain(copies).chain(in_use).chain(open).chain(bound).collect()
     }
 
     #[test]
@@ -268,6 +339,63 @@ mod tests {
             // A subscriber's slot on a primary is not ours to drop; on a standby it only holds back WAL.
             (&here, &nothing, PRIMARY, &["unprotected changes"]),
             (&here, &nothing, STANDBY, &["drop changes"]),
+        ];
+        for (i, (found, wanted, server, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(told(&plan(found, wanted, &server)), expected, "case {i}");
+        }
+    }
+
+    #[test]
+    fn failover_slots() {
+        let copy = [logical_slot("changes", 5)];
+        let made = [Slot { failover: true, ..logical_slot("changes", 5) }];
+        let synced = [Slot { synced: true, ..made[0].clone() }];
+        let busy = |of: &[Slot]| [Slot { active: true, ..of[0].clone() }];
+        let lost = [Slot { wal_status: Some("lost".into()), ..synced[0].clone() }];
+        let (copy_busy, made_busy) = (busy(&copy), busy(&made));
+        let (native, copied, nothing) = (&wanted(9, true), &wanted(9, false), &BTreeMap::new());
+        let (theirs, none): (BTreeSet<String>, BTreeSet<String>) = (["changes".to_owned()].into(), BTreeSet::new());
+        let primary = Here { synchronised: true, ..PRIMARY };
+        let standby = Here { synchronised: true, ..STANDBY };
+        let leader_has = Here { leader_has: Some(&theirs), ..standby };
+        let leader_lacks = Here { leader_has: Some(&none), ..standby };
+        let paused = Here { paused: true, ..leader_has };
+        let off = Here { synchronised: false, ..PRIMARY };
+        type Case<'a> = (&'a [Slot], &'a BTreeMap<String, Want>, Here<'a>, &'a [&'a str]);
+        let cases: [Case<'_>; 26] = [
+            (&[], native, primary, &["create failover changes"]),
+            // The server brings it: no copy, no restart.
+            (&[], native, leader_has, &[]),
+            (&[], native, standby, &[]),
+            (&made, native, primary, &[]),
+            // A promoted standby's.
+            (&synced, native, primary, &[]),
+            (&copy, native, primary, &["failover of changes true"]),
+            (&copy_busy, native, primary, &["bound changes"]),
+            (&made, copied, primary, &["failover of changes false"]),
+            (&made, copied, off, &[]),
+            // The server moves it, and replaces it when its WAL is gone.
+            (&synced, native, leader_has, &[]),
+            (&lost, native, leader_has, &[]),
+            (&lost, native, primary, &["drop changes", "create failover changes"]),
+            // A former primary's, or a copy from before: in the way, once the leader is known to have one.
+            (&made, native, leader_has, &["drop changes"]),
+            (&copy, native, leader_has, &["drop changes"]),
+            (&made_busy, native, leader_has, &["in use changes"]),
+            (&made, native, paused, &[]),
+            // Until then a copy goes on as one.
+            (&made, native, standby, &["advance logical changes 8"]),
+            (&copy, native, leader_lacks, &["advance logical changes 8"]),
+            // No longer synchronised: a copy takes the place of what the server left.
+            (&synced, copied, STANDBY, &["copy changes"]),
+            (&synced, &wanted(0, false), STANDBY, &[]),
+            // Of somebody who uses failover slots without a setting of ours: never dropped as unknown.
+            (&made, nothing, primary, &[]),
+            (&made, nothing, off, &["unprotected changes"]),
+            (&synced, nothing, leader_has, &[]),
+            (&made, nothing, standby, &[]),
+            (&made, nothing, leader_lacks, &[]),
+            (&made, nothing, leader_has, &["drop changes"]),
         ];
         for (i, (found, wanted, server, expected)) in cases.into_iter().enumerate() {
             assert_eq!(told(&plan(found, wanted, &server)), expected, "case {i}");

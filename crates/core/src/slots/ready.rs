@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::postgres::Slot;
+
 /// `catalog_xmin` of slots; `None`: the slot has none.
 pub type Xmins = BTreeMap<String, Option<u32>>;
 
@@ -48,6 +50,13 @@ impl Readiness {
     }
 }
 
+/// A failover slot that the server of this standby has synchronised to an end. It keeps the rows it needs by itself; until
+/// then it is a temporary one, which the server drops at a promotion.
+pub fn is_synchronised(slots: &[Slot], name: &str) -> bool {
+    // A slot that was invalidated, for whatever reason, counts as lost.
+    slots.iter().any(|s| s.name == name && s.logical && s.synced && s.wal_status.as_deref() != Some("lost"))
+}
+
 /// Transaction ids wrap around: each is older than the two thousand million after it.
 fn precedes(a: u32, b: u32) -> bool {
     a != b && b.wrapping_sub(a) < 1 << 31
@@ -73,6 +82,22 @@ mod tests {
         assert_eq!(ready.pending().collect::<Vec<_>>(), ["t"]);
         ready.keep_only(&BTreeSet::new());
         assert!(ready.is_complete());
+    }
+
+    #[test]
+    fn what_counts_as_synchronised() {
+        let synced = Slot { logical: true, failover: true, synced: true, ..super::super::tests::slot("s", 5) };
+        for (slot, expected) in [
+            (synced.clone(), true),
+            (Slot { name: "other".into(), ..synced.clone() }, false),
+            // A former primary's own.
+            (Slot { synced: false, ..synced.clone() }, false),
+            (Slot { wal_status: Some("lost".into()), ..synced.clone() }, false),
+            (Slot { wal_status: Some("extended".into()), ..synced }, true),
+        ] {
+            assert_eq!(is_synchronised(&[slot.clone()], "s"), expected, "{slot:?}");
+        }
+        assert!(!is_synchronised(&[], "s"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Replication slots (`spec/ha.md §17`): creating, advancing, and above all not dropping what somebody needs.
 
+mod native;
 mod ready;
 mod retained;
 mod room;
@@ -13,9 +14,10 @@ use surus_core::cluster::Status;
 use surus_core::facts::Facts;
 use surus_core::postgres::{Observed, Slot};
 use surus_core::settings::ClusterSettings;
-use surus_core::slots::{self, Action, Here, LogicalSlot, Node, Plan, Want, Wanted};
+use surus_core::slots::{self, Action, FAILOVER_SLOTS, Here, LogicalSlot, Node, Plan, Want, Wanted};
 use tracing::{info, warn};
 
+use self::native::Native;
 use self::ready::Ready;
 use self::retained::Retained;
 use self::room::Watch;
@@ -36,6 +38,7 @@ pub struct Slots {
     /// Logical slots that only a copy of the leader's can bring here.
     missing: Vec<LogicalSlot>,
     ready: Ready,
+    native: Native,
     watch: Watch,
     told: BTreeSet<String>,
 }
@@ -46,7 +49,11 @@ impl Slots {
     }
 
     pub fn wal(&self) -> WalKept {
-        self.watch.shown()
+        let mut shown = self.watch.shown();
+        shown.ready = self.native.ready.clone();
+        shown.ready.extend(self.ready.shown());
+        shown.ready.extend(self.missing.iter().map(|slot| (slot.name.clone(), false)));
+        shown
     }
 
     /// The `status` key of a leader (`spec/dcs.md §2.5`).
@@ -97,7 +104,14 @@ impl Slots {
                  in `slots` of the dynamic configuration; to silence this, in `ignore_slots`"
             )
         });
-        let now: BTreeSet<String> = wanted.faults.iter().cloned().chain(in_use).chain(unprotected).collect();
+        let bound = plan.bound.iter().map(|name| {
+            format!(
+                "logical replication slot {name} cannot be made a failover slot, or an ordinary one again, while \
+                 something reads from it; let its reader be away for a moment (ALTER SUBSCRIPTION ... DISABLE)"
+            )
+        });
+        let now = wanted.faults.iter().cloned().chain(in_use).chain(unprotected).chain(bound);
+        let now: BTreeSet<String> = now.collect();
         for line in now.difference(&self.told) {
             warn!("{line}");
         }
@@ -135,6 +149,7 @@ impl Agent {
             permanent: &dynamic.slots,
             leads: lead,
             server_version: observed.server_version,
+            synchronised: dynamic.synchronises_slots(),
         });
         for slot in self.upkeep.slots.retained.seen.keys() {
             wanted.slots.entry(slot.clone()).or_insert(Want::Physical { used_here: true, at: None });
@@ -147,11 +162,14 @@ impl Agent {
             paused: facts.settings.pause,
             spared: &spared,
             ignored: &dynamic.ignore_slots,
+            synchronised: dynamic.synchronises_slots() && observed.server_version >= FAILOVER_SLOTS,
+            leader_has: mine.native.leader_has(facts, &view, observed),
         };
         let plan = slots::plan(&observed.slots, &wanted.slots, &here);
         mine.tell(&wanted, &plan);
         self.watch_wal(facts, observed);
         self.judge_slots(facts, &view, observed, &wanted);
+        self.ask_failover_slots(facts, &view, observed, &wanted);
         let mut missing: BTreeSet<LogicalSlot> = plan.to_copy.iter().cloned().collect();
         missing.extend(self.upkeep.slots.ready.copy_again());
         let missing: Vec<LogicalSlot> = missing.into_iter().collect();
@@ -170,8 +188,13 @@ impl Agent {
                 match (&changed.action, changed.outcome) {
                     (Action::Drop { name, why }, Ok(())) => info!("replication slot {name} dropped: {why}"),
                     (Action::CreatePhysical(name), Ok(())) => info!("replication slot {name} created"),
-                    (Action::CreateLogical(slot), Ok(())) => {
-                        info!("logical replication slot {} created in database {}", slot.name, slot.database);
+                    (Action::CreateLogical { slot, failover }, Ok(())) => {
+                        let how = if *failover { ", as a failover slot" } else { "" };
+                        info!("logical replication slot {} created in database {}{how}", slot.name, slot.database);
+                    }
+                    (Action::SetFailover { slot, on }, Ok(())) => {
+                        let now = if *on { "is a failover slot now" } else { "is no failover slot any more" };
+                        info!("logical replication slot {} {now}", slot.name);
                     }
                     (_, Ok(())) => {}
                     // The WAL or the catalog rows it needs are gone here; the leader's slot is further on.
@@ -192,7 +215,9 @@ impl Agent {
 fn name_of(action: &Action) -> &str {
     match action {
         Action::Drop { name, .. } | Action::CreatePhysical(name) | Action::AdvancePhysical(name, _) => name,
-        Action::CreateLogical(slot) | Action::AdvanceLogical { slot, .. } => &slot.name,
+        Action::CreateLogical { slot, .. } | Action::SetFailover { slot, .. } | Action::AdvanceLogical { slot, .. } => {
+            &slot.name
+        }
     }
 }
 
@@ -224,6 +249,8 @@ mod tests {
             wal_status: None,
             plugin: None,
             database: None,
+            failover: false,
+            synced: false,
         }
     }
 

@@ -11,6 +11,7 @@ use surus_core::slots::{LogicalSlot, Readiness, Want, Wanted, Xmins};
 use surus_core::{BootTime, MemberName};
 use tracing::{error, info, warn};
 
+use super::native::Native;
 use crate::agent::Agent;
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -29,6 +30,11 @@ pub struct Ready {
 }
 
 impl Ready {
+    pub fn shown(&self) -> impl Iterator<Item = (String, bool)> {
+        let pending: BTreeSet<&str> = self.doubts.pending().collect();
+        self.known.iter().map(move |slot| (slot.clone(), !pending.contains(slot.as_str())))
+    }
+
     pub fn copy_again(&self) -> BTreeSet<LogicalSlot> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -41,13 +47,14 @@ impl Agent {
             .iter()
             .filter(|(name, want)| {
                 let here = observed.slots.iter().any(|s| s.logical && s.name == **name);
-                here && matches!(want, Want::Logical { .. })
+                here && matches!(want, Want::Logical { native: false, .. })
             })
             .map(|(name, _)| name.as_str())
             .collect();
         let slots = &mut self.upkeep.slots;
         if !observed.in_recovery {
-            let unsafe_ones: Vec<&str> = slots.ready.doubts.pending().collect();
+            let native = slots.native.ready.iter().filter(|(_, ready)| !**ready).map(|(slot, _)| slot.as_str());
+            let unsafe_ones: Vec<&str> = slots.ready.doubts.pending().chain(native).collect();
             if !unsafe_ones.is_empty() {
                 warn!(
                     "Logical replication slots that might be unsafe to use after promote: {}; a reader may miss changes \
@@ -56,8 +63,10 @@ impl Agent {
                 );
             }
             slots.ready = Ready::default();
+            slots.native = Native::default();
             return;
         }
+        slots.native.note(wanted, observed);
         let ready = &mut slots.ready;
         if ready.server.as_ref() != Some(&observed.postmaster_start_time) {
             ready.server = Some(observed.postmaster_start_time.clone());

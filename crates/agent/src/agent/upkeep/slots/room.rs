@@ -30,7 +30,7 @@ impl Watch {
     }
 
     pub fn shown(&self) -> WalKept {
-        WalKept { withheld: self.withheld.clone(), room: self.room() }
+        WalKept { withheld: self.withheld.clone(), room: self.room(), ..WalKept::default() }
     }
 
     fn tell(&mut self) {
