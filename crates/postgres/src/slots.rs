@@ -180,6 +180,12 @@ fn statement(action: &Action) -> String {
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {} AND NOT active",
             literal(name)
         ),
+        // It may have been promoted since this was decided, and then somebody needs it.
+        Action::GiveWay(name) => format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+             WHERE slot_name = {} AND NOT active AND NOT synced AND pg_is_in_recovery()",
+            literal(name)
+        ),
         Action::CreatePhysical(name) => format!(
             "SELECT pg_create_physical_replication_slot({0}, true) \
              WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {0})",

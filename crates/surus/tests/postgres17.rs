@@ -157,7 +157,7 @@ async fn a_subscriber_goes_on_through_failover_slots() -> Result<()> {
     for node in cluster.others(first) {
         assert_eq!(cluster.sql(node, "show hot_standby_feedback").await?, "on");
         let log = cluster.node(node).log();
-        assert!(log.contains("slot changes dropped: the leader's slot of that name is synchronised in its place"));
+        assert!(log.contains("slot changes dropped: the leader's slot of that name is synchronised instead"));
     }
 
     // The former primary's own slots are in the way of the new one's.

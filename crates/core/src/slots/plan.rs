@@ -28,6 +28,8 @@ pub enum Action {
         name: String,
         why: &'static str,
     },
+    /// Drop it if this server is a standby still: PostgreSQL stops synchronising over a slot that is not its own.
+    GiveWay(String),
     CreatePhysical(String),
     CreateLogical {
         slot: LogicalSlot,
@@ -110,7 +112,7 @@ fn surplus(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
     if slot.logical && slot.failover {
         // Somebody's own. Of a former primary's it is dropped only for the sake of the leader's slot of that name.
         if here.in_the_way(slot) {
-            drop(slot, TAKEN, here, plan);
+            give_way(slot, here, plan);
         } else if here.primary && !here.synchronised {
             plan.unprotected.insert(slot.name.clone());
         }
@@ -123,20 +125,26 @@ fn surplus(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
     }
 }
 
-/// PostgreSQL stops synchronising over a slot of that name that is not its own.
-const TAKEN: &str = "the leader's slot of that name is synchronised in its place";
+fn give_way(slot: &Slot, here: &Here<'_>, plan: &mut Plan) {
+    if may_drop(slot, here, plan) {
+        plan.actions.push(Action::GiveWay(slot.name.clone()));
+    }
+}
 
 /// `true`: it will be gone.
 fn drop(slot: &Slot, why: &'static str, here: &Here<'_>, plan: &mut Plan) -> bool {
-    if here.paused {
-        return false;
+    let may = may_drop(slot, here, plan);
+    if may {
+        plan.actions.push(Action::Drop { name: slot.name.clone(), why });
     }
-    if slot.active {
+    may
+}
+
+fn may_drop(slot: &Slot, here: &Here<'_>, plan: &mut Plan) -> bool {
+    if slot.active && !here.paused {
         plan.in_use.insert(slot.name.clone());
-        return false;
     }
-    plan.actions.push(Action::Drop { name: slot.name.clone(), why });
-    true
+    !slot.active && !here.paused
 }
 
 fn lost(slot: &Slot) -> bool {
@@ -187,7 +195,7 @@ fn logical(want: LogicalSlot, at: Option<Lsn>, native: bool, slot: Option<&Slot>
         return;
     }
     if native && here.in_the_way(slot) {
-        drop(slot, TAKEN, here, plan);
+        give_way(slot, here, plan);
         return;
     }
     let same = slot.logical

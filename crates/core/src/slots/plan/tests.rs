@@ -43,6 +43,7 @@ fn wanted(at: u64, native: bool) -> BTreeMap<String, Want> {
 fn told(plan: &Plan) -> Vec<String> {
     let actions = plan.actions.iter().map(|action| match action {
         Action::Drop { name, .. } => format!("drop {name}"),
+        Action::GiveWay(name) => format!("{name} gives way"),
         Action::CreatePhysical(name) => format!("create {name}"),
         Action::CreateLogical { slot, failover: false } => format!("create logical {}", slot.name),
         Action::CreateLogical { slot, failover: true } => format!("create failover {}", slot.name),
@@ -165,8 +166,8 @@ fn failover_slots() {
         (&lost, native, leader_has, &[]),
         (&lost, native, primary, &["drop changes", "create failover changes"]),
         // A former primary's, or a copy from before: in the way, once the leader is known to have one.
-        (&made, native, leader_has, &["drop changes"]),
-        (&copy, native, leader_has, &["drop changes"]),
+        (&made, native, leader_has, &["changes gives way"]),
+        (&copy, native, leader_has, &["changes gives way"]),
         (&made_busy, native, leader_has, &["in use changes"]),
         (&made, native, paused, &[]),
         // Until then a copy goes on as one.
@@ -181,7 +182,7 @@ fn failover_slots() {
         (&synced, nothing, leader_has, &[]),
         (&made, nothing, standby, &[]),
         (&made, nothing, leader_lacks, &[]),
-        (&made, nothing, leader_has, &["drop changes"]),
+        (&made, nothing, leader_has, &["changes gives way"]),
     ];
     for (i, (found, wanted, server, expected)) in cases.into_iter().enumerate() {
         assert_eq!(told(&plan(found, wanted, &server)), expected, "case {i}");

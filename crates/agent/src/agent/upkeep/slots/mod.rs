@@ -187,6 +187,11 @@ impl Agent {
             for changed in instance.change_slots(plan.actions).await.map_err(|e| e.to_string())? {
                 match (&changed.action, changed.outcome) {
                     (Action::Drop { name, why }, Ok(())) => info!("replication slot {name} dropped: {why}"),
+                    (Action::GiveWay(name), Ok(())) => {
+                        info!(
+                            "replication slot {name} dropped: the leader's slot of that name is synchronised instead"
+                        );
+                    }
                     (Action::CreatePhysical(name), Ok(())) => info!("replication slot {name} created"),
                     (Action::CreateLogical { slot, failover }, Ok(())) => {
                         let how = if *failover { ", as a failover slot" } else { "" };
@@ -214,7 +219,10 @@ impl Agent {
 
 fn name_of(action: &Action) -> &str {
     match action {
-        Action::Drop { name, .. } | Action::CreatePhysical(name) | Action::AdvancePhysical(name, _) => name,
+        Action::Drop { name, .. }
+        | Action::GiveWay(name)
+        | Action::CreatePhysical(name)
+        | Action::AdvancePhysical(name, _) => name,
         Action::CreateLogical { slot, .. } | Action::SetFailover { slot, .. } | Action::AdvanceLogical { slot, .. } => {
             &slot.name
         }
