@@ -1,6 +1,6 @@
 //! Changing the slots of the running server, and bringing logical ones over from the leader (`spec/ha.md §17.4`).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -105,12 +105,14 @@ impl Instance {
         Ok(xmins(&self.session_at(at, deadline).await?.rows(sql, deadline).await?))
     }
 
-    /// Slots that standbys of a primary synchronise. PostgreSQL 17 and newer.
-    pub async fn failover_slots_at(&self, at: &Upstream, limit: Duration) -> Result<BTreeSet<String>> {
+    /// The logical slots of a primary, and whether standbys synchronise each. PostgreSQL 17 and newer.
+    pub async fn failover_slots_at(&self, at: &Upstream, limit: Duration) -> Result<BTreeMap<String, bool>> {
         let deadline = Instant::now() + limit;
-        let sql = "SELECT slot_name FROM pg_replication_slots WHERE NOT pg_is_in_recovery() AND failover";
+        let sql = "SELECT slot_name, failover::text FROM pg_replication_slots \
+                   WHERE slot_type = 'logical' AND NOT temporary AND NOT pg_is_in_recovery()";
         let rows = self.session_at(at, deadline).await?.rows(sql, deadline).await?;
-        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+        let failover = |row: &Row| row.get(1).is_some_and(|cell| cell.as_deref() == Some("true"));
+        Ok(rows.iter().filter_map(|row| Some((row.first()?.clone()?, failover(row)))).collect())
     }
 
     /// The same for the slots here.

@@ -60,15 +60,19 @@ pub struct Here<'a> {
     pub ignored: &'a [IgnoreSlot],
     /// `sync_replication_slots` is on in the cluster, and the server knows what that is.
     pub synchronised: bool,
-    /// The failover slots of the leader that this server streams from and synchronises with; `None`: not known, or it
-    /// does not.
-    pub leader_has: Option<&'a BTreeSet<String>>,
+    /// The logical slots of the leader that this server streams from, and which of them are failover slots; `None`: not
+    /// known, or it does not.
+    pub leader_has: Option<&'a BTreeMap<String, bool>>,
 }
 
 impl Here<'_> {
     /// The server would synchronise the leader's slot of that name, were it not for one that is here already.
     fn in_the_way(&self, slot: &Slot) -> bool {
-        !self.primary && !slot.synced && self.leader_has.is_some_and(|names| names.contains(&slot.name))
+        !self.primary && !slot.synced && self.leader_synchronises(&slot.name) == Some(true)
+    }
+
+    fn leader_synchronises(&self, name: &str) -> Option<bool> {
+        self.leader_has?.get(name).copied()
     }
 }
 
@@ -182,7 +186,8 @@ fn logical(want: LogicalSlot, at: Option<Lsn>, native: bool, slot: Option<&Slot>
     let Some(slot) = slot else {
         if here.primary {
             plan.actions.push(Action::CreateLogical { slot: want, failover: native });
-        } else if at.is_some() && !native {
+        } else if at.is_some() && (!native || here.leader_synchronises(&want.name) == Some(false)) {
+            // The leader cannot change one that is in use, or does not know what that is for.
             plan.to_copy.push(want);
         }
         return;

@@ -141,19 +141,27 @@ fn failover_slots() {
     let lost = [Slot { wal_status: Some("lost".into()), ..synced[0].clone() }];
     let (copy_busy, made_busy) = (busy(&copy), busy(&made));
     let (native, copied, nothing) = (&wanted(9, true), &wanted(9, false), &BTreeMap::new());
-    let (theirs, none): (BTreeSet<String>, BTreeSet<String>) = (["changes".to_owned()].into(), BTreeSet::new());
+    let (theirs, none) = ([("changes".to_owned(), true)].into(), BTreeMap::new());
+    let ordinary = [("changes".to_owned(), false)].into();
     let primary = Here { synchronised: true, ..PRIMARY };
     let standby = Here { synchronised: true, ..STANDBY };
     let leader_has = Here { leader_has: Some(&theirs), ..standby };
     let leader_lacks = Here { leader_has: Some(&none), ..standby };
+    let leader_other = Here { leader_has: Some(&ordinary), ..standby };
     let paused = Here { paused: true, ..leader_has };
     let off = Here { synchronised: false, ..PRIMARY };
     type Case<'a> = (&'a [Slot], &'a BTreeMap<String, Want>, Here<'a>, &'a [&'a str]);
-    let cases: [Case<'_>; 26] = [
+    let cases: [Case<'_>; 31] = [
         (&[], native, primary, &["create failover changes"]),
         // The server brings it: no copy, no restart.
         (&[], native, leader_has, &[]),
         (&[], native, standby, &[]),
+        (&[], native, leader_lacks, &[]),
+        // A leader that has it as an ordinary one: a copy is better than nothing.
+        (&[], native, leader_other, &["copy changes"]),
+        (&[], &wanted(0, true), leader_other, &[]),
+        (&copy, native, leader_other, &["advance logical changes 8"]),
+        (&made, nothing, leader_other, &[]),
         (&made, native, primary, &[]),
         // A promoted standby's.
         (&synced, native, primary, &[]),

@@ -169,7 +169,7 @@ impl Agent {
         mine.tell(&wanted, &plan);
         self.watch_wal(facts, observed);
         self.judge_slots(facts, &view, observed, &wanted);
-        self.ask_failover_slots(facts, &view, observed, &wanted);
+        self.ask_failover_slots(facts, &view, observed);
         let mut missing: BTreeSet<LogicalSlot> = plan.to_copy.iter().cloned().collect();
         missing.extend(self.upkeep.slots.ready.copy_again());
         let missing: Vec<LogicalSlot> = missing.into_iter().collect();

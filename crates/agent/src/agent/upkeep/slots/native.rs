@@ -1,6 +1,6 @@
 //! Failover slots, which the servers themselves bring to standbys (PostgreSQL 17 and newer).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::agent::Agent;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// What a leader was found to have.
-type Found = (MemberName, BTreeSet<String>);
+type Found = (MemberName, BTreeMap<String, bool>);
 
 #[derive(Default)]
 pub struct Native {
@@ -29,9 +29,14 @@ pub struct Native {
 }
 
 impl Native {
-    /// The failover slots of the leader, while this standby streams from it. A former primary that does not yet may have
+    /// The logical slots of the leader, and which of them are failover slots, while this standby streams from it. A former primary that does not yet may have
     /// to lead again with what it has.
-    pub fn leader_has(&mut self, facts: &Facts, view: &ClusterView, observed: &Observed) -> Option<&BTreeSet<String>> {
+    pub fn leader_has(
+        &mut self,
+        facts: &Facts,
+        view: &ClusterView,
+        observed: &Observed,
+    ) -> Option<&BTreeMap<String, bool>> {
         if let Some(found) = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             self.found = Some(found);
         }
@@ -59,10 +64,10 @@ impl Native {
 }
 
 impl Agent {
-    /// Asks while there is something that may be in the way of the leader's slots.
-    pub(super) fn ask_failover_slots(&mut self, facts: &Facts, view: &ClusterView, observed: &Observed, all: &Wanted) {
-        let native = |name: &String| matches!(all.slots.get(name), Some(Want::Logical { native: true, .. }));
-        let unsure = observed.slots.iter().any(|s| s.logical && !s.synced && (s.failover || native(&s.name)));
+    /// Asks while a slot is not synchronised, or one is there that may be in the way.
+    pub(super) fn ask_failover_slots(&mut self, facts: &Facts, view: &ClusterView, observed: &Observed) {
+        let unsure = self.upkeep.slots.native.ready.values().any(|ready| !ready)
+            || observed.slots.iter().any(|s| s.logical && !s.synced && s.failover);
         let asks = unsure
             && observed.in_recovery
             && observed.server_version >= FAILOVER_SLOTS
@@ -128,9 +133,9 @@ mod tests {
     fn what_is_known_of_the_leader_counts_while_this_standby_streams_from_it() {
         let f = facts(view("b"), Some(primary()));
         let mut native = Native::default();
-        let names: BTreeSet<String> = ["changes".to_owned()].into();
+        let names: BTreeMap<String, bool> = [("changes".to_owned(), true)].into();
         let told = |native: &Native, of: &str| {
-            *native.answer.lock().unwrap() = Some((of.into(), ["changes".to_owned()].into()));
+            *native.answer.lock().unwrap() = Some((of.into(), [("changes".to_owned(), true)].into()));
         };
         assert_eq!(native.leader_has(&f, &view("b"), &standby(2)), None, "nobody was asked");
         told(&native, "b");
