@@ -141,8 +141,8 @@ fn failover_slots() {
     let lost = [Slot { wal_status: Some("lost".into()), ..synced[0].clone() }];
     let (copy_busy, made_busy) = (busy(&copy), busy(&made));
     let (native, copied, nothing) = (&wanted(9, true), &wanted(9, false), &BTreeMap::new());
-    let (theirs, none) = ([("changes".to_owned(), true)].into(), BTreeMap::new());
-    let ordinary = [("changes".to_owned(), false)].into();
+    let leaders = |failover: bool| -> BTreeMap<String, bool> { [("changes".to_owned(), failover)].into() };
+    let (theirs, ordinary, none) = (leaders(true), leaders(false), BTreeMap::new());
     let primary = Here { synchronised: true, ..PRIMARY };
     let standby = Here { synchronised: true, ..STANDBY };
     let leader_has = Here { leader_has: Some(&theirs), ..standby };
