@@ -11,7 +11,7 @@ use surus_core::loss::{Destroying, Recorded};
 use surus_core::order::Task;
 use surus_core::postgres::{DataDir, Progress};
 use surus_core::server::Killed;
-use surus_core::slots::{LogicalSlot, SlotCopy};
+use surus_core::slots::{LogicalSlot, Room, SlotCopy};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 use surus_postgres::{Divergence, FollowOutcome, Instance, PgError, ShutdownPosition, StartAs, StopMode, Stopped};
@@ -61,9 +61,10 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Asks a peer how it is.
 pub async fn ask(api: &surus_api::Client, url: &str, limit: Duration) -> Made<PeerAnswer> {
-    let surus_api::PeerStatus { in_recovery, position, timeline, tags, watchdog_failed, .. } =
+    let surus_api::PeerStatus { in_recovery, position, timeline, tags, watchdog_failed, wal_disk, .. } =
         api.probe(url, limit).await.map_err(|e| e.to_string())?;
-    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed })
+    let room = wal_disk.map(|(free, total)| Room { free, total });
+    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed, room })
 }
 
 impl Hands for RealHands {

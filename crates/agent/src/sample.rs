@@ -62,6 +62,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         finished: None,
         peers: BTreeMap::new(),
         request: None,
+        room: None,
         missing_slots: vec![],
         shutdown: false,
         failover_due: None,

@@ -19,6 +19,8 @@ pub struct PeerStatus {
     pub timeline: Option<Timeline>,
     pub tags: Tags,
     pub watchdog_failed: bool,
+    /// Free and total bytes of the disk of its log, which members of ours tell.
+    pub wal_disk: Option<(u64, u64)>,
     pub state: MemberState,
 }
 
@@ -63,6 +65,9 @@ impl PeerStatus {
             position,
             timeline: document.get("timeline").and_then(Value::as_u64).and_then(Timeline::known),
             tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
+            wal_disk: document.get("surus").and_then(|ours| ours.get("wal_disk")).and_then(|disk| {
+                Some((disk.get("free").and_then(Value::as_u64)?, disk.get("total").and_then(Value::as_u64)?))
+            }),
             watchdog_failed: document.get("watchdog_failed").and_then(Value::as_bool).unwrap_or(false),
             state,
         })
@@ -77,9 +82,10 @@ mod tests {
     fn a_standby_a_primary_and_an_older_peer() {
         let standby = PeerStatus::parse(
             "u",
-            r#"{"state":"running","role":"replica","xlog":{"received_location":9,"replayed_location":7},"timeline":2,"tags":{"nofailover":true},"watchdog_failed":true}"#,
+            r#"{"state":"running","role":"replica","xlog":{"received_location":9,"replayed_location":7},"timeline":2,"tags":{"nofailover":true},"watchdog_failed":true,"surus":{"wal_disk":{"free":5,"total":7}}}"#,
         )
         .unwrap();
+        assert_eq!(standby.wal_disk, Some((5, 7)));
         assert!(standby.in_recovery && standby.watchdog_failed && standby.tags.nofailover());
         assert_eq!((standby.position, standby.timeline), (Lsn(9), Some(Timeline(2))));
         for primary in [

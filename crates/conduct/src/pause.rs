@@ -116,6 +116,7 @@ mod tests {
             finished: None,
             peers: BTreeMap::new(),
             request: None,
+            room: None,
             missing_slots: Default::default(),
             synchronous: Default::default(),
             shutdown: false,

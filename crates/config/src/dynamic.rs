@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use surus_core::MemberName;
 use surus_core::cluster::Upstream;
-use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
+use surus_core::settings::{ClusterSettings, DiskGuard, Reserve, SynchronousMode, Timing};
 use surus_core::slots::{IgnoreSlot, PermanentSlot};
 
 use crate::finding::{Source, Warning};
@@ -85,6 +85,7 @@ pub(crate) const KEYS: &[&str] = &[
     "failsafe_mode",
     "pause",
     "check_timeline",
+    "disk_guard",
     "member_slots_ttl",
     "slots",
     "permanent_slots",
@@ -124,6 +125,7 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
     let slots = slots::read_slots(&mut s, r);
     let ignore_slots = slots::read_ignore_slots(&mut s, r);
     let postgresql = read_settings(s.section(r, "postgresql"), r, Layer::Dynamic);
+    let disk_guard = disk_guard(&mut s, r);
     let bool = |s: &mut Section<'_>, r: &mut Reader, key: &str| s.bool(r, key).unwrap_or(false);
     let bytes = "a whole number of bytes without a unit, 0 or more";
     let settings = ClusterSettings {
@@ -134,6 +136,7 @@ pub(crate) fn read(mut s: Section<'_>, r: &mut Reader, document: Value) -> Dynam
         check_timeline: bool(&mut s, r, "check_timeline"),
         primary_start_timeout: primary_start_timeout.unwrap_or(default.primary_start_timeout),
         primary_stop_timeout: primary_stop_timeout.unwrap_or(default.primary_stop_timeout),
+        disk_guard,
         primary_race_backoff: race.map_or(default.primary_race_backoff, |n| Duration::from_secs(n.unsigned_abs())),
         synchronous_mode: synchronous_mode(&mut s, r),
         synchronous_mode_strict: bool(&mut s, r, "synchronous_mode_strict"),
@@ -247,6 +250,42 @@ fn member_slots_ttl(s: &mut Section<'_>, r: &mut Reader) -> Option<Duration> {
     let message = format!("expected seconds or a time such as 30min, found {}", found(node));
     r.fault(&node.place, &s.below("member_slots_ttl"), message);
     None
+}
+
+/// Ours alone; Patroni keeps it and does nothing with it.
+fn disk_guard(s: &mut Section<'_>, r: &mut Reader) -> DiskGuard {
+    let (mut s, default) = (s.section(r, "disk_guard"), DiskGuard::default());
+    let guard = DiskGuard {
+        warn: reserve(&mut s, r, "warn").unwrap_or(default.warn),
+        switchover: reserve(&mut s, r, "switchover").unwrap_or(default.switchover),
+        drop_absent_slots: s.bool(r, "drop_absent_slots").unwrap_or(default.drop_absent_slots),
+    };
+    s.finish(r);
+    guard
+}
+
+/// `5%`, `10GB`, or `off`.
+fn reserve(s: &mut Section<'_>, r: &mut Reader, key: &str) -> Option<Reserve> {
+    let node = s.take(key)?;
+    let text = node.scalar_text().unwrap_or_default();
+    let percent = text.strip_suffix('%').map(|n| n.trim().parse::<u8>().ok().filter(|n| *n <= 50));
+    let given = match percent {
+        Some(percent) => percent.map(|percent| Reserve { percent, least: 0, most: u64::MAX }),
+        None if value::parse_bool(&text) == Some(false) => Some(Reserve::OFF),
+        None => value::parse_bytes(&text).and_then(|n| u64::try_from(n).ok()).map(|n| Reserve {
+            percent: 0,
+            least: n,
+            most: n,
+        }),
+    };
+    if given.is_none() {
+        let message = format!(
+            "expected a share such as 5% (50% at the most), a size such as 10GB, or off; found {}",
+            found(node)
+        );
+        r.fault(&node.place, &s.below(key), message);
+    }
+    given
 }
 
 /// In force only with an upstream to follow.

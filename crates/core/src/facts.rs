@@ -10,7 +10,7 @@ use crate::ids::{Lsn, MemberName, Timeline};
 use crate::order::{Epoch, Request, Task};
 use crate::postgres::{DataDir, Observed, ProcessState};
 use crate::settings::ClusterSettings;
-use crate::slots::LogicalSlot;
+use crate::slots::{LogicalSlot, Room};
 use crate::stall::Stalls;
 use crate::synchronous;
 use crate::time::BootTime;
@@ -74,6 +74,9 @@ pub struct PeerAnswer {
     pub timeline: Option<Timeline>,
     pub tags: Tags,
     pub watchdog_failed: bool,
+    /// On the disk of its log.
+    #[serde(default)]
+    pub room: Option<Room>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +190,9 @@ pub struct Facts {
     pub synchronous: synchronous::Doing,
     /// Shown again until a step has answered it.
     pub request: Option<Request>,
+    /// On the disk of the log.
+    #[serde(default)]
+    pub room: Option<Room>,
     /// Permanent logical slots that this standby lacks and could copy from the leader.
     #[serde(default)]
     pub missing_slots: Vec<LogicalSlot>,

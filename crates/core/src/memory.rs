@@ -77,6 +77,11 @@ pub struct Memory {
     /// The position of a standby, and when it was last seen to grow.
     #[serde(default)]
     pub received: Option<(Lsn, BootTime)>,
+    /// When the others were last asked, and when one was last asked to take over, because the disk is nearly full.
+    #[serde(default)]
+    pub disk_asked: Option<BootTime>,
+    #[serde(default)]
+    pub disk_request: Option<BootTime>,
     /// Since when the store cannot be read.
     pub unreadable_since: Option<BootTime>,
     /// Since when a primary runs here without the lead.

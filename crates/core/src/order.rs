@@ -156,6 +156,11 @@ pub enum Order {
     ClearFailover {
         version: KeyVersion,
     },
+    /// Ask for a switchover from me, as an operator would, if the `failover` key has this version still.
+    RequestSwitchover {
+        version: Option<KeyVersion>,
+        request: FailoverRequest,
+    },
     /// Name the candidate in a request that left it open, so that all members agree on one.
     NameCandidate {
         version: KeyVersion,

@@ -124,7 +124,7 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
 fn backs_off(facts: &Facts, memory: &Memory, streams: bool) -> Option<Duration> {
     let (wait, beat) = (facts.settings.primary_race_backoff, facts.settings.timing.loop_wait);
     let (free, (_, moved)) = (leaderless(facts, memory), memory.received?);
-    let left = wait.checked_sub(free).filter(|left| !left.is_zero())?;
+    let left = wait.checked_sub(free).filter(|left| !left.is_zero() && !facts.settings.standby_cluster)?;
     (free < beat || streams && facts.now.since(moved) <= beat).then_some(left)
 }
 

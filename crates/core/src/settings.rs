@@ -24,6 +24,44 @@ pub enum SynchronousMode {
     Quorum,
 }
 
+/// How much of a disk is to stay free: a share of it, but not more nor less than so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    pub percent: u8,
+    pub least: u64,
+    pub most: u64,
+}
+
+impl Reserve {
+    pub const OFF: Reserve = Reserve { percent: 0, least: 0, most: 0 };
+
+    pub fn bytes(&self, total: u64) -> u64 {
+        (total / 100 * u64::from(self.percent)).min(self.most).max(self.least)
+    }
+}
+
+/// What is done before the disk of the log is full, which ends a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskGuard {
+    /// Less than this is told.
+    pub warn: Reserve,
+    /// Less than this, and a member with more room is to lead.
+    pub switchover: Reserve,
+    /// Slots of members that are away go when it is told.
+    pub drop_absent_slots: bool,
+}
+
+impl Default for DiskGuard {
+    /// The least is a few segments: a handover writes some log itself.
+    fn default() -> Self {
+        DiskGuard {
+            warn: Reserve { percent: 10, least: 128 << 20, most: 20 << 30 },
+            switchover: Reserve { percent: 3, least: 64 << 20, most: 5 << 30 },
+            drop_absent_slots: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSettings {
     pub timing: Timing,
@@ -35,6 +73,8 @@ pub struct ClusterSettings {
     /// How long a standby whose primary still sends leaves a free lead alone; zero: not at all.
     #[serde(default)]
     pub primary_race_backoff: Duration,
+    #[serde(default)]
+    pub disk_guard: DiskGuard,
     pub synchronous_mode: SynchronousMode,
     pub synchronous_mode_strict: bool,
     pub synchronous_node_count: u32,
@@ -72,6 +112,7 @@ impl Default for ClusterSettings {
             primary_start_timeout: Duration::from_secs(300),
             primary_stop_timeout: Duration::ZERO,
             primary_race_backoff: Duration::ZERO,
+            disk_guard: DiskGuard::default(),
             synchronous_mode: SynchronousMode::Off,
             synchronous_mode_strict: false,
             synchronous_node_count: 1,

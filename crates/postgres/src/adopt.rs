@@ -76,12 +76,11 @@ impl Instance {
             && let ErrorKind::Sql(code) = &e.kind
             && code.starts_with("28")
         {
+            let name = ident(&config.replication.username);
             found.push(format!(
-                "{} cannot log in for replication, so no member can stream from here: {e}. Its password is the one in \
-                 postgresql.authentication.replication, and pg_hba.conf needs a line such as \"host replication {} \
-                 ADDRESS scram-sha-256\" for each member",
-                config.replication.username,
-                ident(&config.replication.username)
+                "{name} cannot log in for replication from here, so perhaps no member can stream: {e}. Its password is the one \
+                 in postgresql.authentication.replication, and pg_hba.conf needs a line such as \"host replication {name} \
+                 ADDRESS scram-sha-256\" for each member (also for this one, which follows another in its turn)"
             ));
         }
         Ok(found)

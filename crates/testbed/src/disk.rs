@@ -66,6 +66,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Takes room until so much is left.
+    pub fn leave(&self, mebibytes: u64) -> Result<()> {
+        let mut ballast = File::options().create(true).append(true).open(self.ballast())?;
+        let block = vec![1_u8; 1024 * 1024];
+        while self.room()? > mebibytes * 1024 * 1024 {
+            std::io::Write::write_all(&mut ballast, &block).context("cannot fill the disk")?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are free.
+    pub fn room(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path).context("cannot look at the disk")?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
     pub fn hang(&self) -> Result<()> {
         run(Command::new("fsfreeze").arg("-f").arg(&self.path))
     }

@@ -76,6 +76,7 @@ impl Agent {
             finished: self.member.finished().cloned(),
             peers: self.member.peers().clone(),
             request: self.member.request(),
+            room: self.upkeep.slots.wal().room,
             missing_slots: self.upkeep.slots.missing(),
             shutdown: self.member.shutdown(),
             failover_due: self.failover_due(),

@@ -102,6 +102,9 @@ impl<'a> Facts<'a> {
             if let Some(stalls) = self.published.stalls.document(self.now) {
                 ours["stalls"] = stalls;
             }
+            if let Some(room) = self.published.wal.room {
+                ours["wal_disk"] = json!({"free": room.free, "total": room.total});
+            }
             if !self.published.wanting.is_empty() {
                 ours["wanting"] = json!(*self.published.wanting);
             }

@@ -215,6 +215,8 @@ fn slots(facts: &Facts<'_>, page: &mut Page) {
     page.for_each("surus_slot_failover_ready", help, "slot", ready);
     if let Some(room) = shown.room {
         page.gauge("surus_wal_disk_free_bytes", "Free space on the disk of the WAL.", room.free);
+        let low = room.free < facts.published.settings.disk_guard.warn.bytes(room.total);
+        page.flag("surus_wal_disk_low", "Value is 1 if less is free than disk_guard.warn asks for, 0 otherwise.", low);
         page.gauge("surus_wal_disk_total_bytes", "Size of the disk of the WAL.", room.total);
     }
 }

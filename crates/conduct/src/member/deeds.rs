@@ -110,9 +110,10 @@ impl<T> Member<T> {
                 Order::NameCandidate { version, request } => {
                     Some(Deed::NameCandidate { version, text: request.to_text(), limit })
                 }
-                Order::WriteSystemId { .. } | Order::WriteConfig { .. } | Order::WriteHistory => {
-                    Some(Deed::Write(order))
-                }
+                Order::WriteSystemId { .. }
+                | Order::WriteConfig { .. }
+                | Order::WriteHistory
+                | Order::RequestSwitchover { .. } => Some(Deed::Write(order)),
                 Order::SetNames { names } => Some(self.set_names(names, lead)),
                 Order::WriteSync { state, version } => Some(self.write_sync(state, version, lead)),
                 Order::Exit(result) => {

@@ -56,6 +56,7 @@ fn facts(view: ClusterView) -> Facts {
         finished: None,
         peers: BTreeMap::new(),
         request: None,
+        room: None,
         missing_slots: vec![],
         shutdown: false,
         failover_due: None,

@@ -1,6 +1,7 @@
 mod fake;
 mod hooks;
 mod methods;
+mod stopping;
 mod timeline;
 
 use fake::{Event, FOREVER, context, leader, ms, system_id};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use surus_config::DynamicConfig;
 use surus_core::cluster::Upstream;
-use surus_core::settings::{ClusterSettings, SynchronousMode, Timing};
+use surus_core::settings::{ClusterSettings, DiskGuard, Reserve, SynchronousMode, Timing};
 use surus_core::slots::PermanentSlot;
 
 fn read(document: serde_json::Value) -> (DynamicConfig, Vec<String>) {
@@ -28,6 +28,7 @@ fn every_key() {
         "ttl": "20", "loop_wait": 5, "retry_timeout": 6.9,
         "maximum_lag_on_failover": 0, "maximum_lag_on_syncnode": 100, "max_timelines_history": "7",
         "master_start_timeout": 60, "primary_stop_timeout": "9", "primary_race_backoff": 3,
+        "disk_guard": {"warn": "20%", "switchover": "1GB", "drop_absent_slots": "on"},
         "synchronous_mode": "Quorum", "synchronous_mode_strict": "on", "synchronous_node_count": 2,
         "failsafe_mode": "yes", "pause": true, "check_timeline": 1, "member_slots_ttl": "10min",
         "standby_cluster": {
@@ -47,6 +48,11 @@ fn every_key() {
             primary_start_timeout: seconds(60),
             primary_stop_timeout: seconds(9),
             primary_race_backoff: seconds(3),
+            disk_guard: DiskGuard {
+                warn: Reserve { percent: 20, least: 0, most: u64::MAX },
+                switchover: Reserve { percent: 0, least: 1 << 30, most: 1 << 30 },
+                drop_absent_slots: true,
+            },
             synchronous_mode: SynchronousMode::Quorum,
             synchronous_mode_strict: true,
             synchronous_node_count: 2,
@@ -79,7 +85,7 @@ fn nothing_in_the_document_makes_reading_fail() {
         "ttl": "thirty", "maximum_lag_on_failover": "1MB", "synchronous_mode": "maybe", "pause": [],
         "primary_start_timeout": -1, "member_slots_ttl": "soon", "standby_cluster": "x", "slots": [1],
         "postgresql": {"parameters": {"max_connections": 5, "work_mem": {"a": 1}}, "pg_hba": "x", "data_dir": "/x"},
-        "new_key_of_a_peer": {},
+        "disk_guard": {"warn": "60%", "switchover": "much"}, "new_key_of_a_peer": {},
     }));
     assert_eq!(config.settings, ClusterSettings::default());
     assert!(config.postgresql.common.parameters.is_empty());
@@ -94,6 +100,8 @@ fn nothing_in_the_document_makes_reading_fail() {
             "dynamic configuration: postgresql.parameters.work_mem: expected one value, found a map; it is ignored",
             "dynamic configuration: postgresql.parameters.max_connections: expected a whole number, at least 25, found \"5\"; it is ignored",
             "dynamic configuration: postgresql.pg_hba: expected a list (one `- item` per line), found \"x\"; it is ignored",
+            "dynamic configuration: disk_guard.warn: expected a share such as 5% (50% at the most), a size such as 10GB, or off; found \"60%\"; it is ignored",
+            "dynamic configuration: disk_guard.switchover: expected a share such as 5% (50% at the most), a size such as 10GB, or off; found \"much\"; it is ignored",
             "dynamic configuration: maximum_lag_on_failover: expected a whole number of bytes without a unit, 0 or more, found \"1MB\"; it is ignored",
             "dynamic configuration: synchronous_mode: expected one of on, off, quorum, true, false, yes, no, 1, 0, found \"maybe\"; it is ignored",
             "dynamic configuration: member_slots_ttl: expected seconds or a time such as 30min, found \"soon\"; it is ignored",

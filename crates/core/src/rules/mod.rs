@@ -3,6 +3,7 @@
 //! Sections are tried in the order of [`table`]; within a section, rules are tried from top to bottom.
 //! A number never changes its meaning: operators and recorded decisions refer to it.
 
+mod disk;
 mod operator;
 mod primary;
 mod race;
@@ -47,6 +48,7 @@ pub fn table() -> impl Iterator<Item = &'static Rule> {
         stall::RULES,
         startup::RULES,
         stopped::RULES,
+        disk::RULES,
         race::RULES,
         standby_cluster::RULES,
         primary::RULES,

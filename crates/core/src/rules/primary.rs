@@ -233,6 +233,9 @@ pub const RULES: &[Rule] = &[
             let pause = if w.facts.settings.pause { "PAUSE: " } else { "" };
             w.goal(format!("{pause}no action. I am ({}), the leader with the lock", w.facts.me));
             w.steady = true;
+            if let Some(remark) = super::disk::remark(w) {
+                w.wait_for(remark);
+            }
         },
         why: "All is well.",
     },

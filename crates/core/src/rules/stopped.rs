@@ -327,7 +327,12 @@ pub const RULES: &[Rule] = &[
                 };
                 w.goal(format!("PostgreSQL is still starting up, {left} seconds until timeout{told}"));
             }
-            w.wait_for("PostgreSQL to accept connections");
+            let long = w.facts.now.since(w.facts.postgres.since) >= Duration::from_secs(20);
+            w.wait_for(if long && w.facts.postgres.is_standby() {
+                "PostgreSQL to accept connections; one that was started with hot_standby off does so after a restart"
+            } else {
+                "PostgreSQL to accept connections"
+            });
             if w.leads == Leads::MeBefore && w.facts.fence.forbids().is_none() {
                 w.order(Order::RetakeLead);
             }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Lsn;
 use crate::postgres::Slot;
 use crate::time::BootTime;
@@ -12,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(300);
 const APART: Duration = Duration::from_secs(10);
 
 /// What the disk of the WAL has, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     pub free: u64,
     pub total: u64,

@@ -7,7 +7,7 @@ use surus_core::cluster::{Initialize, MemberRole};
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Request, Task};
 use surus_core::postgres::{ControlState, DataDir};
-use surus_core::settings::SynchronousMode;
+use surus_core::settings::{Reserve, SynchronousMode};
 use surus_core::slots::LogicalSlot;
 use surus_core::stall::Stall;
 
@@ -273,6 +273,44 @@ fn startup() -> Vec<Row> {
         (445, Scenario::nothing().with(|s| s.facts.may_bootstrap = false), &[]),
         // The store forgot everything; I saw `b` lead.
         (445, Scenario::nothing().with(|s| s.memory.last_leader = Some("b".into())), &[]),
+    ]
+}
+
+const MB: u64 = 1 << 20;
+
+/// As the leader, with so many megabytes of 100000 free, and `b` with as many.
+fn disk(mine: u64, theirs: u64) -> Scenario {
+    let room = |free: u64| Some(surus_core::slots::Room { free: free * MB, total: 100_000 * MB });
+    Scenario::leader().with_standby("b", 1000).with(|s| {
+        s.facts.room = room(mine);
+        if let Some(Ok(answer)) = s.facts.peers.get_mut(&"b".into()).map(|p| p.answer.as_mut()) {
+            answer.room = room(theirs);
+        }
+    })
+}
+
+/// The reserves are 10 and 3 percent.
+fn nearly_full() -> Vec<Row> {
+    let forgotten = |s: &mut Scenario| s.facts.peers.clear();
+    vec![
+        (780, disk(2_900, 50_000).with(forgotten), &["ask b"]),
+        (790, disk(3_100, 50_000).with(forgotten), &[]),
+        (790, disk(2_900, 50_000).with(forgotten).with(|s| s.memory.disk_asked = Some(before(9_000))), &[]),
+        (780, disk(2_900, 50_000).with(forgotten).with(|s| s.memory.disk_asked = Some(before(10_000))), &["ask b"]),
+        (782, disk(2_900, 50_000), &["ask for a switchover to b"]),
+        // It would be warned itself, so the lead would soon come back.
+        (790, disk(2_900, 9_000), &[]),
+        (790, disk(2_900, 50_000).with(|s| s.memory.disk_request = Some(before(59_000))), &[]),
+        (790, disk(2_900, 50_000).paused(), &[]),
+        (
+            790,
+            disk(2_900, 50_000).with(|s| s.facts.peers = Scenario::leader().with_standby("b", 1000).facts.peers),
+            &[],
+        ),
+        (790, disk(2_900, 50_000).with(|s| s.facts.settings.disk_guard.switchover = Reserve::OFF), &[]),
+        (300, disk(2_900, 50_000).lead_until(after(1000)), &["demote, lease ends"]),
+        // An operator's request is carried out like any other.
+        (740, disk(2_900, 50_000).failover(Some("a"), None).asked(), &["name b", "hand over to b"]),
     ]
 }
 
@@ -704,6 +742,7 @@ pub fn all() -> Vec<Row> {
         hung_server(),
         startup(),
         stopped_server(),
+        nearly_full(),
         race(),
         primary(),
         standby_cluster(),

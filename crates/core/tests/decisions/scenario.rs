@@ -151,6 +151,7 @@ impl Scenario {
             unguarded: false,
             fence: Default::default(),
             stalls: Default::default(),
+            room: None,
             missing_slots: vec![],
             synchronous: Default::default(),
             shutdown: false,
@@ -385,6 +386,7 @@ pub fn answer(in_recovery: bool, lsn: u64) -> PeerAnswer {
         timeline: Some(Timeline(1)),
         tags: Tags::default(),
         watchdog_failed: false,
+        room: None,
     }
 }
 
@@ -455,6 +457,9 @@ pub fn brief(order: &Order) -> String {
         Order::ClearFailover { .. } => "clear request".into(),
         Order::NameCandidate { request, .. } => {
             format!("name {}", request.candidate.as_ref().map_or("nobody", |n| n.as_str()))
+        }
+        Order::RequestSwitchover { request, .. } => {
+            format!("ask for a switchover to {}", request.candidate.as_ref().map_or("anybody", |n| n.as_str()))
         }
         Order::Exit(Ok(())) => "exit".into(),
         Order::SetNames { names } => {

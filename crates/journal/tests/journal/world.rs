@@ -119,6 +119,7 @@ impl World {
             finished: None,
             peers: BTreeMap::new(),
             request: None,
+            room: None,
             missing_slots: vec![],
             shutdown: false,
             failover_due: None,
@@ -188,6 +189,7 @@ impl World {
                     timeline: Some(Timeline(1)),
                     tags: Tags::default(),
                     watchdog_failed: false,
+                    room: None,
                 };
                 let answer = if n % 2 == 0 { Ok(answer) } else { Err("connection refused".to_owned()) };
                 self.facts.peers.insert(name(*n), PeerFact { asked: now, answer });

@@ -77,6 +77,7 @@ impl Member {
             finished: mind.conduct.finished().cloned(),
             peers: mind.conduct.peers().clone(),
             request: mind.conduct.request(),
+            room: None,
             missing_slots: vec![],
             shutdown: mind.conduct.shutdown(),
             failover_due: None,

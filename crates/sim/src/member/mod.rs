@@ -433,6 +433,7 @@ impl World {
             timeline: o.timeline.filter(|_| !behind),
             tags: Default::default(),
             watchdog_failed: false,
+            room: None,
         })
     }
 

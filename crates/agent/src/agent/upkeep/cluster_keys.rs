@@ -54,6 +54,12 @@ impl Agent {
                     Ok(())
                 });
             }
+            Order::RequestSwitchover { version, request } => {
+                self.upkeep.spawn("asking for a switchover", async move {
+                    let written = store.compare_and_put("failover", version, request.to_text(), WRITE).await;
+                    written.map(drop).map_err(|e| e.to_string())
+                });
+            }
             Order::WriteHistory => {
                 let Some(timeline) = facts.postgres.observed().and_then(|o| o.timeline) else { return };
                 let (instance, me) = (self.instance.clone(), self.me.clone());

@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use crate::agent::Agent;
 
-/// While something is wanting; an operator is about to mend it.
-const AGAIN: Duration = Duration::from_secs(10);
+/// While something is wanting; an operator is about to mend it. Each look may leave a line in PostgreSQL's log.
+const AGAIN: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Default)]

@@ -319,6 +319,7 @@ impl Hands for Fake {
             timeline: None,
             tags: Tags::default(),
             watchdog_failed: false,
+            room: None,
         })
     }
 

@@ -335,6 +335,7 @@ impl World {
                     timeline: peer.log.as_ref().map(|l| Timeline(l.timeline())),
                     tags: Default::default(),
                     watchdog_failed: false,
+                    room: None,
                 })
             };
             let node = &mut self.nodes[i];
@@ -372,6 +373,7 @@ impl World {
             unguarded: node.view.as_ref().and_then(|v| v.unguarded.as_ref()).is_some_and(|u| u.value == node.name),
             fence: Default::default(),
             stalls: Default::default(),
+            room: None,
             missing_slots: vec![],
             synchronous: Default::default(),
             shutdown: node.shutdown,

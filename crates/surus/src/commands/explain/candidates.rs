@@ -30,6 +30,7 @@ pub async fn weigh(context: &Context, reading: &Reading) -> Vec<Candidate> {
                 timeline: peer.timeline,
                 tags: peer.tags,
                 watchdog_failed: peer.watchdog_failed,
+                room: None,
             });
             (member.name.clone(), PeerFact { asked: NOW, answer })
         })
@@ -67,6 +68,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         unguarded: false,
         fence: Default::default(),
         stalls: Default::default(),
+        room: None,
         missing_slots: vec![],
         synchronous: Default::default(),
         shutdown: false,
@@ -101,6 +103,7 @@ mod tests {
                 timeline: None,
                 tags: Tags::default(),
                 watchdog_failed: false,
+                room: None,
             };
             PeerFact { asked: NOW, answer: Ok(answer) }
         };

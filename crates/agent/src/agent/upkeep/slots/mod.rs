@@ -132,7 +132,9 @@ impl Agent {
             .filter(|m| !m.tags.nostream())
             .map(|m| m.name.slot_name())
             .collect();
-        self.upkeep.slots.retained.note(&view, &known, facts, lead, facts.now);
+        let guard = &facts.settings.disk_guard;
+        let shed = guard.drop_absent_slots && self.upkeep.slots.watch.is_low(guard);
+        self.upkeep.slots.retained.note(&view, &known, facts, lead, shed);
         let Some(observed) = facts.postgres.observed() else { return };
         if !facts.postgres.accepting() || view.leader.is_none() {
             return;
@@ -279,14 +281,14 @@ mod tests {
         let mut f = facts(view(&["me", "b"], &[]), Some(primary()));
         let observed = Observed { flush_lsn: Lsn(9), slots: vec![slot("b", false), slot("l", true)], ..primary() };
         let mut slots = Slots::default();
-        slots.retained.note(&view(&["me", "b", "c"], &[]), &[], &f, true, NOW);
+        slots.retained.note(&view(&["me", "b", "c"], &[]), &[], &f, true, false);
         let (dynamic, _) = DynamicConfig::read(&json!({"slots": {"c": {"type": "physical"}}}));
         assert_eq!(
             slots.status(&f, &observed, &dynamic).to_text(),
             r#"{"optime":9,"slots":{"b":5,"l":7,"me":9},"retain_slots":["b","me"]}"#
         );
         f.settings.use_slots = false;
-        slots.retained.note(&view(&["me", "b", "c"], &[]), &[], &f, true, NOW);
+        slots.retained.note(&view(&["me", "b", "c"], &[]), &[], &f, true, false);
         assert_eq!(slots.status(&f, &observed, &dynamic).to_text(), r#"{"optime":9}"#);
     }
 }

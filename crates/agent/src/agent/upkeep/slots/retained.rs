@@ -1,11 +1,15 @@
 //! Slots of members that may be away for a while.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use surus_core::BootTime;
 use surus_core::cluster::ClusterView;
 use surus_core::facts::Facts;
-use tracing::info;
+use tracing::{info, warn};
+
+/// How long a member is away before its slot may be given up for the sake of the disk.
+const SHED: Duration = Duration::from_secs(60);
 
 /// The leader's list of slots of members that may be away for a while (`spec/dcs.md §2.5`).
 #[derive(Default)]
@@ -16,7 +20,8 @@ pub struct Retained {
 }
 
 impl Retained {
-    pub fn note(&mut self, view: &ClusterView, known: &[String], facts: &Facts, lead: bool, now: BootTime) {
+    pub fn note(&mut self, view: &ClusterView, known: &[String], facts: &Facts, lead: bool, shed: bool) {
+        let now = facts.now;
         if !lead || !facts.settings.use_slots {
             *self = Retained::default();
             return;
@@ -32,8 +37,14 @@ impl Retained {
         self.seen.remove(&facts.me.slot_name());
         let ttl = facts.settings.member_slots_ttl;
         self.seen.retain(|slot, seen| {
-            let keep = now.since(*seen) <= ttl;
-            if !keep {
+            // Nothing is known of one that has just come to lead: whoever is away may only be late.
+            let keep = now.since(*seen) <= if shed { SHED.min(ttl) } else { ttl };
+            if !keep && shed {
+                warn!(
+                    "giving up replication slot '{slot}' of an absent member because the disk is nearly full \
+                     (disk_guard.drop_absent_slots): that member will have to fetch the log from an archive or be copied anew"
+                );
+            } else if !keep {
                 info!("Replication slot '{slot}' for absent cluster member is expired after {} sec.", ttl.as_secs());
             }
             keep
@@ -43,12 +54,29 @@ impl Retained {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::tests::view;
     use super::*;
     use crate::rest::testing::primary;
     use crate::sample::{NOW, facts};
+
+    fn note(r: &mut Retained, now: BootTime, view: &ClusterView, known: &[String], f: &Facts, lead: bool, shed: bool) {
+        r.note(view, known, &Facts { now, ..f.clone() }, lead, shed);
+    }
+
+    #[test]
+    fn slots_of_absent_members_go_early_when_the_disk_is_nearly_full() {
+        let f = facts(view(&[], &[]), Some(primary()));
+        let mut retained = Retained::default();
+        note(&mut retained, NOW, &view(&["me", "b", "c"], &[]), &[], &f, true, true);
+        assert_eq!(retained.seen.len(), 2);
+        let later = |seconds| NOW + Duration::from_secs(seconds);
+        note(&mut retained, later(60), &view(&["me", "b"], &[]), &[], &f, true, true);
+        assert_eq!(retained.seen.len(), 2, "it may only be late");
+        note(&mut retained, later(61), &view(&["me", "b"], &[]), &[], &f, true, false);
+        assert_eq!(retained.seen.len(), 2, "there is room");
+        note(&mut retained, later(62), &view(&["me", "b"], &[]), &[], &f, true, true);
+        assert_eq!(retained.seen.keys().collect::<Vec<_>>(), ["b"]);
+    }
 
     #[test]
     fn slots_of_absent_members_are_kept_for_their_time() {
@@ -57,16 +85,16 @@ mod tests {
         let mut retained = Retained::default();
         let names = |r: &Retained| r.seen.keys().cloned().collect::<Vec<_>>();
         // A new leader inherits the list, and keeps what the former leader needs to come back.
-        retained.note(&view(&["me", "b"], &["gone", "me"]), &["old_leader".into()], &f, true, NOW);
+        note(&mut retained, NOW, &view(&["me", "b"], &["gone", "me"]), &["old_leader".into()], &f, true, false);
         assert_eq!(names(&retained), ["b", "gone", "old_leader"]);
-        retained.note(&view(&["me", "b"], &[]), &[], &f, true, NOW + Duration::from_secs(60));
+        note(&mut retained, NOW + Duration::from_secs(60), &view(&["me", "b"], &[]), &[], &f, true, false);
         assert_eq!(names(&retained), ["b", "gone", "old_leader"]);
-        retained.note(&view(&["me"], &[]), &[], &f, true, NOW + Duration::from_secs(61));
+        note(&mut retained, NOW + Duration::from_secs(61), &view(&["me"], &[]), &[], &f, true, false);
         assert_eq!(names(&retained), ["b"], "b was there a second ago");
-        retained.note(&view(&["me"], &[]), &[], &f, false, NOW + Duration::from_secs(62));
+        note(&mut retained, NOW + Duration::from_secs(62), &view(&["me"], &[]), &[], &f, false, false);
         assert_eq!(names(&retained), Vec::<String>::new());
         f.settings.use_slots = false;
-        retained.note(&view(&["me", "b"], &["gone"]), &[], &f, true, NOW);
+        note(&mut retained, NOW, &view(&["me", "b"], &["gone"]), &[], &f, true, false);
         assert_eq!(names(&retained), Vec::<String>::new());
     }
 }

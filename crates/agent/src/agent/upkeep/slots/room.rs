@@ -7,6 +7,7 @@ use std::time::Duration;
 use surus_core::BootTime;
 use surus_core::facts::Facts;
 use surus_core::postgres::Observed;
+use surus_core::settings::DiskGuard;
 use surus_core::slots::{Retention, Room, Withheld};
 use tracing::{info, warn};
 
@@ -14,6 +15,8 @@ use crate::agent::Agent;
 use crate::handle::WalKept;
 
 const LOOK: Duration = Duration::from_secs(30);
+/// While there is little of it.
+const LOOK_SOON: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Watch {
@@ -22,6 +25,7 @@ pub struct Watch {
     looked: Option<BootTime>,
     withheld: Vec<Withheld>,
     warned: BTreeSet<String>,
+    low: bool,
 }
 
 impl Watch {
@@ -31,6 +35,28 @@ impl Watch {
 
     pub fn shown(&self) -> WalKept {
         WalKept { withheld: self.withheld.clone(), room: self.room(), ..WalKept::default() }
+    }
+
+    pub fn is_low(&self, guard: &DiskGuard) -> bool {
+        self.room().is_some_and(|room| room.free < guard.warn.bytes(room.total))
+    }
+
+    fn tell_room(&mut self, guard: &DiskGuard) {
+        let (low, room) = (self.is_low(guard), self.room().unwrap_or(Room { free: 0, total: 0 }));
+        match (low, std::mem::replace(&mut self.low, low)) {
+            (true, false) => {
+                let biggest = self.withheld.first().map_or_else(String::new, |w| {
+                    format!("; replication slot {} holds back {} MB of it", w.slot, w.bytes >> 20)
+                });
+                warn!(
+                    "the disk of the WAL has {} MB free of {} MB (disk_guard.warn): PostgreSQL ends when it is full{biggest}",
+                    room.free >> 20,
+                    room.total >> 20
+                );
+            }
+            (false, true) => info!("the disk of the WAL has room again: {} MB are free", room.free >> 20),
+            _ => {}
+        }
     }
 
     fn tell(&mut self) {
@@ -63,7 +89,11 @@ impl Agent {
         watch.retention.note(facts.now, observed.position(), &observed.slots);
         watch.withheld = watch.retention.withheld(observed.position(), &observed.slots, watch.room());
         watch.tell();
-        if watch.looked.is_some_and(|at| facts.now.since(at) < LOOK) {
+        watch.tell_room(&facts.settings.disk_guard);
+        // Twice of what would be told: with room for seconds, half a minute is too long.
+        let warn = facts.settings.disk_guard.warn;
+        let soon = watch.room().is_some_and(|room| room.free < warn.bytes(room.total).saturating_mul(2));
+        if watch.looked.is_some_and(|at| facts.now.since(at) < if soon { LOOK_SOON } else { LOOK }) {
             return;
         }
         watch.looked = Some(facts.now);
