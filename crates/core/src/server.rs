@@ -99,6 +99,8 @@ pub enum Divergence {
     Forked { timeline: Timeline, switchpoint: Lsn, local: Lsn },
     /// The upstream's history does not contain our timeline at all.
     Unrelated { local: Timeline, upstream: Timeline },
+    /// A rewind broke off, to where two histories parted: whatever the timelines say, this directory is of no use as it is.
+    HalfRewound { fork: Lsn },
 }
 
 impl Divergence {

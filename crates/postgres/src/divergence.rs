@@ -46,6 +46,9 @@ impl Instance {
     /// An error means: not decidable now, ask again.
     pub async fn divergence(&self, upstream: &Upstream, timeout: Duration) -> Result<Divergence> {
         let deadline = Instant::now() + timeout;
+        if let Some(fork) = self.half_rewound().await? {
+            return Ok(Divergence::HalfRewound { fork });
+        }
         let (local, end) = self.local_end(deadline).await?;
         let (timeline, history) = self.upstream_history(upstream, deadline).await?;
         let end = match end {

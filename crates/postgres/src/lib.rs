@@ -21,6 +21,7 @@ mod disk;
 mod divergence;
 mod error;
 mod greet;
+mod half_rewound;
 mod history;
 mod in_place;
 mod instance;

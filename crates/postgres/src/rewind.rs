@@ -5,6 +5,7 @@ use std::time::Duration;
 use surus_core::cluster::Upstream;
 use surus_core::postgres::{ControlState, Progress};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::missing_segment;
@@ -13,6 +14,7 @@ use crate::clone::Meter;
 use crate::conf_write::{read_if_there, remove_if_there};
 use crate::conninfo::tool_conninfo;
 use crate::disk::{IO_LIMIT, blocking, sync_trees};
+use crate::half_rewound;
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::tool::Output;
 use crate::{ErrorKind, PgError, Result};
@@ -45,9 +47,38 @@ impl Instance {
         let _exclusive = self.inner.exclusive.lock().await;
         self.must_not_run("cannot rewind").await?;
         self.kill_orphans().await?;
+        let before = self.half_rewound().await?;
+        let fork = self.fork(from, Instant::now() + PROBE_LIMIT).await?;
+        if before.is_some_and(|before| fork.is_none_or(|fork| fork > before)) {
+            let (dir, name) = (self.config().data_dir.display().to_string(), &from.name);
+            let text = format!("{name} cannot mend {dir}, it left this history too late: {}", half_rewound::HINT);
+            return Err(PgError::new(ErrorKind::Refused, text));
+        }
+        if let Some(fork) = fork {
+            let dir = self.config().data_dir.clone();
+            blocking("noting the rewind", IO_LIMIT, move || half_rewound::begin(&dir, fork)).await?;
+        }
+        let mut began = before.is_some();
+        let rewound = self.rewind_with_log(from, patience, progress, cancel, &mut began).await;
+        if rewound.is_ok() || !began {
+            let dir = self.config().data_dir.clone();
+            blocking("forgetting the rewind", IO_LIMIT, move || half_rewound::end(&dir)).await?;
+        }
+        rewound
+    }
+
+    /// `began`: something was changed.
+    async fn rewind_with_log(
+        &self,
+        from: &Upstream,
+        patience: Duration,
+        progress: &watch::Sender<Option<Progress>>,
+        cancel: &CancellationToken,
+        began: &mut bool,
+    ) -> Result<()> {
         let mut fetched = Vec::new();
         loop {
-            let output = self.run_rewind(from, progress, cancel).await?;
+            let output = self.run_rewind(from, progress, cancel, began).await?;
             if output.status.success() {
                 tracing::info!("pg_rewind: {}", crate::disk::tail(&output.stderr, 4).replace('\n', "; "));
                 break;
@@ -70,6 +101,7 @@ impl Instance {
         from: &Upstream,
         progress: &watch::Sender<Option<Progress>>,
         cancel: &CancellationToken,
+        began: &mut bool,
     ) -> Result<Output> {
         let (config, version) = (self.config(), self.major_version().await?);
         let who = config.rewind_credentials();
@@ -94,7 +126,10 @@ impl Instance {
         progress.send_replace(Some(meter.progress.clone()));
         let output = tool
             .run_watching(None, Some(cancel), |line| {
+                // It has looked at everything, and begins to copy.
+                *began |= line.contains("need to copy");
                 if meter.read(line) {
+                    *began = true;
                     progress.send_replace(Some(meter.progress.clone()));
                 }
             })

@@ -46,6 +46,10 @@ impl Instance {
         self.must_not_run("cannot start").await?;
         self.kill_orphans().await?;
         let config = self.config();
+        if self.half_rewound().await?.is_some() {
+            let text = format!("cannot start {}: {}", config.data_dir.display(), crate::half_rewound::HINT);
+            return Err(PgError::new(ErrorKind::Refused, text));
+        }
         // What a bootstrap method made is whole once it has recovered.
         let recovers = matches!(role, StartAs::Recovery { .. });
         let there = if recovers { self.unfinished_data_dir().await } else { self.data_dir().await };

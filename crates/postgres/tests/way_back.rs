@@ -293,6 +293,61 @@ async fn log_that_is_gone_comes_from_the_archive() {
     follows(&a, &b).await;
 }
 
+/// `pg_rewind` that does this instead.
+fn with_rewind(site: &Site, of: &Instance, script: &str) {
+    let dir = site.path().join(format!("bin-{}", script.len()));
+    fs::create_dir(&dir).unwrap();
+    for program in fs::read_dir(common::bin_dir()).unwrap().map(Result::unwrap) {
+        std::os::unix::fs::symlink(program.path(), dir.join(program.file_name())).unwrap();
+    }
+    let rewind = dir.join("pg_rewind");
+    fs::remove_file(&rewind).unwrap();
+    fs::write(&rewind, format!("#!/bin/sh\n{script}\n")).unwrap();
+    let mode: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&rewind, mode).unwrap();
+    let mut config = (*of.config()).clone();
+    config.bin_dir = Some(dir);
+    of.set_config(config);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rewind_left_that_broke_off_is_not_started() {
+    let site = Site::new();
+    let (a, b) = parted(&site).await;
+    insert(&a, 2).await;
+    // Leaves the history of a later than b did.
+    let c = site.instance("c");
+    c.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
+    follows(&c, &a).await;
+    insert(&a, 3).await;
+    let flushed = a.observe(LIMIT).await.unwrap().flush_lsn;
+    eventually("c has all", || async { c.observe(LIMIT).await.unwrap().replay_lsn >= flushed }).await;
+    a.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    c.promote().await.unwrap();
+    c.wait_promoted(LIMIT).await.unwrap();
+    c.checkpoint(LIMIT).await.unwrap();
+
+    let own = (*a.config()).clone();
+    let rewind = async |from: &Instance| a.rewind(&upstream(from), LIMIT, &no_progress(), &token()).await;
+    with_rewind(&site, &a, "exit 1");
+    rewind(&b).await.unwrap_err();
+    let found = a.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert!(matches!(found, Divergence::Forked { .. }), "nothing was changed: {found:?}");
+    with_rewind(&site, &a, "echo 'pg_rewind: need to copy 12 MB (total source directory size is 40 MB)' >&2; exit 1");
+    rewind(&b).await.unwrap_err();
+    a.set_config(own);
+    for of in [&b, &c] {
+        let found = a.divergence(&upstream(of), LIMIT).await.unwrap();
+        assert!(matches!(found, Divergence::HalfRewound { .. }), "{found:?}");
+    }
+    let refused = a.start(&StartAs::standby_of(upstream(&b), None), LIMIT).await.unwrap_err().to_string();
+    assert!(refused.contains("broke off") && refused.contains("surus reinit"), "{refused}");
+    let late = rewind(&c).await.unwrap_err().to_string();
+    assert!(late.contains("too late"), "{late}");
+    rewind(&b).await.unwrap();
+    follows(&a, &b).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crashed_primary_that_has_nothing_more_just_follows() {
     let site = Site::new();

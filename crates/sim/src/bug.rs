@@ -30,6 +30,8 @@ pub enum Bug {
     NamesNotInForce,
     /// The sync key is not looked at by those who may take the lead.
     SyncNotLookedAt,
+    /// That a rewind broke off is not written down, and the server starts on what it left.
+    HalfRewoundStarts,
     // No needless failover.
     /// One failed request to the store is taken for the end of the lease.
     OneFailureEndsTheLease,

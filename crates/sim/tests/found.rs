@@ -48,11 +48,44 @@ fn a_former_leader_with_an_old_view_does_not_lead_again() {
 /// The source of a rewind went away in the middle of it. What was left did not start, and nobody compared it again.
 #[test]
 fn a_rewind_that_broke_off_is_done_again() {
-    ends_well(|seed| {
+    let tell = |seed| {
         let isolate = Action::Isolate { who: Who::Leader, lasts: 14 * SECOND };
         let again = Action::Isolate { who: Who::Leader, lasts: 12 * SECOND };
         plan(seed, 3, &[(14 * SECOND, isolate), (28_300 * MS + seed * 10 * MS, again)], 42 * SECOND)
-    });
+    };
+    ends_badly(Bug::HalfRewoundStarts, tell);
+    ends_well(tell);
+}
+
+/// Seeds 5130727 and 5191918. The next leader parted from the one that broke off later, so that a comparison found nothing
+/// to rewind, and the server started for ever on what the other one had left; or it did start, on blocks of both.
+#[test]
+fn what_a_rewind_left_is_mended_only_by_one_that_can() {
+    let part = |side, lasts| Action::Partition { side, with_store: true, lasts };
+    let actions = [
+        (14_110 * MS, part(0b110_1111, 1440 * MS)),
+        (15_800 * MS, Action::SlowStore { by: 743 * MS, lasts: 5500 * MS }),
+        (16_422 * MS, part(0b001_1100, 19_120 * MS)),
+        (19_881 * MS, Action::KillAgent { who: Who::Other(6), down: 500 * MS }),
+        (20_641 * MS, Action::PowerOff { who: Who::Other(3), down: 21 * SECOND }),
+        (20_962 * MS, Action::StoreOutage { lasts: 3390 * MS, again: false }),
+        (36 * SECOND, Action::StallWatch { who: Who::Other(1), lasts: 3 * SECOND }),
+        (37_800 * MS, Action::Partition { side: 0b000_1101, with_store: false, lasts: 11 * SECOND }),
+    ];
+    let tell = |seed: u64| {
+        let mut plan = plan(5_130_577 + seed, 7, &actions, 48_800 * MS);
+        if seed % 2 == 0 {
+            plan.set(
+                "postgresql",
+                serde_json::json!({
+                    "use_pg_rewind": true, "use_slots": true, "remove_data_directory_on_rewind_failure": true,
+                }),
+            );
+        }
+        plan
+    };
+    ends_badly(Bug::HalfRewoundStarts, tell);
+    ends_well(tell);
 }
 
 /// The agent was told to end, and its postmaster was killed just then. It took the server for stopped and gave the lead

@@ -55,6 +55,9 @@ pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {
             "timeline {timeline} ended at {switchpoint} for {}, and goes on to {local} here",
             from.name
         )),
+        Ok(Divergence::HalfRewound { fork }) => {
+            TaskDone::Diverged(format!("a rewind to {fork} broke off and left files of two servers"))
+        }
         Err(why) => TaskDone::Undecided(why),
     })
 }

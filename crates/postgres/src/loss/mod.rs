@@ -164,6 +164,14 @@ impl Instance {
         self.write(receipt, segments).await
     }
 
+    /// Where the local log leaves that of a primary, as their timelines tell; `None` on the same one, or with nothing in
+    /// common.
+    pub(crate) async fn fork(&self, from: &Upstream, deadline: Instant) -> Result<Option<Lsn>> {
+        let local = self.local().await?;
+        let (timeline, history) = self.upstream_history(from, deadline).await?;
+        Ok(fork((local.timeline, &local.history), (timeline, &history)).and_then(|(_, at)| at))
+    }
+
     async fn local(&self) -> Result<Local> {
         let text = self.controldata_text().await?;
         let control = parse_controldata(&text).map_err(|e| PgError::new(ErrorKind::Tool, e))?;

@@ -3,10 +3,12 @@
 //!
 //! In simulation: all faults of a run stop at one moment; machines that are off are switched on, frozen processes go on,
 //! agents that ended are started, a pause ends. Within four times the `ttl` and two minutes from then on the cluster must be
-//! [`well`], and stay so for ten seconds.
+//! [`well`], and stay so for ten seconds. A member is left to an operator whose rewind broke off and whom the leader
+//! of then cannot mend, where the settings do not allow to make it anew.
 
 use super::Invariant;
 use crate::history::Happened;
+use crate::member::histories::parted;
 use crate::plan::us;
 use crate::world::World;
 use crate::world::clock::{SECOND, True};
@@ -33,6 +35,9 @@ pub fn well(w: &World) -> Result<usize, String> {
         if n.agent.is_none() {
             return Err(format!("the agent of {} does not run", n.name));
         }
+        if left_to_an_operator(w, node, leads) {
+            continue;
+        }
         if !n.postgres.serves() {
             return Err(format!("PostgreSQL of {} does not serve", n.name));
         }
@@ -44,6 +49,15 @@ pub fn well(w: &World) -> Result<usize, String> {
         return Err("a request is left in the store".into());
     }
     Ok(leads)
+}
+
+fn left_to_an_operator(w: &World, node: usize, leads: usize) -> bool {
+    let Some(torn) = w.nodes[node].postgres.data.as_ref().and_then(|data| data.torn) else { return false };
+    let document = w.store.view().config.as_ref().map(|c| c.value.clone()).unwrap_or_default();
+    let settings = surus_config::DynamicConfig::read(&document).0.settings;
+    !settings.remove_data_directory_on_rewind_failure
+        && !settings.remove_data_directory_on_diverged_timelines
+        && matches!(parted(w, node, leads), Ok(fork) if fork.is_none_or(|fork| fork > torn))
 }
 
 impl Invariant for ComesBack {

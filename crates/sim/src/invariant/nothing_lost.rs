@@ -11,6 +11,7 @@
 //! - In synchronous and quorum mode nothing that was ever acknowledged is lost, from when the `sync` key was first written,
 //!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`). That counts until
 //!   it is promoted, also when that takes several attempts, if the first got as far as naming it in the key.
+//! - No server runs on what a rewind left that broke off: blocks of a history that it leaves would stay in its tables.
 //! - In mode `on` only a member that the key names takes the lead without an operator's word.
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::plan::us;
 use crate::world::World;
 use crate::world::clock::{SECOND, True};
 use crate::world::network::End;
+use crate::world::node::Node;
 use crate::world::wal::{Log, Place};
 use surus_core::facts::TaskDone;
 use surus_core::order::{Demote, Task};
@@ -146,7 +148,14 @@ impl Invariant for NothingLost {
                 self.acknowledged.entry(ack.place.stretch).or_default().push(ack.place.lsn);
                 self.sent = w.now;
             }
-            Happened::Tick => self.look_who_is_there(w),
+            Happened::Tick => {
+                self.look_who_is_there(w);
+                let torn = |n: &Node| {
+                    n.postgres.server.is_some() && n.postgres.data.as_ref().is_some_and(|d| d.torn.is_some())
+                };
+                let torn = w.nodes.iter().find(|n| torn(n))?;
+                return Some(format!("{} runs on what a rewind left that broke off", torn.name));
+            }
             Happened::TaskEnded {
                 node,
                 task: Task::Demote(Demote::Handover { to, .. }),

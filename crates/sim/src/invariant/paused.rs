@@ -5,7 +5,8 @@
 //! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
 //! switchover or failover to a named member and what follows from that), and except following another leader,
 //! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
-//! unless a task that was begun before, or that an operator asked for, is still at work, or its deadline had passed before
+//! unless a task that was begun before (also by an earlier run of the agent: a promotion that may be pending), or that an
+//! operator asked for, is still at work, or its deadline had passed before
 //! that step: a machine that was suspended sees the pause and its fence acts within the same moment.
 
 use surus_core::BootTime;
@@ -52,7 +53,7 @@ impl Invariant for Paused {
                 let paused = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
                 let seen = paused && (facts.unguarded || !facts.postgres.is_primary());
                 self.seen[*node] = if seen { self.seen[*node].or(Some(facts.now)) } else { None };
-                self.busy[*node] = facts.task.is_some();
+                self.busy[*node] = facts.task.is_some() || facts.promotion_pending();
                 let begun = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task, .. } => Some(task),
                     _ => None,

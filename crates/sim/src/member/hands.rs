@@ -405,6 +405,10 @@ impl Hands for SimHands {
             self.takes(5 * MS, 60 * MS).await;
             self.with(|w, n| {
                 let peer = self.serving(w, n, &from.name).ok_or_else(|| format!("{} does not answer", from.name))?;
+                let torn = w.nodes[n].postgres.data.as_ref().and_then(|data| data.torn);
+                if let Some(fork) = torn.filter(|_| !w.is(Bug::HalfRewoundStarts)) {
+                    return Ok(Divergence::HalfRewound { fork: Lsn(fork) });
+                }
                 super::histories::compare(w, n, peer)
             })
         };
@@ -423,7 +427,7 @@ impl Hands for SimHands {
                 slot: None,
                 names: Names::Nobody,
                 names_before: None,
-                torn: false,
+                torn: None,
                 skips_to: None,
                 ..source
             });
@@ -479,7 +483,7 @@ impl Hands for SimHands {
             return Err("given up on request".into());
         }
         self.with(|w, n| match &mut w.nodes[n].postgres.data {
-            Some(data) if data.torn => Err("recovery failed: the directory is of no use".into()),
+            Some(data) if data.torn.is_some() => Err("recovery failed: the directory is of no use".into()),
             Some(data) => {
                 (data.control, data.standby_signal) = (ControlState::ShutDown, false);
                 Ok(true)
@@ -505,21 +509,27 @@ impl Hands for SimHands {
         let same = |w: &World, n: usize, peer: usize| {
             w.nodes[n].postgres.log().map(|l| l.timeline()) == w.nodes[peer].postgres.log().map(|l| l.timeline())
         };
-        let peer = match self.copies(from, 200 * MS, 2 * SECOND).await {
-            Ok(peer) => peer,
-            Err(why) => {
-                // What was copied so far leaves a directory that only another rewind mends.
-                self.with(|w, n| {
-                    let torn = w.random.percent(30);
-                    if let Some(data) = &mut w.nodes[n].postgres.data {
-                        data.torn |= torn;
-                    }
-                });
-                return Err(why);
+        let fork = self.with(|w, n| match self.serving(w, n, &from.name) {
+            Some(peer) => super::histories::parted(w, n, peer),
+            None => Err(format!("{} does not answer", from.name)),
+        })?;
+        // As shipped: it is written down before, so that a process that is killed tells too.
+        let begun = self.with(|w, n| {
+            let forgotten = w.is(Bug::HalfRewoundStarts);
+            let data = w.nodes[n].postgres.data.as_mut()?;
+            if !forgotten && data.torn.is_some_and(|before| fork.is_none_or(|fork| fork > before)) {
+                return None;
             }
-        };
+            data.torn = fork.or(data.torn);
+            Some(())
+        });
+        if begun.is_none() {
+            return Err("it left this history too late to mend what another rewind left".into());
+        }
+        let peer = self.copies(from, 200 * MS, 2 * SECOND).await?;
         if self.with(|w, n| same(w, n, peer)) {
             // pg_rewind: source and target are on the same timeline, no rewind required.
+            self.with(|w, n| w.nodes[n].postgres.data.iter_mut().for_each(|data| data.torn = None));
             return Ok(());
         }
         self.destroys(None);
@@ -527,7 +537,7 @@ impl Hands for SimHands {
             let source = w.nodes[peer].postgres.log().cloned().ok_or("the source has no data")?;
             if let Some(data) = &mut w.nodes[n].postgres.data {
                 data.log = source;
-                (data.control, data.standby_signal, data.torn) = (ControlState::InArchiveRecovery, true, false);
+                (data.control, data.standby_signal, data.torn) = (ControlState::InArchiveRecovery, true, None);
             }
             Ok(())
         })

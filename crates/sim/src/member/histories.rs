@@ -41,6 +41,12 @@ fn rows(log: &Log) -> Vec<HistoryRow> {
 /// Where the log here leaves that of a primary, by numbers too: the beginning of what only this one has, if anything.
 /// `Err`: cannot be told.
 pub fn fork(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> {
+    let end = w.nodes[node].postgres.log().map_or(0, |log| log.end);
+    Ok(parted(w, node, peer)?.filter(|at| end > *at))
+}
+
+/// The same, also where the log here does not go that far.
+pub fn parted(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> {
     let (own, theirs) = (&w.nodes[node].postgres, &w.nodes[peer].postgres);
     if !theirs.server.as_ref().is_some_and(|s| s.primary) {
         return Err("it is not a primary".into());
@@ -48,7 +54,7 @@ pub fn fork(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> 
     let (Some(own), Some(theirs)) = (own.log(), theirs.log()) else { return Err("there is no data".into()) };
     let (mine, other) = (rows(own), rows(theirs));
     match loss::fork((own.timeline(), &mine), (theirs.timeline(), &other)) {
-        Some((_, Some(at))) => Ok(Some(at.0).filter(|at| own.end > *at)),
+        Some((_, Some(at))) => Ok(Some(at.0)),
         Some((_, None)) => Ok(None),
         None => Err("nothing in common".into()),
     }

@@ -44,6 +44,11 @@ impl World {
         {
             lead.until = lead.until + took;
         }
+        if self.is(Bug::OneFailureEndsTheLease)
+            && let (Some(lead), Some((since, _))) = (&mut state.lead, &state.failing)
+        {
+            lead.until = lead.until.min(*since);
+        }
         state
     }
 
@@ -138,7 +143,6 @@ impl Member {
     fn misheard(&self, answer: Answer) -> Answer {
         let lost = || StoreError::Unavailable("it was not heard".into());
         match (self.sim.with(|w| w.bug), answer) {
-            (Some(Bug::OneFailureEndsTheLease), Answer::Renewed(Err(_))) => Answer::Renewed(Err(StoreError::LeaseGone)),
             (Some(Bug::NoNewSession), Answer::Opened(_))
                 if self.sim.with(|w| w.lease(self.node).session_number > 0) =>
             {

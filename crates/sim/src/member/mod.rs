@@ -3,7 +3,7 @@
 mod carry;
 mod gather;
 mod hands;
-mod histories;
+pub mod histories;
 pub mod lease;
 mod publish;
 pub mod wait;

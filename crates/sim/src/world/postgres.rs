@@ -12,6 +12,7 @@ use super::World;
 use super::clock::{MS, SECOND, True};
 use super::node::Disk;
 use super::wal::Log;
+use crate::bug::Bug;
 use crate::exec::Pid;
 use crate::history::{Ending, Happened};
 
@@ -32,8 +33,8 @@ pub struct Data {
     pub names: Names,
     /// Some of its processes still go by this one.
     pub names_before: Option<Names>,
-    /// A rewind broke off: no server starts on it as it is.
-    pub torn: bool,
+    /// A rewind broke off, and the histories parted there: no server starts on it as it is.
+    pub torn: Option<u64>,
     /// Numbers before this one are left out by a promotion: there are history files for them that lead nowhere.
     pub skips_to: Option<Timeline>,
 }
@@ -213,6 +214,7 @@ impl World {
             _ => None,
         };
         let (now, pid) = (self.now, self.new_pid());
+        let starts_torn = self.is(Bug::HalfRewoundStarts);
         let n = &mut self.nodes[node];
         let Some(data) = n.postgres.data.as_mut() else { return Err("there is no data directory".into()) };
         if n.postgres.server.is_some() {
@@ -224,7 +226,7 @@ impl World {
         if n.disk == Disk::Full {
             return Err("could not write lock file: no space left on device".into());
         }
-        if data.torn {
+        if data.torn.is_some() && !starts_torn {
             return Err("could not locate a valid checkpoint record".into());
         }
         // Whoever waited for a commit of an earlier server has lost its connection.
@@ -544,7 +546,7 @@ impl World {
             slot: None,
             names: Names::Nobody,
             names_before: None,
-            torn: false,
+            torn: None,
             skips_to: None,
         });
         self.tell(node, || "initdb".into());

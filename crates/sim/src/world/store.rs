@@ -298,7 +298,8 @@ impl World {
             return;
         }
         if !first && agent.followed.broken_since.is_some() {
-            return;
+            // What waited for the machine goes on in any order, a stream in its own: what it begins with is still to come.
+            return self.after(MS, move |w| w.arrive(node, pid, watch, view, first));
         }
         agent.followed = Arc::new(Followed { view: Some(view), confirmed_at: now, broken_since: None, reason: None });
         agent.inbox.view = true;
