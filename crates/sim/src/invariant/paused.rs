@@ -21,6 +21,8 @@ use crate::world::World;
 pub struct Paused {
     /// It has decided something as a member of a paused cluster.
     seen: [Option<BootTime>; 8],
+    /// Until when a promotion may be pending that an earlier run of the agent ordered.
+    inherited: [Option<BootTime>; 8],
     /// A task is at work.
     busy: [bool; 8],
 }
@@ -53,7 +55,8 @@ impl Invariant for Paused {
                 let paused = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
                 let seen = paused && (facts.unguarded || !facts.postgres.is_primary());
                 self.seen[*node] = if seen { self.seen[*node].or(Some(facts.now)) } else { None };
-                self.busy[*node] = facts.task.is_some() || facts.promotion_pending();
+                self.busy[*node] = facts.task.is_some();
+                self.inherited[*node] = facts.inherited;
                 let begun = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task, .. } => Some(task),
                     _ => None,
@@ -63,7 +66,9 @@ impl Invariant for Paused {
                 Some(format!("n{} began \"{}\" while paused", node + 1, task.name()))
             }
             Happened::FenceFires { node, deadline }
-                if self.seen[*node].is_some_and(|seen| seen <= *deadline) && !self.busy[*node] =>
+                if self.seen[*node].is_some_and(|seen| seen <= *deadline)
+                    && !self.busy[*node]
+                    && self.inherited[*node].is_none_or(|until| until < *deadline) =>
             {
                 Some(format!("the fence of n{} killed a server of a paused cluster", node + 1))
             }
