@@ -85,7 +85,7 @@ impl TaskContext {
     fn upstream(&self) -> Option<Upstream> {
         let view = self.view.as_deref()?;
         let tags = view.members.get(&self.me).map(|m| m.tags.clone()).unwrap_or_default();
-        follow::upstream(view, &self.me, view.leader_name() == Some(&self.me), &tags, &self.settings)
+        follow::upstream(view, &self.me, view.leader_name() == Some(&self.me), None, &tags, &self.settings)
     }
 }
 

@@ -5,12 +5,13 @@ use crate::ids::MemberName;
 use crate::postgres::Observed;
 use crate::settings::ClusterSettings;
 
-/// What to stream from: `replicatefrom` if that one is known and leads to the leader, else the leader. The leader of a
-/// standby cluster, and everybody while it has none, streams from the remote node.
+/// What to stream from: the member of `replicatefrom` while it serves, else the leader. The leader of a standby cluster,
+/// and everybody while it has none, streams from the remote node. `away` does not serve, whatever it publishes.
 pub fn upstream(
     view: &ClusterView,
     me: &MemberName,
     leads: bool,
+    away: Option<&MemberName>,
     tags: &Tags,
     settings: &ClusterSettings,
 ) -> Option<Upstream> {
@@ -21,9 +22,14 @@ pub fn upstream(
         return settings.remote.clone();
     }
     let leader = view.leader_member().filter(|m| m.name != *me);
-    let chosen =
-        tags.replicatefrom().and_then(|name| view.members.get(&name)).filter(|m| m.name != *me && feeds(view, m, me));
+    let chosen = source(view, me, tags)
+        .filter(|m| Some(&m.name) == view.leader_name() || m.is_running() && Some(&m.name) != away);
     chosen.and_then(Member::upstream).or_else(|| leader.and_then(Member::upstream))
+}
+
+/// The member of `replicatefrom`, if it is known and leads to the leader.
+pub fn source<'a>(view: &'a ClusterView, me: &MemberName, tags: &Tags) -> Option<&'a Member> {
+    tags.replicatefrom().and_then(|name| view.members.get(&name)).filter(|m| m.name != *me && feeds(view, m, me))
 }
 
 /// The slot that is used there.
@@ -118,7 +124,7 @@ mod tests {
 
     fn of(view: &ClusterView, me: &str) -> Option<String> {
         let tags = view.members[&MemberName::from(me)].tags.clone();
-        upstream(view, &me.into(), false, &tags, &ClusterSettings::default()).map(|u| u.host)
+        upstream(view, &me.into(), false, None, &tags, &ClusterSettings::default()).map(|u| u.host)
     }
 
     #[test]
@@ -128,6 +134,55 @@ mod tests {
         assert_eq!(of(&v, "b").as_deref(), Some("a"));
         assert_eq!(of(&v, "c").as_deref(), Some("b"));
         assert_eq!(of(&v, "d").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_source_that_does_not_serve_is_replaced_by_the_leader() {
+        let mut v = view(&[("a", None), ("b", None), ("c", Some("b"))], "a");
+        let (me, tags) = (MemberName::from("c"), v.members[&MemberName::from("c")].tags.clone());
+        let settings = ClusterSettings::default();
+        let of = |v: &ClusterView, away: Option<&str>| {
+            upstream(v, &me, false, away.map(MemberName::from).as_ref(), &tags, &settings).map(|u| u.host)
+        };
+        assert_eq!(of(&v, None).as_deref(), Some("b"));
+        assert_eq!(of(&v, Some("b")).as_deref(), Some("a"));
+        assert_eq!(of(&v, Some("d")).as_deref(), Some("b"), "another one than is asked for now");
+        v.members.get_mut(&MemberName::from("b")).unwrap().state = MemberState::Starting;
+        assert_eq!(of(&v, None).as_deref(), Some("a"));
+        // The leader is followed in any case.
+        v.leader = Some(Leader { name: "b".into(), version: 2, lease: None });
+        assert_eq!(of(&v, Some("b")).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn the_remote_node_of_a_standby_cluster() {
+        let mut v = view(&[("a", None), ("b", None), ("c", Some("b"))], "a");
+        let remote = ClusterSettings {
+            standby_cluster: true,
+            remote: Some(Upstream::remote("x,y", 5433)),
+            remote_slot: Some("site".into()),
+            ..ClusterSettings::default()
+        };
+        let of = |v: &ClusterView, me: &str, leads: bool, settings: &ClusterSettings| {
+            let tags = v.members[&MemberName::from(me)].tags.clone();
+            upstream(v, &me.into(), leads, None, &tags, settings)
+        };
+        let host = |u: &Option<Upstream>| u.as_ref().map(|u| u.host.clone());
+        let far = of(&v, "a", true, &remote);
+        assert_eq!(host(&far).as_deref(), Some("x,y"));
+        assert_eq!(slot(far.as_ref(), &"a".into(), &remote).as_deref(), Some("site"));
+        assert_eq!(slot(far.as_ref(), &"a".into(), &ClusterSettings { use_slots: false, ..remote.clone() }), None);
+        let near = of(&v, "b", false, &remote);
+        assert_eq!(
+            (host(&near).as_deref(), slot(near.as_ref(), &"b".into(), &remote).as_deref()),
+            (Some("a"), Some("b"))
+        );
+        assert_eq!(host(&of(&v, "c", false, &remote)).as_deref(), Some("b"));
+        let archive = ClusterSettings { remote: None, ..remote.clone() };
+        assert_eq!(of(&v, "a", true, &archive), None);
+        v.leader = None;
+        assert_eq!(host(&of(&v, "c", false, &remote)).as_deref(), Some("x,y"), "nobody leads");
+        assert_eq!(host(&of(&v, "c", false, &ClusterSettings { pause: true, ..remote })).as_deref(), Some("b"));
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub struct Memory {
     pub divergence: Divergence,
     pub divergence_checked: Option<BootTime>,
     pub followed: Option<(Option<Upstream>, BootTime)>,
+    /// The member that I am to replicate from, while it does not serve.
+    #[serde(default)]
+    pub away: Option<MemberName>,
     /// Consecutive failures to bring the server up, and when the last one was.
     pub start_failures: u32,
     pub last_failure: Option<BootTime>,

@@ -103,7 +103,7 @@ impl<'a> Ctx<'a> {
     }
 
     pub fn upstream(&self) -> Option<Upstream> {
-        upstream(self.facts, self.view, &self.leads)
+        upstream(self.facts, self.memory, self.view, &self.leads)
     }
 
     pub fn authority(&self) -> Option<Upstream> {
@@ -183,8 +183,9 @@ fn leads(facts: &Facts, memory: &Memory, view: Option<&ClusterView>) -> Leads {
 }
 
 /// Whom this server is to stream from.
-fn upstream(facts: &Facts, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
-    view.and_then(|v| follow::upstream(v, &facts.me, *leads == Leads::Me, &facts.tags, &facts.settings))
+fn upstream(facts: &Facts, memory: &Memory, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
+    let (leads, away) = (*leads == Leads::Me, memory.away.as_ref());
+    view.and_then(|v| follow::upstream(v, &facts.me, leads, away, &facts.tags, &facts.settings))
 }
 
 /// The server whose history decides what is a fork: the leader, once it certainly runs as a primary, or the remote node
@@ -218,7 +219,7 @@ pub struct Work<'a> {
 
 impl Work<'_> {
     pub fn upstream(&self) -> Option<Upstream> {
-        upstream(self.facts, self.view, &self.leads)
+        upstream(self.facts, &self.memory, self.view, &self.leads)
     }
 
     pub fn authority(&self) -> Option<Upstream> {

@@ -6,7 +6,7 @@ use super::stopped::{Repair, checked_lately, repair_for};
 use super::{Ctx, Leads, Rule, Work};
 use crate::follow;
 use crate::memory::Divergence;
-use crate::order::{Demote, Task};
+use crate::order::{Demote, Order, Task};
 use crate::report::Section;
 
 /// How long copying slots is left alone after it was tried: each time the standby restarts.
@@ -136,6 +136,7 @@ pub const RULES: &[Rule] = &[
             let kind = if w.facts.settings.standby_cluster { "standby leader" } else { "leader" };
             w.goal(format!("{pause}no action. I am ({}), a secondary, and following a {kind} ({leader})", w.facts.me));
             w.steady = true;
+            mind_source(w);
             if w.memory.not_streaming_since.is_some() && !w.facts.tags.nostream() {
                 w.steady = false;
                 w.wait_for(format!("streaming from {leader} to begin"));
@@ -215,5 +216,49 @@ pub(super) fn cannot_repair(w: &mut Work) {
 pub(super) fn look_again(w: &mut Work) {
     if w.memory.divergence_checked.is_none_or(|at| w.facts.now.since(at) >= Duration::from_secs(10)) {
         w.memory.divergence = Divergence::Unchecked;
+    }
+}
+
+/// How often the member that I am to replicate from is asked, while it does not serve.
+const ASK_SOURCE: Duration = Duration::from_secs(2);
+
+/// A member that others are to replicate from may go without a word, and its key stays for a ttl. Once it neither sends
+/// nor answers, the leader is followed in its place, until it answers again.
+fn mind_source(w: &mut Work) {
+    let source = w.view.and_then(|v| follow::source(v, &w.facts.me, &w.facts.tags)).map(|m| m.name.clone());
+    let source = source.filter(|name| w.leads != Leads::Other(name.clone()));
+    if source.is_none() || source != w.memory.away {
+        w.memory.away = None;
+    }
+    let Some(source) = source else { return };
+    let silent = w.memory.not_streaming_since;
+    let away = w.memory.away.is_some();
+    if !away && silent.is_none() {
+        return;
+    }
+    let asked = w.facts.peers.get(&source);
+    match asked.filter(|p| away || silent.is_some_and(|since| p.asked >= since)) {
+        Some(peer) if away && peer.answer.is_ok() => {
+            w.memory.away = None;
+            w.steady = false;
+            w.goal(format!("{source} answers again and is replicated from"));
+            w.again_in(Duration::from_millis(10));
+            return;
+        }
+        Some(peer) if !away && peer.answer.is_err() => {
+            w.steady = false;
+            w.goal(format!("{source} neither sends nor answers, the leader is followed in its place"));
+            w.memory.away = Some(source);
+            w.again_in(Duration::from_millis(10));
+            return;
+        }
+        _ => {}
+    }
+    if away {
+        w.wait_for(format!("{source} to serve again, which this member is to replicate from"));
+    }
+    w.again_in(ASK_SOURCE);
+    if asked.is_none_or(|p| w.facts.now.since(p.asked) >= ASK_SOURCE) {
+        w.order(Order::Probe { members: vec![source] });
     }
 }

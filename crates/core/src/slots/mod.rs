@@ -181,7 +181,8 @@ impl Node<'_> {
     /// That member streams from this node.
     fn feeds(&self, member: &Member) -> bool {
         match member.tags.replicatefrom() {
-            Some(from) if self.view.members.contains_key(&from) => {
+            // One that does not serve is replaced by the leader.
+            Some(from) if self.view.members.get(&from).is_some_and(|m| m.is_running() || m.name == *self.me) => {
                 from == *self.me && (self.leads || self.view.leader_name() != Some(&member.name))
             }
             _ => self.leads,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cluster::Status;
+use crate::cluster::{MemberState, Status};
 
 /// Physical, and nobody reads from it.
 pub fn slot(name: &str, restart: u64) -> Slot {
@@ -28,7 +28,8 @@ fn cluster() -> ClusterView {
         ..ClusterView::default()
     };
     for (name, from, nostream) in [("a", None, false), ("b", None, false), ("c", Some("b"), false), ("d", None, true)] {
-        let mut m = Member { xlog_location: Some(Lsn(7)), ..Member::unknown(name.into()) };
+        let state = MemberState::Running;
+        let mut m = Member { xlog_location: Some(Lsn(7)), state, ..Member::unknown(name.into()) };
         if let Some(from) = from {
             m.tags.0.insert("replicatefrom".into(), from.into());
         }

@@ -7,3 +7,4 @@ mod model;
 mod properties;
 mod rules;
 mod scenario;
+mod sites;

@@ -620,7 +620,19 @@ fn replica() -> Vec<Row> {
             s.memory.not_streaming_since = Some(before(900));
         })
     };
+    let chained = |from: &str, streams: bool| {
+        let observed = standby_at(1000, 1, "a", Some(from), streams);
+        Scenario::standby().member(member("c", MemberRole::Replica)).tag("replicatefrom", "c").with(|s| {
+            s.facts.postgres.answer = surus_core::facts::Answer::Known(std::sync::Arc::new(observed));
+            s.memory.last_leader = Some("b".into());
+        })
+    };
+    let away = |s: &mut Scenario| s.memory.away = Some("c".into());
     vec![
+        (890, chained("c", true), &[]),
+        (890, chained("c", false), &["ask c"]),
+        (810, chained("c", false).with(away), &["follow b"]),
+        (890, chained("b", true).with(away), &["ask c"]),
         (800, demotable(), &["demote, deposed"]),
         (805, demotable().paused(), &[]),
         (808, Scenario::standby().silent(), &[]),

@@ -10,17 +10,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_core::cluster::{ClusterView, FailoverRequest, Member, MemberRole, MemberState, Versioned};
+use surus_core::cluster::{ClusterView, FailoverRequest, Member, MemberRole, MemberState, Upstream, Versioned};
 use surus_core::facts::{Facts, Lead, PeerAnswer, PeerFact, StoreFact};
 use surus_core::settings::{ClusterSettings, Timing};
 use surus_core::{BootTime, Lsn, MemberName, Timeline};
 
 use crate::combinations::violations;
 
-use node::Log;
-pub use node::{Node, Server};
+pub use node::{Log, Node, Server};
 
 pub const TICK: u64 = 100;
+/// What a standby cluster follows.
+pub const FAR: &str = "far:5432";
 const TTL: u64 = 8000;
 const MARGIN: u64 = 500;
 
@@ -68,6 +69,55 @@ impl World {
         BootTime::from_millis(self.now)
     }
 
+    /// Members of a standby cluster, and the server that it is to follow.
+    pub fn following(seed: u64) -> World {
+        let mut w = World::new(seed);
+        let mut far = Node::new(FAR);
+        far.log = Some(Log { timelines: vec![(0, 0)], end: 100 });
+        far.serve(Server::Primary, w.now);
+        w.nodes.push(far);
+        w.follow(true);
+        w
+    }
+
+    /// The whole cluster is demoted, or promoted.
+    pub fn follow(&mut self, remote: bool) {
+        self.settings.standby_cluster = remote;
+        self.settings.remote = remote.then(|| Upstream::remote(FAR.trim_end_matches(":5432"), 5432));
+        self.put(|store, version| store.config = Some(Versioned { value: serde_json::json!({}), version }));
+    }
+
+    /// The remote node serves again.
+    pub fn come_back(&mut self) {
+        let now = self.now;
+        self.node(FAR).serve(Server::Primary, now);
+    }
+
+    /// The remote node goes on from a little before its end, on a timeline of its own.
+    pub fn fail_over(&mut self, lost: u64, salt: u64) {
+        let id = self.random(1, u64::MAX) ^ salt;
+        let log = self.node(FAR).log.as_mut().expect("it has data");
+        let begun = log.timelines.last().map_or(0, |(start, _)| *start);
+        log.end = log.end.saturating_sub(lost).max(begun + 1);
+        log.timelines.push((log.end, id));
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.name.as_str() != FAR)
+    }
+
+    /// Nobody accepts writes, one follows the remote node, and everybody else streams from that one.
+    pub fn follows(&self) -> bool {
+        let Some(leader) = self.members().find(|n| n.lead.is_some()) else { return false };
+        let of = |name: &str| Server::Standby { of: Some(name.into()) };
+        let good = |n: &Node| {
+            let source = if n.name == leader.name { FAR } else { leader.name.as_str() };
+            n.streaming && n.server == of(source) && n.task.is_none()
+        };
+        let led = self.store.leader_name() == Some(&leader.name) && self.store.failover.is_none();
+        led && self.members().filter(|n| n.up && !n.exited).all(good)
+    }
+
     pub fn node(&mut self, name: &str) -> &mut Node {
         self.nodes.iter_mut().find(|n| n.name.as_str() == name).expect("a node of that name")
     }
@@ -77,7 +127,7 @@ impl World {
     }
 
     pub fn primary(&self) -> Option<&Node> {
-        self.nodes.iter().find(|n| n.server == Server::Primary)
+        self.members().find(|n| n.server == Server::Primary)
     }
 
     pub fn ask_failover(&mut self, leader: Option<MemberName>, candidate: Option<MemberName>) {
@@ -137,7 +187,7 @@ impl World {
     pub fn well(&self) -> bool {
         let Some(primary) = self.primary() else { return false };
         let led = self.store.leader_name() == Some(&primary.name) && primary.lead.is_some();
-        let rest = self.nodes.iter().filter(|n| n.up && !n.exited && n.name != primary.name);
+        let rest = self.members().filter(|n| n.up && !n.exited && n.name != primary.name);
         let mut rest = rest.map(|n| n.streaming && n.server == Server::Standby { of: Some(primary.name.clone()) });
         led && rest.all(|ok| ok) && self.store.failover.is_none() && self.nodes.iter().all(|n| n.task.is_none())
     }
@@ -179,7 +229,7 @@ impl World {
             if self.nodes[i].up {
                 self.replicate(i);
             }
-            if self.nodes[i].up && !self.nodes[i].exited {
+            if self.nodes[i].up && !self.nodes[i].exited && self.nodes[i].name.as_str() != FAR {
                 self.keep_lease(i);
                 self.publish(i);
                 self.hear(i);
@@ -188,7 +238,7 @@ impl World {
             }
         }
         self.deliver();
-        let writers = self.nodes.iter().filter(|n| n.server == Server::Primary);
+        let writers = self.members().filter(|n| n.server == Server::Primary);
         let writers: Vec<_> = writers.map(|n| &n.name).collect();
         assert!(writers.len() <= 1, "two primaries {writers:?} at {}\n{}", self.now, self.story());
     }
@@ -263,7 +313,8 @@ impl World {
         if self.store.members.get(&name) != Some(&member) {
             self.put(|store, _| _ = store.members.insert(name, member));
         }
-        if node_leads(&self.nodes[i]) && self.nodes[i].server == Server::Primary {
+        let leads = self.nodes[i].server == Server::Primary || self.settings.standby_cluster;
+        if node_leads(&self.nodes[i]) && leads {
             self.store.status.optime = Lsn(self.nodes[i].end());
         }
     }

@@ -134,7 +134,11 @@ impl Node {
                 Server::Primary => Answer::Known(Arc::new(primary_at(self.end(), timeline))),
                 Server::Standby { of } => {
                     let from = of.as_ref().map(MemberName::as_str);
-                    Answer::Known(Arc::new(standby_at(self.end(), timeline, self.name.as_str(), from, self.streaming)))
+                    let host = from.map(|name| name.trim_end_matches(":5432"));
+                    let mut observed = standby_at(self.end(), timeline, self.name.as_str(), host, self.streaming);
+                    // No slot is named in the section of a standby cluster.
+                    observed.primary_slot_name.take_if(|_| from == Some(super::FAR));
+                    Answer::Known(Arc::new(observed))
                 }
             },
         }

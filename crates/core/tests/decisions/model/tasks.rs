@@ -115,6 +115,17 @@ impl World {
                 self.put(|store, _| store.initialize = Initialize::InProgress);
                 return self.later(i, 2000);
             }
+            (Task::Bootstrap, _) if self.settings.standby_cluster => {
+                let Some(log) = from(self, &super::FAR.into()) else {
+                    self.put(|store, _| store.initialize = Initialize::Absent);
+                    return self.finish(i, Err("the remote node does not answer".into()));
+                };
+                (self.nodes[i].log, self.nodes[i].standby_signal) = (Some(log), true);
+                let id = crate::scenario::system_id(crate::scenario::OURS);
+                self.put(|store, _| store.initialize = Initialize::Done(id));
+                self.take_lead(i);
+                Ok(TaskDone::Done)
+            }
             (Task::Bootstrap, _) => {
                 self.nodes[i].log = Some(Log { timelines: vec![(0, 0)], end: 100 });
                 self.nodes[i].serve(Server::Primary, now);
