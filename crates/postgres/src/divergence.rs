@@ -91,6 +91,18 @@ impl Instance {
         }
         let mut walsender = Walsender::connect(&to, &config.replication, deadline).await?;
         let identity = walsender.identify_system().await?;
+        if upstream.remote {
+            // Members of this cluster publish that; of another one it has to be asked. `pg_rewind` goes by the control file
+            // and would find nothing to do.
+            let rows = session.rows("SELECT timeline_id FROM pg_control_checkpoint()", deadline).await?;
+            let checkpoint = rows.first().and_then(|r| r.first()).and_then(Option::as_deref);
+            if checkpoint.is_none_or(|timeline| timeline != identity.timeline.0.to_string()) {
+                return Err(PgError::new(
+                    ErrorKind::Refused,
+                    format!("{} has not made its first checkpoint since its promotion yet", upstream.name),
+                ));
+            }
+        }
         let own = self.control_data().await?.system_id;
         if identity.system_id != own {
             return Err(PgError::new(
