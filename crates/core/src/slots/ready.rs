@@ -95,7 +95,7 @@ mod tests {
             (Slot { wal_status: Some("lost".into()), ..synced.clone() }, false),
             (Slot { wal_status: Some("extended".into()), ..synced }, true),
         ] {
-            assert_eq!(is_synchronised(&[slot.clone()], "s"), expected, "{slot:?}");
+            assert_eq!(is_synchronised(std::slice::from_ref(&slot), "s"), expected, "{slot:?}");
         }
         assert!(!is_synchronised(&[], "s"));
     }
