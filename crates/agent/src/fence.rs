@@ -92,11 +92,13 @@ pub struct FenceKeeper {
 }
 
 impl FenceKeeper {
+    /// `inherited`: until when an earlier agent may have let this server go on; its fence may be gone.
     pub fn start(
         data_dir: &Path,
         programs: Vec<String>,
         mode: FenceMode,
         lease: watch::Receiver<LeaseState>,
+        inherited: Option<BootTime>,
     ) -> FenceKeeper {
         let (want, wanted) = watch::channel(Want { mode, guard: None, postmaster: None });
         let (tx, state) = watch::channel(FenceState::default());
@@ -107,7 +109,7 @@ impl FenceKeeper {
             place: None,
             client: None,
             told: None,
-            until: None,
+            until: inherited,
             explained: false,
         };
         tokio::spawn(keeper.run(wanted, lease.clone()));
@@ -273,7 +275,7 @@ impl Keeper {
         self.client = Some(client);
         self.told = None;
         // What an earlier run left counts until there is a lead of my own.
-        self.until = self.until.or(state.until);
+        self.until = self.until.max(state.until);
         if !self.explained {
             self.explained = true;
             match state.standing.missing() {

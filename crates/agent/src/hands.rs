@@ -383,7 +383,7 @@ mod tests {
             methods: vec![],
             remote_methods: vec![],
             instance,
-            fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe()),
+            fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe(), None),
             deadline: Arc::new(Deadline::open("".as_ref()).0),
             lease,
             store,

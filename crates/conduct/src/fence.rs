@@ -15,8 +15,9 @@ pub fn guard(facts: &Facts) -> Option<bool> {
         return None;
     }
     let standby = postgres.observed().is_some_and(|o| o.in_recovery);
+    // The fence that an earlier agent told may have died with it: another one has to hear of that deadline.
     if standby && facts.promotion_pending() {
-        return None;
+        return Some(true);
     }
     if left_alone(facts) || standby || (!postgres.running() && !postgres.orphans) {
         return Some(false);

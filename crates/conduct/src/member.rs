@@ -39,6 +39,15 @@ pub enum Inherited {
     Unguarded,
 }
 
+impl Inherited {
+    pub fn until(self) -> Option<BootTime> {
+        match self {
+            Inherited::Until(until) => Some(until),
+            Inherited::Unguarded => None,
+        }
+    }
+}
+
 struct Running {
     task: RunningTask,
     cancelled: bool,
@@ -115,10 +124,7 @@ impl<T> Member<T> {
     }
 
     pub fn inherited(&self) -> Option<BootTime> {
-        match self.inherited {
-            Some(Inherited::Until(until)) => Some(until),
-            _ => None,
-        }
+        self.inherited.and_then(Inherited::until)
     }
 
     /// For [`Facts::unguarded`]. What the store says counts as soon as it has said anything.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use surus_conduct::member::Member;
+use surus_conduct::member::{Inherited, Member};
 use surus_conduct::task::Outcome;
 use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, PeerFact, Replay};
@@ -147,6 +147,7 @@ impl Agent {
             instance.postgres_names(),
             settings.local.fence,
             lease.subscribe(),
+            inherited.and_then(Inherited::until),
         );
         let wake = Arc::<Notify>::default();
         let stalls = StallWatch::start(instance.clone(), settings.data_dir(), timing, lease.subscribe(), wake.clone());

@@ -444,7 +444,7 @@ fn the_fence_guards_whatever_may_accept_writes() {
         ("a primary", primary.clone(), Some(true)),
         ("one that gives no answer", silent, Some(true)),
         ("a standby", standby.clone(), Some(false)),
-        ("a standby that an earlier run may have ordered to be promoted", with(&standby, earlier_run), None),
+        ("a standby that an earlier run may have ordered to be promoted", with(&standby, earlier_run), Some(true)),
         ("the same when that lead has ended", with(&standby, |f| f.inherited = Some(NOW)), Some(false)),
         ("paused, and the store does not know", with(&primary, paused), None),
         ("the same while it leads", with(&with(&primary, paused), |f| f.lead = lead(5000)), Some(true)),

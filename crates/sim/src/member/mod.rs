@@ -137,7 +137,7 @@ impl World {
             lease_told: (false, 0),
             paused: false,
             guard: None,
-            guarded_until: self.nodes[node].fence.armed,
+            guarded_until: conduct.inherited().max(self.nodes[node].fence.armed),
             fence_told: None,
             said: None,
         });
