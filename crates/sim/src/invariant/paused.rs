@@ -5,8 +5,8 @@
 //! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
 //! switchover or failover to a named member and what follows from that), and except following another leader,
 //! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
-//! unless a task that was begun before (also by an earlier run of the agent: a promotion that may be pending), or that an
-//! operator asked for, is still at work, or its deadline had passed before
+//! unless a task that was begun before, or that an operator asked for, is still at work, or a promotion may still come to its
+//! end (one that was given up, or that an earlier run of the agent may have ordered), or its deadline had passed before
 //! that step: a machine that was suspended sees the pause and its fence acts within the same moment.
 
 use surus_core::BootTime;
@@ -25,6 +25,8 @@ pub struct Paused {
     inherited: [Option<BootTime>; 8],
     /// A task is at work.
     busy: [bool; 8],
+    /// A promotion was ordered and given up, and its server has not been started again since.
+    ordered: [bool; 8],
 }
 
 /// Allowed while paused.
@@ -53,7 +55,7 @@ impl Invariant for Paused {
         match what {
             Happened::Decided { node, facts, step } => {
                 let paused = w.nodes[*node].agent.as_ref().is_some_and(|a| a.paused);
-                let seen = paused && (facts.unguarded || !facts.postgres.is_primary());
+                let seen = paused && (facts.unguarded || !facts.postgres.is_primary() && !self.ordered[*node]);
                 self.seen[*node] = if seen { self.seen[*node].or(Some(facts.now)) } else { None };
                 self.busy[*node] = facts.task.is_some();
                 self.inherited[*node] = facts.inherited;
@@ -62,8 +64,14 @@ impl Invariant for Paused {
                     _ => None,
                 });
                 self.busy[*node] |= begun.is_some();
+                self.ordered[*node] &= begun.is_none() && facts.postgres.running();
                 let task = begun.filter(|task| self.seen[*node].is_some() && !hands_off(facts, &step.memory, task))?;
                 Some(format!("n{} began \"{}\" while paused", node + 1, task.name()))
+            }
+            Happened::TaskEnded { node, task: Task::Promote, outcome: Err(_) } => {
+                self.ordered[*node] = true;
+                self.seen[*node] = None;
+                None
             }
             Happened::FenceFires { node, deadline }
                 if self.seen[*node].is_some_and(|seen| seen <= *deadline)
