@@ -18,8 +18,6 @@ pub enum Bug {
     StoreTimeJumps,
     /// A primary that sees a pause is left alone at once, before the store knows of it.
     LeftAloneUnnoted,
-    /// How long the lead is good for is left to a successor only once a promotion has been ordered, and the fence is not asked.
-    DeadlineLeftLate,
     // Nothing acknowledged is lost.
     /// The timeline of members that are asked is not looked at, and positions are made up.
     PeersLookBehind,

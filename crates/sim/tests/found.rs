@@ -183,25 +183,6 @@ fn two_forks_do_not_get_one_number() {
     ends_well(tell);
 }
 
-/// Seed 5052897. A promotion was ordered and its disk hung; the agent was replaced before the end of its lead had been
-/// written down, and its successor gave the lead away in a pause. The promotion came to its end after another one.
-#[test]
-fn a_promotion_that_was_ordered_is_known_to_the_next_agent() {
-    let tell = |seed: u64| {
-        let (n3, hangs) = (Who::Node(2), 14_100 * MS + seed * 8 * MS);
-        let actions = [
-            (14 * SECOND, Action::Failover { to: n3 }),
-            (hangs, Action::HangDisk { who: n3, lasts: 4 * SECOND }),
-            (hangs + 200 * MS, Action::UpgradeAgent { who: n3 }),
-            (hangs + 300 * MS, Action::Pause { lasts: 3 * SECOND }),
-        ];
-        let mut plan = plan(seed, 3, &actions, 22 * SECOND);
-        plan.set("synchronous_mode", "quorum".into());
-        plan
-    };
-    ends_well(tell);
-}
-
 /// Seeds 5376547 and 5404021. The leader key was bound to a lease with a shorter ttl, and its agent was frozen before it heard
 /// that: the fence waited for the end of the old lease, and the next leader did not.
 #[test]

@@ -157,18 +157,16 @@ impl Hands for SimHands {
 
     async fn arm_fence(&self) -> Made {
         self.takes(MS, 5 * MS).await;
-        if !self.with(|w, _| w.is(Bug::DeadlineLeftLate)) {
-            if self.within(Duration::from_secs(1), self.disk()).await.is_none() {
-                return Err("a write has not returned within 1 s".into());
-            }
-            self.with(|w, n| {
-                let lead = w.lease(n).lead;
-                let left = &mut w.nodes[n].left;
-                if let Some(lead) = lead.filter(|_| *left != Some(Inherited::Unguarded)) {
-                    *left = Some(Inherited::Until(lead.until));
-                }
-            });
+        if self.within(Duration::from_secs(1), self.disk()).await.is_none() {
+            return Err("a write has not returned within 1 s".into());
         }
+        self.with(|w, n| {
+            let lead = w.lease(n).lead;
+            let left = &mut w.nodes[n].left;
+            if let Some(lead) = lead.filter(|_| *left != Some(Inherited::Unguarded)) {
+                *left = Some(Inherited::Until(lead.until));
+            }
+        });
         self.with(|w, n| {
             if let Some(agent) = &mut w.nodes[n].agent {
                 agent.guard = Some(true);

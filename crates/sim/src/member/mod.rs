@@ -118,9 +118,7 @@ impl World {
         let followed = Arc::new(followed);
         let inherited = self.nodes[node].left;
         let mut conduct = Conduct::new(me.clone(), followed.clone(), inherited, now);
-        if !self.is(Bug::DeadlineLeftLate) {
-            conduct.inherit(self.nodes[node].fence.armed);
-        }
+        conduct.inherit(self.nodes[node].fence.armed);
         let mut keeper = Keeper::new(me.clone(), timing);
         if let Some(until) = conduct.inherited() {
             keeper.promised(until);
