@@ -74,7 +74,7 @@ fn what_a_rewind_left_is_mended_only_by_one_that_can() {
     ];
     let tell = |seed: u64| {
         let mut plan = plan(5_130_577 + seed, 7, &actions, 48_800 * MS);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             plan.set(
                 "postgresql",
                 serde_json::json!({
