@@ -92,8 +92,10 @@ pub async fn node(store: StoreKind, runs: usize, dynamic: Option<Value>, recorde
     for _ in 0..runs {
         let writer = Writer::start(&cluster).await?;
         let leader = calm(&cluster).await?;
-        if cluster.dynamic(leader).await?["synchronous_mode"] == true {
-            synchronous(&cluster).await?;
+        match &cluster.dynamic(leader).await?["synchronous_mode"] {
+            Value::Bool(true) => _ = synchronous(&cluster).await?,
+            Value::String(_) => _ = promised(&cluster, "quorum_standby", 2).await?,
+            _ => {}
         }
         writer.goes_on().await?;
         let begin = Instant::now();
@@ -169,12 +171,18 @@ pub async fn sync_standby(store: StoreKind, runs: usize, recorder: &mut Recorder
 
 /// The synchronous standby, which is connected.
 pub async fn synchronous(cluster: &Cluster) -> Result<usize> {
-    wait_for("a synchronous standby", LONG, async || {
+    promised(cluster, "sync_standby", 1).await
+}
+
+/// One of so many standbys that have this role and are connected.
+async fn promised(cluster: &Cluster, role: &str, count: usize) -> Result<usize> {
+    wait_for(&format!("{count} {role}"), LONG, async || {
         let leader = cluster.leader().await?;
         let shown: Value = serde_json::from_str(&cluster.get(leader, "/cluster").await?.body)?;
-        let all = shown["members"].as_array();
-        let sync = all.and_then(|all| all.iter().find(|m| m["role"] == "sync_standby" && m["state"] == "streaming"));
-        sync.and_then(|m| cluster.index(m["name"].as_str()?)).with_context(|| format!("none in {shown}"))
+        let all = shown["members"].as_array().context("no members")?;
+        let mut those = all.iter().filter(|m| m["role"] == role && m["state"] == "streaming");
+        let last = those.nth(count - 1).with_context(|| format!("not so many in {shown}"))?;
+        cluster.index(last["name"].as_str().unwrap_or_default()).context("a member that is none of ours")
     })
     .await
 }

@@ -30,7 +30,8 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
                   commits acknowledged by the old primary after another was promoted
   sync-standby-lost
                   write stall when the only synchronous standby is lost and another exists
-  sync-node-lost  write gap when a node is lost in synchronous mode, and what was lost of what was acknowledged
+  sync-node-lost, quorum-node-lost
+                  write gap when a node is lost in synchronous mode, and what was lost of what was acknowledged
   idle            memory, CPU time and store requests of a cluster at rest
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
@@ -80,6 +81,7 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "fence-both-frozen" => fence::fence(Fault::BothFrozen, store, runs, recorder).await,
         "sync-standby-lost" => gaps::sync_standby(store, runs, recorder).await,
         "sync-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": true})), recorder).await,
+        "quorum-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": "quorum"})), recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -128,6 +130,7 @@ fn options() -> Result<Option<Options>> {
             "fence-both-frozen",
             "sync-standby-lost",
             "sync-node-lost",
+            "quorum-node-lost",
             "idle",
         ];
         options.names = all.map(str::to_owned).to_vec();

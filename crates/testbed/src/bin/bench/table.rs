@@ -138,6 +138,14 @@ const ROWS: &[Row] = &[
         show: Show::Sum,
     },
     Row {
+        what: "node lost in quorum mode, acknowledged commits lost",
+        peer: "-",
+        reach: "0",
+        bench: "quorum-node-lost",
+        field: "lost",
+        show: Show::Sum,
+    },
+    Row {
         what: "agent killed: commits acknowledged by the old primary after another was promoted",
         peer: "over 7,000 in 60 s",
         reach: "0",
