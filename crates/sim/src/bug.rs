@@ -18,6 +18,8 @@ pub enum Bug {
     StoreTimeJumps,
     /// A primary that sees a pause is left alone at once, before the store knows of it.
     LeftAloneUnnoted,
+    /// A fence that is started anew does not hear of the deadline that an earlier agent left.
+    NewFenceNotTold,
     // Nothing acknowledged is lost.
     /// The timeline of members that are asked is not looked at, and positions are made up.
     PeersLookBehind,

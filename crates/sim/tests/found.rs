@@ -183,6 +183,25 @@ fn two_forks_do_not_get_one_number() {
     ends_well(tell);
 }
 
+/// Seeds 5052897 and 5312202. A promotion was ordered and its disk hung; the agent died, and the fence after it. The next
+/// agent and its fence knew nothing of the deadline, and the promotion came to its end after another one.
+#[test]
+fn a_promotion_that_was_ordered_ends_in_time_whoever_died() {
+    let tell = |seed: u64| {
+        let (n3, hangs) = (Who::Node(2), 14_020 * MS + seed * 5 * MS);
+        let actions = [
+            (14 * SECOND, Action::Failover { to: n3 }),
+            (hangs, Action::HangDisk { who: n3, lasts: 13 * SECOND }),
+            (hangs + 20 * MS, Action::KillAgent { who: n3, down: 500 * MS }),
+            (hangs + 30 * MS, Action::Isolate { who: n3, lasts: 12 * SECOND }),
+            (hangs + 300 * MS, Action::KillFence { who: n3 }),
+        ];
+        plan(seed, 3, &actions, 40 * SECOND)
+    };
+    ends_badly(Bug::NewFenceNotTold, tell);
+    ends_well(tell);
+}
+
 /// Seeds 5376547 and 5404021. The leader key was bound to a lease with a shorter ttl, and its agent was frozen before it heard
 /// that: the fence waited for the end of the old lease, and the next leader did not.
 #[test]

@@ -123,6 +123,7 @@ impl World {
         if let Some(until) = conduct.inherited() {
             keeper.promised(until);
         }
+        let left = conduct.inherited().filter(|_| !self.is(Bug::NewFenceNotTold));
         self.nodes[node].agent = Some(Agent {
             pid,
             frozen: false,
@@ -135,7 +136,7 @@ impl World {
             lease_told: (false, 0),
             paused: false,
             guard: None,
-            guarded_until: conduct.inherited().max(self.nodes[node].fence.armed),
+            guarded_until: left.max(self.nodes[node].fence.armed),
             fence_told: None,
             said: None,
         });
