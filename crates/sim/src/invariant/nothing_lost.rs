@@ -161,7 +161,11 @@ impl Invariant for NothingLost {
                 task: Task::Demote(Demote::Handover { to, .. }),
                 outcome: Ok(TaskDone::Released),
             } => {
-                self.planned = w.number(to).filter(|to| to != node);
+                // Heard late, where answers get lost: somebody may have been promoted meanwhile, and this is over.
+                let primary = |n: usize| w.nodes[n].postgres.server.as_ref().is_some_and(|s| s.primary);
+                let leads = w.store.view().leader_name().and_then(|name| w.number(name));
+                let open = |to: &usize| leads.is_none_or(|leads| leads == *to && !primary(leads));
+                self.planned = w.number(to).filter(|to| to != node).filter(open);
             }
             Happened::Leader { from, to } => {
                 let before = self.leaderless;
