@@ -43,6 +43,9 @@ pub struct Beside {
     pub unguarded: Option<KeyVersion>,
     /// `None`: it does not matter. `Some(None)`: the key was absent.
     pub sync: Option<Option<KeyVersion>>,
+    /// `None`: it does not matter, or could not be read. Whether the cluster is paused, follows a remote node or keeps
+    /// commits on several members is decided by what it says.
+    pub config: Option<KeyVersion>,
     /// What a standby that takes the lead says in the same transaction.
     pub announce: Option<Announce>,
 }

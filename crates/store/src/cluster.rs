@@ -125,6 +125,7 @@ impl ClusterStore {
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
         let mut vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, beside.unguarded)];
         vacant.extend(beside.sync.map(|version| self.unchanged("sync", version)));
+        vacant.extend(beside.config.map(|version| self.unchanged("config", Some(version))));
         let mut txns = Vec::new();
         match beside.announce {
             None => {

@@ -98,7 +98,8 @@ impl<T> Member<T> {
                     let view = facts.store.view.as_deref();
                     let unguarded = view.and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
                     let announce = self.announce(facts).filter(|_| order == Order::TakeLead);
-                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version), announce };
+                    let config = view.and_then(|v| v.config.as_ref()).map(|c| c.version);
+                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version), config, announce };
                     Some(Deed::TakeLead { again: order == Order::RetakeLead, beside, limit })
                 }
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),

@@ -298,6 +298,17 @@ fn who_takes_the_lead_clears_what_others_were_asked_for() {
 }
 
 #[test]
+fn the_lead_is_taken_on_the_configuration_that_was_read() {
+    let config = |text: &str| RawKey { key: "config".into(), value: text.into(), version: 7, lease: None };
+    for (keys, want) in [(vec![config("{}")], Some(7)), (vec![config("{")], None), (vec![], None)] {
+        let facts = facts(ClusterView::read(20, &keys));
+        let next = ordered(vec![Order::TakeLead]).next(&facts, None, NOW);
+        let Some(Deed::TakeLead { beside, .. }) = next else { panic!() };
+        assert_eq!(beside.config, want);
+    }
+}
+
+#[test]
 fn a_standby_says_which_timeline_it_begins_when_it_takes_the_lead() {
     let key = |text: &str| RawKey { key: "timeline".into(), value: text.into(), version: 4, lease: None };
     let spoilt = ClusterView::read(20, &[key("x")]);

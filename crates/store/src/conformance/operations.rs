@@ -15,7 +15,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_lead_left_by_a_dead_session_is_taken_over", |b| Box::pin(a_lead_left_by_a_dead_session_is_taken_over(b))),
     ("release_names_the_position_in_the_same_step", |b| Box::pin(release_names_the_position_in_the_same_step(b))),
     ("only_the_leader_writes_as_leader", |b| Box::pin(only_the_leader_writes_as_leader(b))),
-    ("a_lead_is_not_taken_on_an_old_sync_key", |b| Box::pin(a_lead_is_not_taken_on_an_old_sync_key(b))),
+    ("a_lead_is_not_taken_on_old_keys", |b| Box::pin(a_lead_is_not_taken_on_old_keys(b))),
     ("a_timeline_is_announced_with_the_lead_or_the_lead_is_not_taken", |b| {
         Box::pin(a_timeline_is_announced_with_the_lead_or_the_lead_is_not_taken(b))
     }),
@@ -107,18 +107,28 @@ async fn release_names_the_position_in_the_same_step(b: &Bench<'_>) -> Result<()
     Ok(())
 }
 
-async fn a_lead_is_not_taken_on_an_old_sync_key(b: &Bench<'_>) -> Result<(), Failure> {
+async fn a_lead_is_not_taken_on_old_keys(b: &Bench<'_>) -> Result<(), Failure> {
     let (a, other) = (b.with_session("a").await?, b.with_session("b").await?);
     a.take_lead(DEADLINE).await?;
-    let sync = a.compare_and_put_as_leader("sync", None, "{}".into(), DEADLINE).await?;
-    let TxnOutcome::Applied(version) = sync else { return Err(Failure("the leader could not create `sync`".into())) };
-    ensure!(applied(a.release_lead(None, DEADLINE).await?), "the leader could not release");
-    let on = |sync| Beside { sync: Some(sync), ..Beside::default() };
-    for old in [None, Some(version + 1)] {
-        let outcome = other.take_lead_beside(on(old), DEADLINE).await?;
-        ensure!(!taken(&outcome), "the lead was taken on `sync` {old:?}, and it is {version}");
+    let mut versions = Vec::new();
+    for key in ["sync", "config"] {
+        let put = a.compare_and_put_as_leader(key, None, "{}".into(), DEADLINE).await?;
+        let TxnOutcome::Applied(version) = put else {
+            return Err(Failure(format!("the leader could not create `{key}`")));
+        };
+        versions.push(version);
     }
-    ensure!(taken(&other.take_lead_beside(on(Some(version)), DEADLINE).await?), "a vacant lead could not be taken");
+    ensure!(applied(a.release_lead(None, DEADLINE).await?), "the leader could not release");
+    let (sync, config) = (versions[0], versions[1]);
+    let on = |sync, config| Beside { sync: Some(sync), config: Some(config), ..Beside::default() };
+    for old in [on(None, config), on(Some(sync + 100), config), on(Some(sync), config + 100)] {
+        let outcome = other.take_lead_beside(old, DEADLINE).await?;
+        ensure!(!taken(&outcome), "the lead was taken on {old:?}, and it is {sync} and {config}");
+    }
+    ensure!(
+        taken(&other.take_lead_beside(on(Some(sync), config), DEADLINE).await?),
+        "a vacant lead could not be taken"
+    );
     a.close_session(DEADLINE).await?;
     other.close_session(DEADLINE).await?;
     Ok(())
