@@ -1,3 +1,4 @@
+use surus_core::cluster::Leader;
 use surus_core::store::Announce;
 
 use super::*;
