@@ -15,20 +15,6 @@ fn cluster(dynamic: Value) -> Builder {
     Cluster::builder(env!("CARGO_BIN_EXE_surus")).dynamic(dynamic)
 }
 
-/// Members with this role in `/cluster`, once there are as many.
-async fn with_role(cluster: &Cluster, role: &str, count: usize) -> Result<Vec<usize>> {
-    wait_for(&format!("{count} members with the role {role}"), LONG, async || {
-        let leader = cluster.leader().await?;
-        let shown: Value = serde_json::from_str(&cluster.get(leader, "/cluster").await?.body)?;
-        let members = shown["members"].as_array().context("no members")?;
-        let of_role = members.iter().filter(|m| m["role"] == role).filter_map(|m| m["name"].as_str());
-        let found: Vec<usize> = of_role.filter_map(|name| cluster.index(name)).collect();
-        ensure!(found.len() == count, "{shown}");
-        Ok(found)
-    })
-    .await
-}
-
 async fn names(cluster: &Cluster) -> Result<String> {
     cluster.sql(cluster.leader().await?, "show synchronous_standby_names").await
 }
@@ -41,7 +27,7 @@ async fn configure(cluster: &Cluster, what: Value) -> Result<()> {
 
 async fn lost_standby(store: StoreKind) -> Result<()> {
     let mut cluster = cluster(json!({"synchronous_mode": true})).store(store).healthy().await?;
-    let sync = with_role(&cluster, "sync_standby", 1).await?[0];
+    let sync = cluster.with_role("sync_standby", 1).await?[0];
     let leader = cluster.leader().await?;
     ensure!(names(&cluster).await? == cluster.nodes[sync].name, "{}", names(&cluster).await?);
     for (node, path, status) in [(sync, "/sync", 200), (sync, "/async", 503), (leader, "/sync", 503)] {
@@ -53,7 +39,7 @@ async fn lost_standby(store: StoreKind) -> Result<()> {
     let begin = Instant::now();
     cluster.kill_node(sync)?;
     writer.goes_on().await?;
-    let other = with_role(&cluster, "sync_standby", 1).await?[0];
+    let other = cluster.with_role("sync_standby", 1).await?[0];
     ensure!(other != sync && cluster.leader().await? == leader);
     let written = writer.stop();
     let gap = written.longest_gap(begin);
@@ -77,10 +63,10 @@ async fn another_standby_takes_over_for_a_lost_one_embedded() -> Result<()> {
 
 async fn failovers(mode: &str, role: &str, count: usize) -> Result<()> {
     let mut cluster = cluster(json!({"synchronous_mode": mode})).store(StoreKind::Etcd).healthy().await?;
-    with_role(&cluster, role, count).await?;
+    cluster.with_role(role, count).await?;
     let clients = Clients::start(&cluster).await?;
     for _ in 0..3 {
-        with_role(&cluster, role, count).await?;
+        cluster.with_role(role, count).await?;
         let leader = cluster.leader().await?;
         let begin = Instant::now();
         wait_for("commits", LONG, async || clients.acknowledged_after(begin).context("none yet")).await?;
@@ -114,7 +100,7 @@ async fn failovers_lose_nothing_in_quorum_mode() -> Result<()> {
 async fn strict_mode_waits_for_a_standby() -> Result<()> {
     let strict = json!({"synchronous_mode": true, "synchronous_mode_strict": true});
     let mut cluster = cluster(strict).store(StoreKind::Etcd).healthy().await?;
-    with_role(&cluster, "sync_standby", 1).await?;
+    cluster.with_role("sync_standby", 1).await?;
     let leader = cluster.leader().await?;
     let writer = Writer::start(&cluster).await?;
     for node in cluster.others(leader) {
@@ -145,7 +131,7 @@ async fn the_mode_changes_while_clients_write() -> Result<()> {
         (json!({"synchronous_mode": "off"}), "replica", 2, Some("")),
     ] {
         configure(&cluster, what.clone()).await?;
-        with_role(&cluster, role, count).await?;
+        cluster.with_role(role, count).await?;
         wait_for("the setting", LONG, async || {
             let shown = names(&cluster).await?;
             let right = expected.is_none_or(|e| if e.is_empty() { shown.is_empty() } else { shown.starts_with(e) });

@@ -69,6 +69,20 @@ impl Connection {
 }
 
 impl Cluster {
+    /// The members with this role that serve, once there are as many.
+    pub async fn with_role(&self, role: &str, count: usize) -> Result<Vec<usize>> {
+        wait_for(&format!("{count} members with the role {role}"), PATIENCE, async || {
+            let shown: Value = self.get(self.leader().await?, "/cluster").await?.json()?;
+            let members = shown["members"].as_array().context("no members")?;
+            let serve = |m: &&Value| m["role"] == role && (m["state"] == "streaming" || m["state"] == "running");
+            let names = members.iter().filter(serve).filter_map(|m| m["name"].as_str());
+            let found: Vec<usize> = names.filter_map(|name| self.index(name)).collect();
+            ensure!(found.len() == count, "{shown}");
+            Ok(found)
+        })
+        .await
+    }
+
     pub async fn get(&self, node: usize, path: &str) -> Result<Response> {
         http::get(&self.nodes[node].rest.address(), path).await
     }

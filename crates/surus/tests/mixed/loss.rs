@@ -60,11 +60,11 @@ async fn surus_bootstraps_and_no_synchronous_commit_is_lost() -> Result<()> {
     let builder = cluster(&[1], json!({"synchronous_mode": true})).nodes(2);
     let mut run = Run::start(bootstrapped_by(0, builder).await?).await?;
     for (leader, next) in [(0, 1), (1, 0)] {
-        with_role(&run.cluster, "sync_standby", 1).await?;
+        run.cluster.with_role("sync_standby", 1).await?;
         ensure!(run.lose(leader).await? == next);
         run.come_back(&[leader]).await?;
     }
-    with_role(&run.cluster, "sync_standby", 1).await?;
+    run.cluster.with_role("sync_standby", 1).await?;
     run.nothing_lost(2).await
 }
 
@@ -72,16 +72,16 @@ async fn surus_bootstraps_and_no_synchronous_commit_is_lost() -> Result<()> {
 async fn no_commit_of_a_quorum_is_lost() -> Result<()> {
     let builder = cluster(&[0], json!({"synchronous_mode": "quorum"}));
     let mut run = Run::start(bootstrapped_by(0, builder).await?).await?;
-    with_role(&run.cluster, "quorum_standby", 2).await?;
+    run.cluster.with_role("quorum_standby", 2).await?;
     let ours = run.lose(0).await?;
     run.come_back(&[0]).await?;
-    with_role(&run.cluster, "quorum_standby", 2).await?;
+    run.cluster.with_role("quorum_standby", 2).await?;
     // Only Patroni is left to take over.
     let third = 3 - ours;
     run.cluster.kill_node(third)?;
-    ensure!(with_role(&run.cluster, "quorum_standby", 1).await? == [0]);
+    ensure!(run.cluster.with_role("quorum_standby", 1).await? == [0]);
     ensure!(run.lose(ours).await? == 0);
     run.come_back(&[ours, third]).await?;
-    with_role(&run.cluster, "quorum_standby", 2).await?;
+    run.cluster.with_role("quorum_standby", 2).await?;
     run.nothing_lost(2).await
 }

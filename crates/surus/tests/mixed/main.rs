@@ -84,19 +84,6 @@ async fn agree(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// Members with this role in what a Patroni or Surus leader shows, once there are as many.
-async fn with_role(cluster: &Cluster, role: &str, count: usize) -> Result<Vec<usize>> {
-    wait_for(&format!("{count} members with the role {role}"), LONG, async || {
-        let shown: Value = cluster.get(cluster.leader().await?, "/cluster").await?.json()?;
-        let members = shown["members"].as_array().context("no members")?;
-        let of_role = members.iter().filter(|m| m["role"] == role).filter_map(|m| m["name"].as_str());
-        let found: Vec<usize> = of_role.filter_map(|name| cluster.index(name)).collect();
-        ensure!(found.len() == count, "{shown}");
-        Ok(found)
-    })
-    .await
-}
-
 /// One key of the cluster as it is in the store.
 async fn key(cluster: &Cluster, name: &str) -> Result<Option<Value>> {
     let etcd = cluster.etcd.as_ref().context("no etcd")?;

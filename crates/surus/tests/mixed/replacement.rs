@@ -25,7 +25,7 @@ async fn swap(cluster: &mut Cluster, node: usize, to: Agent) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_are_replaced_under_load_and_back() -> Result<()> {
     let mut cluster = bootstrapped_by(0, cluster(&[0, 1, 2], json!({"synchronous_mode": true}))).await?;
-    with_role(&cluster, "sync_standby", 1).await?;
+    cluster.with_role("sync_standby", 1).await?;
     let postmasters: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster_pid()).collect();
     let mut clients = Clients::start(&cluster).await?;
 
@@ -34,7 +34,7 @@ async fn agents_are_replaced_under_load_and_back() -> Result<()> {
         swap(&mut cluster, node, Agent::Surus).await?;
     }
     run(&cluster, Tool::Surus, 0, &["resume", "--wait"]).await?;
-    with_role(&cluster, "sync_standby", 1).await?;
+    cluster.with_role("sync_standby", 1).await?;
     agree(&cluster).await?;
 
     run(&cluster, Tool::Surus, 0, &["pause", "--wait"]).await?;
@@ -55,7 +55,7 @@ async fn agents_are_replaced_under_load_and_back() -> Result<()> {
     }
     run(&cluster, Tool::Patronictl, 0, &["resume", "--wait", &cluster.scope]).await?;
     cluster.wait_healthy().await?;
-    with_role(&cluster, "sync_standby", 1).await?;
+    cluster.with_role("sync_standby", 1).await?;
 
     // Without a pause, the leader first.
     for node in [0, 1] {
@@ -64,7 +64,7 @@ async fn agents_are_replaced_under_load_and_back() -> Result<()> {
         cluster.start(node)?;
         cluster.wait_healthy().await?;
     }
-    with_role(&cluster, "sync_standby", 1).await?;
+    cluster.with_role("sync_standby", 1).await?;
 
     let now: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster_pid()).collect();
     ensure!(now == postmasters, "{now:?} instead of {postmasters:?}");

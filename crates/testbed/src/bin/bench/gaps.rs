@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use surus_testbed::{Cluster, StoreKind, Writer, wait_for};
 
@@ -93,8 +93,8 @@ pub async fn node(store: StoreKind, runs: usize, dynamic: Option<Value>, recorde
         let writer = Writer::start(&cluster).await?;
         let leader = calm(&cluster).await?;
         match &cluster.dynamic(leader).await?["synchronous_mode"] {
-            Value::Bool(true) => _ = synchronous(&cluster).await?,
-            Value::String(_) => _ = promised(&cluster, "quorum_standby", 2).await?,
+            Value::Bool(true) => _ = cluster.with_role("sync_standby", 1).await?,
+            Value::String(_) => _ = cluster.with_role("quorum_standby", 2).await?,
             _ => {}
         }
         writer.goes_on().await?;
@@ -150,12 +150,12 @@ pub async fn sync_standby(store: StoreKind, runs: usize, recorder: &mut Recorder
     for _ in 0..runs {
         let writer = Writer::start(&cluster).await?;
         let leader = calm(&cluster).await?;
-        let standby = synchronous(&cluster).await?;
+        let standby = cluster.with_role("sync_standby", 1).await?[0];
         writer.goes_on().await?;
         let begin = Instant::now();
         cluster.kill_node(standby)?;
         writer.goes_on().await?;
-        synchronous(&cluster).await?;
+        cluster.with_role("sync_standby", 1).await?;
         let written = writer.stop();
         ensure!(cluster.leader().await? == leader, "the lead moved");
         cluster.start(standby)?;
@@ -167,24 +167,6 @@ pub async fn sync_standby(store: StoreKind, runs: usize, recorder: &mut Recorder
     }
     cluster.passed();
     Ok(())
-}
-
-/// The synchronous standby, which is connected.
-pub async fn synchronous(cluster: &Cluster) -> Result<usize> {
-    promised(cluster, "sync_standby", 1).await
-}
-
-/// One of so many standbys that have this role and are connected.
-async fn promised(cluster: &Cluster, role: &str, count: usize) -> Result<usize> {
-    wait_for(&format!("{count} {role}"), LONG, async || {
-        let leader = cluster.leader().await?;
-        let shown: Value = serde_json::from_str(&cluster.get(leader, "/cluster").await?.body)?;
-        let all = shown["members"].as_array().context("no members")?;
-        let mut those = all.iter().filter(|m| m["role"] == role && m["state"] == "streaming");
-        let last = those.nth(count - 1).with_context(|| format!("not so many in {shown}"))?;
-        cluster.index(last["name"].as_str().unwrap_or_default()).context("a member that is none of ours")
-    })
-    .await
 }
 
 pub async fn sigterm(store: StoreKind, runs: usize, recorder: &mut Recorder) -> Result<()> {
