@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use surus_testbed::{Machine, StoreKind};
 
 use crate::record::values;
@@ -192,16 +193,24 @@ pub fn summary(out: &Path) -> Result<String> {
         "# Measured\n\n{}\n\nMedian [lowest - highest, number of runs]; a writer inserts every 5 ms and the gap is the \
          longest time between two acknowledged commits.\nThe peer is Patroni 4.1.5 with etcd 3.4 and PostgreSQL 15, \
          three nodes on a two-core machine, measured the same way. Raw data: the `.jsonl` files beside this one.\n\
-         Idle is a cluster whose WAL has not moved for two and a half minutes.\n\n\
-         | what | peer | reach | etcd | embedded |\n|---|---|---|---|---|\n",
+         Idle is a cluster whose WAL has not moved for two and a half minutes.\n\
+         The last column tells when a line was measured (UTC, the oldest run): what is older than a change knows nothing of it.\n\n\
+         | what | peer | reach | etcd | embedded | measured |\n|---|---|---|---|---|---|\n",
         machine()
     );
     for row in ROWS {
         let cell = |store| row.show.cell(values(out, row.bench, store, row.field));
         let (etcd, embedded) = (cell(StoreKind::Etcd), cell(StoreKind::Embedded));
-        text.push_str(&format!("| {} | {} | {} | {etcd} | {embedded} |\n", row.what, row.peer, row.reach));
+        let runs = [StoreKind::Etcd, StoreKind::Embedded].into_iter().flat_map(|s| values(out, row.bench, s, "at"));
+        let when = when(runs.min_by(f64::total_cmp));
+        text.push_str(&format!("| {} | {} | {} | {etcd} | {embedded} | {when} |\n", row.what, row.peer, row.reach));
     }
     Ok(text)
+}
+
+fn when(seconds: Option<f64>) -> String {
+    let at = seconds.and_then(|s| Timestamp::from_second(s as i64).ok());
+    at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
 impl Show {
@@ -251,5 +260,6 @@ mod tests {
         assert_eq!(Show::Plain("MB").cell(vec![10.0, 20.0]), "15.00 MB [10.00 - 20.00, 2]");
         assert_eq!(Show::Sum.cell(vec![0.0, 2.0]), "2 in 2 runs");
         assert_eq!(Show::Sum.cell(Vec::new()), "not measured");
+        assert_eq!((when(Some(1_795_648_243.0)), when(None)), ("2026-11-25 23:10".to_owned(), "-".to_owned()));
     }
 }
