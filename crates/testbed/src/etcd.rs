@@ -227,7 +227,12 @@ mod tests {
         assert_ne!(first, second);
         etcd.spawn(first).unwrap();
         etcd.freeze_one(second);
-        let third = wait_for("a third", wait, async || etcd.leader().await).await.unwrap();
-        assert_ne!(second, third);
+        // It may still answer what came in before it was stopped.
+        wait_for("a third", wait, async || {
+            anyhow::ensure!(etcd.leader().await? != second, "the frozen one");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
 }

@@ -104,6 +104,13 @@ impl Cluster {
         answer.json()
     }
 
+    /// One key of the cluster as it is in etcd.
+    pub async fn stored(&self, key: &str) -> Result<Option<Value>> {
+        let etcd = self.etcd.as_ref().context("no etcd")?;
+        let text = etcd.get(&format!("/service/{}/{key}", self.scope)).await?;
+        text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
+    }
+
     pub async fn connect(&self, node: usize) -> Result<Connection> {
         Connection::open(self.nodes[node].postgres.number, SUPERUSER, Duration::from_secs(3)).await
     }

@@ -28,7 +28,7 @@ async fn switch(cluster: &Cluster, from: usize, to: usize, ask: Ask) -> Result<(
     ensure!(leads == to, "{ask:?}: {} leads", cluster.nodes[leads].name);
     // Who leads only for a moment may not come to it, and nobody else can.
     wait_for("an entry in the history", LONG, async || {
-        let history = key(cluster, "history").await?.context("no history")?;
+        let history = cluster.stored("history").await?.context("no history")?;
         let last = history.as_array().and_then(|entries| entries.last()).context("empty")?;
         ensure!(last[4] == candidate, "{history}");
         Ok(())
@@ -107,7 +107,7 @@ async fn slots(cluster: &Cluster, leader: usize) -> Result<()> {
         .await?;
     }
     wait_for("slots in the status key", LONG, async || {
-        let status = key(cluster, "status").await?.context("no status")?;
+        let status = cluster.stored("status").await?.context("no status")?;
         let names: Vec<&String> = status["slots"].as_object().context("no slots")?.keys().collect();
         ensure!(names.len() == cluster.nodes.len() + 2, "{status}");
         let own = &cluster.nodes[leader].name;

@@ -22,11 +22,11 @@ impl Run {
 
     /// Who leads has kept what its predecessor needs to come back.
     async fn come_back(&mut self, nodes: &[usize]) -> Result<()> {
-        let mut status = key(&self.cluster, "status").await?;
+        let mut status = self.cluster.stored("status").await?;
         // Written by the leader, and once more after it has looked after its slots.
         for _ in 0..2 {
             status = wait_for("another status", LONG, async || {
-                let now = key(&self.cluster, "status").await?;
+                let now = self.cluster.stored("status").await?;
                 ensure!(now != status, "still {status:?}");
                 Ok(now)
             })

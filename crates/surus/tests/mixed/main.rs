@@ -84,13 +84,6 @@ async fn agree(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// One key of the cluster as it is in the store.
-async fn key(cluster: &Cluster, name: &str) -> Result<Option<Value>> {
-    let etcd = cluster.etcd.as_ref().context("no etcd")?;
-    let text = etcd.get(&format!("/service/{}/{name}", cluster.scope)).await?;
-    text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
-}
-
 /// Nothing that we do or write is an error to Patroni.
 fn patroni_is_content(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
