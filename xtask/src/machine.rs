@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{newer, patroni, run};
+use crate::{newer, python, run};
 
 pub struct Need {
     what: &'static str,
@@ -49,22 +49,25 @@ const FILE_SYSTEM: Need = Need {
 };
 const BACKUP: Need =
     Need { what: "pgBackRest, for backups", packages: &["pgbackrest"], present: || on_path("pgbackrest") };
-const PYTHON: Need =
-    Need { what: "Python with venv, for Patroni", packages: &["python3-venv"], present: patroni::python_present };
+const PYTHON: Need = Need {
+    what: "Python with venv, for Patroni and schemathesis",
+    packages: &["python3-venv"],
+    present: python::python_present,
+};
 
 pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP];
 /// Patroni itself follows: it is no Debian package of the version that is compared with.
-const MIXED: &[Need] = &[PYTHON];
+const PYTHON_PROGRAMS: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
 pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];
 
-/// What the tests need: everything, Patroni, and if possible a newer PostgreSQL.
+/// What the tests need: everything, programs in Python, and if possible a newer PostgreSQL.
 pub fn install_for_tests() -> Result<()> {
-    let needs: Vec<&Need> = EVERYTHING.iter().chain(MIXED).collect();
+    let needs: Vec<&Need> = EVERYTHING.iter().chain(PYTHON_PROGRAMS).collect();
     install_these(&needs)?;
     newer::postgres();
-    patroni::install()
+    python::ALL.iter().try_for_each(python::Environment::install)
 }
 
 /// Installs what is missing when it may; else says the one command that does. Touches nothing when all is there.

@@ -5,7 +5,7 @@
 mod commands;
 mod machine;
 mod newer;
-mod patroni;
+mod python;
 mod rules;
 mod run;
 

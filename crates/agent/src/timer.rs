@@ -33,7 +33,7 @@ fn armed(after: Duration) -> Option<AsyncFd<OwnedFd>> {
 }
 
 #[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps the promise that one asks for")]
-fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub fn readable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)
 }
 

@@ -22,6 +22,10 @@ impl Formatter for PythonLike {
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        // Nearly all of them; one by one, characters cost more than the rest of a document.
+        if fragment.is_ascii() {
+            return writer.write_all(fragment.as_bytes());
+        }
         let mut units = [0u16; 2];
         for c in fragment.chars() {
             if c.is_ascii() {

@@ -153,7 +153,7 @@ fn known() -> BTreeMap<String, (Vec<String>, Kind)> {
     add("RESTAPI_", &["restapi"], keys, Kind::Text);
     add("RESTAPI_", &["restapi"], "request_queue_size", Kind::Int);
     add("RESTAPI_", &["restapi"], "allowlist", Kind::List);
-    add("RESTAPI_", &["restapi"], "allowlist_include_members", Kind::Bool);
+    add("RESTAPI_", &["restapi"], "allowlist_include_members allow_unauthenticated", Kind::Bool);
     add("RESTAPI_", &["restapi"], "http_extra_headers https_extra_headers", Kind::Map);
     add("RESTAPI_", &["restapi", "authentication"], "username password", Kind::Text);
     add("CTL_", &["ctl", "authentication"], "username password", Kind::Text);

@@ -1,14 +1,14 @@
 //! Members that are Patroni: what a mixed cluster consists of besides ours.
 
-use std::env;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::cluster::Cluster;
+use crate::python;
 
 /// Which program drives the PostgreSQL of a member. Both read the same configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +17,9 @@ pub enum Agent {
     Patroni,
 }
 
-/// A program of the virtual environment that `cargo xtask install` makes; `SURUS_PATRONI` names another environment.
+/// A program of Patroni's environment; `SURUS_PATRONI` names another one.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/patroni");
-    let home = env::var_os("SURUS_PATRONI").map_or(own, PathBuf::from);
-    let program = home.join("bin").join(name);
-    ensure!(program.is_file(), "{} is missing: `cargo xtask install` installs Patroni", program.display());
-    Ok(program)
+    python::program("patroni", "SURUS_PATRONI", name)
 }
 
 /// Patroni does not start as root, and what either agent leaves behind has to be the other's to change.

@@ -21,15 +21,28 @@ use super::respond::text;
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
     pub address: IpAddr,
+    /// The address of this machine that it came to.
+    pub reached: IpAddr,
     /// TLS, with a client certificate that was verified.
     pub certificate: bool,
 }
 
-#[derive(Debug, Default)]
+impl Peer {
+    /// Loopback, or this machine calling one of its own addresses: then both ends have the same, and no other machine
+    /// gets an answer at it. Whether one could listen at the address says nothing: where addresses are handed around,
+    /// that is allowed for all of them.
+    fn is_here(self) -> bool {
+        let (address, reached) = (self.address.to_canonical(), self.reached.to_canonical());
+        address.is_loopback() || address == reached
+    }
+}
+
+#[derive(Clone, Debug, Default)]
 pub struct Access {
     networks: Vec<IpNet>,
     restricted: bool,
     include_members: bool,
+    here_only: bool,
     certificate: bool,
     /// The whole expected header value.
     basic: Option<String>,
@@ -54,9 +67,14 @@ impl Access {
             // An allowlist of which no entry could be used allows nobody, rather than everybody.
             restricted: !options.allowlist.is_empty(),
             include_members: options.allowlist_include_members,
+            here_only: options.changes_from_here_only(),
             certificate: options.tls.as_ref().is_some_and(|t| t.verify_client != VerifyClient::None),
             basic,
         }
+    }
+
+    pub fn asks_for_password(&self) -> bool {
+        self.basic.is_some()
     }
 
     /// The answer to give instead, if the request is not allowed. Members' own calls during a store
@@ -77,6 +95,10 @@ impl Access {
                 return Some(text(StatusCode::FORBIDDEN, "Access is denied"));
             }
         }
+        // A member's call changes nothing here, and says nothing that this member believes without the store.
+        if self.here_only && !members_call && !peer.is_some_and(Peer::is_here) {
+            return Some(text(StatusCode::FORBIDDEN, HERE_ONLY));
+        }
         if self.certificate && !peer.is_some_and(|p| p.certificate) {
             return Some(text(StatusCode::FORBIDDEN, "client certificate required"));
         }
@@ -88,6 +110,12 @@ impl Access {
         }
     }
 }
+
+const HERE_ONLY: &str = "Access is denied: changes are accepted from this machine only, because no authentication is \
+                         configured and a member that takes a configuration from somebody runs the commands in it. Set \
+                         restapi.authentication on every member (username and password, which `surus` and `patronictl` \
+                         send when their configuration has them), or restapi.allowlist, or restapi.verify_client; \
+                         restapi.allow_unauthenticated: true accepts changes from everybody, as Patroni does";
 
 fn unauthorized(message: &str) -> Response {
     let mut response = text(StatusCode::UNAUTHORIZED, message);
@@ -150,7 +178,7 @@ mod tests {
     use super::*;
 
     fn peer(address: &str, certificate: bool) -> Option<Peer> {
-        Some(Peer { address: address.parse().unwrap(), certificate })
+        Some(Peer { address: address.parse().unwrap(), reached: "10.0.0.5".parse().unwrap(), certificate })
     }
 
     async fn code(options: &RestApi, peer: Option<Peer>, auth: Option<&str>) -> u16 {
@@ -166,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn checks_in_order() {
-        let open = rest_api();
+        let open = RestApi { allow_unauthenticated: true, ..rest_api() };
         assert_eq!(code(&open, peer("8.8.8.8", false), None).await, 200);
 
         let listed = RestApi {
@@ -214,6 +242,29 @@ mod tests {
         {
             assert_eq!(code(&basic, peer("10.9.9.9", false), auth).await, want, "{auth:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn without_authentication_only_this_machine_changes_something() {
+        let bare = rest_api();
+        for (address, want) in [
+            ("127.0.0.1", 200),
+            ("127.8.0.1", 200),
+            ("::1", 200),
+            ("::ffff:127.0.0.1", 200),
+            ("10.0.0.5", 200),
+            ("::ffff:10.0.0.5", 200),
+            ("10.0.0.6", 403),
+            ("8.8.8.8", 403),
+            ("fe80::1", 403),
+        ] {
+            assert_eq!(code(&bare, peer(address, false), None).await, want, "{address}");
+        }
+        assert_eq!(code(&bare, None, None).await, 403, "who it is is not known");
+
+        let access = Access::new(&bare).await;
+        let failsafe = access.refusal(peer("10.0.0.6", false), &HeaderMap::new(), None, true).await;
+        assert!(failsafe.is_none(), "members that lost the store call each other");
     }
 
     #[test]

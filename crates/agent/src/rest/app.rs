@@ -20,27 +20,37 @@ use super::access::Access;
 use super::limits::{self, Limits};
 use super::options::RestOptions;
 use super::respond::Refusal;
+use super::tls::{Contents, Tls, TlsError};
+use super::validity::Validity;
 use super::version::VERSION;
 use crate::handle::{AgentHandle, Reply, Request};
 
 /// The part of the options that a reload replaces.
+#[derive(Clone)]
 pub struct Policy {
     pub access: Access,
     /// Added to every response.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Tls>,
     pub peers: Client,
 }
 
 impl Policy {
-    pub async fn new(options: &RestOptions) -> Result<Policy, super::tls::TlsError> {
+    /// With what the certificate files hold, as [`certificates::read`](super::certificates::read) found them.
+    pub async fn new(options: &RestOptions, contents: Option<&Contents>) -> Result<Policy, TlsError> {
         let api = &options.api;
+        let tls = api.tls.as_ref().zip(contents).map(|(files, contents)| super::tls::load(files, contents));
         Ok(Policy {
-            tls: api.tls.as_ref().map(super::tls::load).transpose()?,
+            tls: tls.transpose()?,
             access: Access::new(api).await,
             headers: headers(api),
             peers: options.peers.clone(),
         })
+    }
+
+    /// Of the certificate that clients are shown.
+    pub fn validity(&self) -> Option<&Validity> {
+        self.tls.as_ref()?.validity.as_deref()
     }
 }
 

@@ -10,6 +10,7 @@ use surus_core::BootTime;
 
 use super::app::App;
 use super::respond::{self, Refusal};
+use super::validity::Validity;
 use crate::handle::Published;
 use crate::journal;
 
@@ -55,7 +56,7 @@ fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// The fields of the newest decision stand at the top, those before it (and itself) in `recent`.
-pub fn document(published: &Published, now: BootTime) -> Value {
+pub fn document(published: &Published, now: BootTime, certificate: Option<&Validity>) -> Value {
     let mut out = Map::new();
     out.insert("member".into(), json!(published.name));
     out.insert("scope".into(), json!(published.scope));
@@ -87,6 +88,9 @@ pub fn document(published: &Published, now: BootTime) -> Value {
     }
     if !published.wanting.is_empty() {
         out.insert("wanting".into(), json!(*published.wanting));
+    }
+    if let Some(certificate) = certificate {
+        out.insert("certificate".into(), certificate.document(Timestamp::now()));
     }
     out.insert(
         "store".into(),

@@ -5,20 +5,26 @@
 
 use std::fmt::{Display, Write};
 
+use jiff::Timestamp;
 use surus_core::cluster::{MemberRole, MemberState};
 use surus_core::postgres::Observed;
 
 use super::facts::{Facts, SyncStandby};
+use super::validity::Validity;
 use super::version::{COMPATIBLE_VERSION, as_metric};
 use crate::stall::{KINDS, PAUSES};
 
-pub fn render(facts: &Facts<'_>) -> String {
+pub fn render(facts: &Facts<'_>, certificate: Option<&Validity>) -> String {
     let mut page = Page::new(&facts.published.scope, facts.published.name.as_str());
     peers(facts, &mut page);
     ours(facts, &mut page);
     losses(facts, &mut page);
     stalls(facts, &mut page);
     slots(facts, &mut page);
+    if let Some(certificate) = certificate {
+        let help = "Until the certificate of the REST API ends, negative once it has.";
+        page.gauge("surus_certificate_expiry_seconds", help, certificate.seconds_left(Timestamp::now()));
+    }
     page.text
 }
 

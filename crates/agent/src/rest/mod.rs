@@ -7,6 +7,7 @@
 mod access;
 mod app;
 mod body;
+mod certificates;
 mod configuration;
 mod explain;
 mod facts;
@@ -16,17 +17,21 @@ mod listen;
 mod loss;
 mod metrics;
 mod node;
+mod openapi;
 mod options;
 mod outcome;
 mod query;
 mod respond;
 mod router;
+mod routes;
 mod schedule;
 mod server;
 mod stall;
 mod switchover;
 mod tls;
+mod validity;
 pub mod version;
+mod watch;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,7 +1,7 @@
 //! Which request is answered by what (`spec/rest-api.md §1.1`).
 //!
-//! The first segment of the path decides, and for reading every path has an answer: a load balancer
-//! that asks for something unknown is told that the check does not pass.
+//! The first segment of the path decides ([`routes`]), and for reading every path has an answer: a load
+//! balancer that asks for something unknown is told that the check does not pass.
 
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ use super::app::App;
 use super::facts::Facts;
 use super::query::Query;
 use super::respond::Refusal;
+use super::routes::{Change, Read};
 use super::switchover::{self, Action};
-use super::{body, configuration, explain, health, loss, metrics, node, respond};
+use super::{body, configuration, explain, health, loss, metrics, node, openapi, respond, routes};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new().fallback(dispatch).with_state(app)
@@ -28,17 +29,19 @@ pub fn router(app: Arc<App>) -> Router {
 async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
     let method = request.method().clone();
     let path = format!("/{}", request.uri().path().trim_start_matches('/'));
-    let segment = path[1..].split('/').next().unwrap_or_default();
     let reads = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     let answer = if reads {
         let query = Query::parse(request.uri().query());
-        read(&app, segment, &path, &query).await
+        read(&app, routes::read(&path), &path, &query).await
     } else {
-        match Change::of(&method, segment) {
+        match routes::change_of(&method, &path) {
             Some(change) => perform(&app, change, request).await,
             None => Ok(respond::text(
                 StatusCode::NOT_IMPLEMENTED,
-                format!("Unsupported method ('{method}') for /{segment}: Server does not support this operation"),
+                format!(
+                    "Unsupported method ('{method}') for /{}: Server does not support this operation",
+                    routes::first_segment(&path)
+                ),
             )),
         }
     };
@@ -51,84 +54,55 @@ async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
     response
 }
 
-async fn read(app: &App, segment: &str, path: &str, query: &Query) -> Result<Response, Refusal> {
+async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Response, Refusal> {
     let handle = &app.handle;
     let passes = |ok| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    match segment {
-        "patroni" | "metrics" => {
+    match asked {
+        Read::Status | Read::Metrics => {
             let observed = app.observe().await;
             let published = handle.read();
             let facts = Facts::new(&published, observed.as_deref(), handle.now());
-            return Ok(match segment {
-                "metrics" => respond::metrics(metrics::render(&facts)),
+            return Ok(match asked {
+                Read::Metrics => respond::metrics(metrics::render(&facts, app.policy.load().validity())),
                 _ => respond::json(StatusCode::OK, &facts.document()),
             });
         }
-        "cluster" => {
+        Read::Cluster => {
             let view = app.fresh_view().await?;
             let document = cluster_document(&handle.read().scope, &view, &app.settings(&view));
             return Ok(respond::json(StatusCode::OK, &json!(document)));
         }
-        "history" => {
+        Read::History => {
             let history = app.view().await?.history.clone().unwrap_or_default();
             // The key's own text is the document.
             let rows = serde_json::from_str(&history.to_text()).unwrap_or_else(|_| json!([]));
             return Ok(respond::json(StatusCode::OK, &rows));
         }
-        "config" => return configuration::get(app).await,
-        "loss" => return loss::list(app).await,
-        "explain" if let Some(since) = query.get("since") => return explain::since(app, since).await,
+        Read::Config => return configuration::get(app).await,
+        Read::Loss => return loss::list(app).await,
+        Read::OpenApi => {
+            let password = app.policy.load().access.asks_for_password();
+            return Ok(respond::json(StatusCode::OK, &openapi::document(password)));
+        }
+        Read::Explain if let Some(since) = query.get("since") => return explain::since(app, since).await,
         _ => {}
     }
     // From here on only what the agent last published counts: these answers never wait.
     let published = handle.read();
     let facts = Facts::new(&published, published.observed.as_deref(), handle.now());
-    Ok(match segment {
-        "liveness" => respond::status(passes(health::is_live(&facts))),
-        "readiness" => respond::status(passes(health::is_ready(&facts, query))),
-        "explain" => respond::json(StatusCode::OK, &explain::document(&published, facts.now)),
-        "failsafe" => match published.view.as_ref().map(|(view, _)| &view.failsafe) {
+    Ok(match asked {
+        Read::Liveness => respond::status(passes(health::is_live(&facts))),
+        Read::Readiness => respond::status(passes(health::is_ready(&facts, query))),
+        Read::Explain => {
+            respond::json(StatusCode::OK, &explain::document(&published, facts.now, app.policy.load().validity()))
+        }
+        Read::Failsafe => match published.view.as_ref().map(|(view, _)| &view.failsafe) {
             None => respond::json(StatusCode::OK, &json!({})),
             Some(Some(members)) => respond::json(StatusCode::OK, &json!(members)),
             Some(None) => respond::text(StatusCode::BAD_GATEWAY, "failsafe mode is off"),
         },
         _ => respond::json(passes(health::check(&facts, path, query)), &facts.document()),
     })
-}
-
-/// Requests that change something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Reload,
-    Restart,
-    CancelRestart,
-    Reinitialize,
-    Switchover,
-    CancelSwitchover,
-    Failover,
-    Failsafe,
-    PatchConfig,
-    PutConfig,
-    AcknowledgeLoss,
-}
-
-impl Change {
-    fn of(method: &Method, segment: &str) -> Option<Change> {
-        Some(match (method.as_str(), segment) {
-            ("POST", "reload") => Change::Reload,
-            ("POST", "restart") => Change::Restart,
-            ("DELETE", "restart") => Change::CancelRestart,
-            ("POST", "reinitialize") => Change::Reinitialize,
-            ("POST", "switchover") => Change::Switchover,
-            ("DELETE", "switchover") => Change::CancelSwitchover,
-            ("POST", "failover") => Change::Failover,
-            ("POST", "failsafe") => Change::Failsafe,
-            ("PATCH", "config") => Change::PatchConfig,
-            ("PUT", "config") => Change::PutConfig,
-            ("DELETE", "loss") => Change::AcknowledgeLoss,
-            _ => return None,
-        })
-    }
 }
 
 async fn perform(app: &App, change: Change, request: Request) -> Result<Response, Refusal> {

@@ -39,12 +39,14 @@ enum Given {
 
 fn understand(given: &str, now: Timestamp) -> Given {
     let given = given.trim();
+    let internet = given;
+    let given = &spelt_out(given);
     // A time alone means today. The library reads a date and time with an offset as a civil time, too,
     // and drops the offset: only the pieces tell whether there was one.
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let dated = format!("{today}T{}", given.trim_start_matches(['T', 't']));
     let pieces = Pieces::parse(given).ok().filter(|p| p.time().is_some()).or_else(|| Pieces::parse(&dated).ok());
-    let Some(pieces) = pieces else { return rfc2822(given) };
+    let Some(pieces) = pieces else { return rfc2822(internet) };
     let time = civil::DateTime::from_parts(pieces.date(), pieces.time().unwrap_or_default());
     if let Some(offset) = pieces.to_numeric_offset() {
         return offset.to_timestamp(time).map_or(Given::Nonsense, |at| Given::At(at, offset));
@@ -56,6 +58,21 @@ fn understand(given: &str, now: Timestamp) -> Given {
         },
         Ok(None) => Given::NoZone,
         Err(_) => Given::Nonsense,
+    }
+}
+
+/// The forms of a zone that people write and the library does not read: `UTC`, and hours of one digit, `+2`.
+fn spelt_out(given: &str) -> String {
+    if let Some(time) = given.strip_suffix("UTC").or_else(|| given.strip_suffix("GMT")) {
+        return format!("{}Z", time.trim_end());
+    }
+    let split = given.len().saturating_sub(2);
+    match (given.get(..split), given.get(split..).map(str::as_bytes)) {
+        // A time before it, so that this is no part of a date.
+        (Some(time), Some([sign @ (b'+' | b'-'), hour])) if hour.is_ascii_digit() && time.contains(':') => {
+            format!("{time}{}0{}", char::from(*sign), char::from(*hour))
+        }
+        _ => given.to_owned(),
     }
 }
 
@@ -79,7 +96,10 @@ mod tests {
             ("2026-10-01T14:30:00.5+0200", Ok("2026-10-01T14:30:00.5+02:00")),
             ("2026-10-01T14:30:00Z", Ok("2026-10-01T14:30:00+00:00")),
             ("2026-10-02T00:00:00-03:30", Ok("2026-10-02T00:00:00-03:30")),
+            ("2026-10-01T14:30:00-3", Ok("2026-10-01T14:30:00-03:00")),
+            ("2026-10-01 14:30 UTC", Ok("2026-10-01T14:30:00+00:00")),
             ("14:30+00:00", Ok("2026-10-01T14:30:00+00:00")),
+            ("Thu, 1 Oct 2026 14:30:00 GMT", Ok("2026-10-01T14:30:00+00:00")),
             ("Thu, 1 Oct 2026 14:30:00 +0200", Ok("2026-10-01T14:30:00+02:00")),
             ("2026-10-01T14:30:00", Err(400)),
             ("14:30", Err(400)),

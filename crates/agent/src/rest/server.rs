@@ -1,7 +1,7 @@
 //! The accept loop. Every connection has a place, a time for each thing it does, and no way to hold
 //! up another one or the agent.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use surus_config::HostPort;
+use surus_config::{HostPort, RestTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::access::Peer;
 use super::app::{App, Policy};
+use super::certificates;
 use super::limits::{self, Limits};
 use super::listen::{self, ListenError};
 use super::options::RestOptions;
@@ -63,30 +64,79 @@ pub struct RestServer {
 pub struct Reloader {
     policy: Arc<ArcSwap<Policy>>,
     listeners: mpsc::Sender<TcpListener>,
-    listen: Arc<Mutex<HostPort>>,
+    current: Arc<Mutex<Current>>,
+    reloaded: Arc<Notify>,
+}
+
+/// What the server goes by now. Held while it changes, so that one change is whole before the next begins.
+pub struct Current {
+    listen: HostPort,
+    files: Option<RestTls>,
+    /// A fingerprint of what was in the files.
+    pub contents: u64,
 }
 
 impl Reloader {
     /// If the options cannot be used, the server goes on with the old ones.
     pub async fn reload(&self, options: RestOptions) -> Result<(), RestError> {
-        let policy = Policy::new(&options).await?;
-        let mut listen = self.listen.lock().await;
-        if options.api.listen != *listen {
+        let files = options.api.tls.clone();
+        let found = certificates::read(files.clone()).await;
+        let contents = certificates::fingerprint(&found);
+        let policy = Policy::new(&options, found?.as_ref()).await?;
+        let mut current = self.current.lock().await;
+        if options.api.listen != current.listen {
             let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
             self.listeners.send(listener).await.map_err(|_| RestError::Stopped)?;
-            *listen = options.api.listen;
         }
+        *current = Current { listen: options.api.listen, files, contents };
         self.policy.store(Arc::new(policy));
+        self.reloaded.notify_one();
         Ok(())
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// For who holds [`Current`].
+    pub fn replace(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    pub async fn files(&self) -> Option<RestTls> {
+        self.current.lock().await.files.clone()
+    }
+
+    /// If the server still goes by these files and knows other contents of them.
+    pub async fn changed_since(&self, files: &RestTls, contents: u64) -> Option<MutexGuard<'_, Current>> {
+        let current = self.current.lock().await;
+        (current.files.as_ref() == Some(files) && current.contents != contents).then_some(current)
+    }
+
+    /// Waits for the next reload, or returns at once if there was one that nobody waited for.
+    pub async fn reloaded(&self) {
+        self.reloaded.notified().await;
     }
 }
 
 impl RestServer {
     pub async fn bind(options: RestOptions) -> Result<Bound, RestError> {
-        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options).await?));
+        if let Some(warning) = options.api.closed_to_others() {
+            warn!("restapi: {warning}");
+        }
+        let files = options.api.tls.clone();
+        let found = certificates::read(files.clone()).await;
+        let contents = certificates::fingerprint(&found);
+        let policy = Policy::new(&options, found?.as_ref()).await?;
         let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
         let (listeners, replacements) = mpsc::channel(1);
-        let reloader = Reloader { policy, listeners, listen: Arc::new(Mutex::new(options.api.listen)) };
+        let current = Current { listen: options.api.listen, files, contents };
+        let reloader = Reloader {
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            listeners,
+            current: Arc::new(Mutex::new(current)),
+            reloaded: Arc::default(),
+        };
         Ok(Bound { listener, replacements, reloader, limits: options.limits })
     }
 
@@ -112,6 +162,8 @@ impl Bound {
 
     pub fn serve(self, handle: AgentHandle, shutdown: CancellationToken) -> RestServer {
         let app = Arc::new(App { handle, policy: self.reloader.policy.clone(), limits: self.limits });
+        let (certificates, ended) = (certificates::keep(self.reloader.clone()), shutdown.clone());
+        tokio::spawn(async move { ended.run_until_cancelled(certificates).await });
         let task = tokio::spawn(accept(self.listener, self.replacements, app, shutdown));
         RestServer { reloader: self.reloader, task }
     }
@@ -146,7 +198,9 @@ async fn accept(
             Ok((stream, peer)) => {
                 failing = false;
                 let busy = places.available_permits() < app.limits.connections / 2;
-                let client = Client { router: router.clone(), app: app.clone(), peer, busy };
+                // A connection that is gone already is nobody's from here.
+                let reached = stream.local_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
+                let client = Client { router: router.clone(), app: app.clone(), peer, reached, busy };
                 let shutdown = shutdown.clone();
                 connections.spawn(async move {
                     client.serve(stream, shutdown).await;
@@ -171,6 +225,7 @@ struct Client {
     router: Router,
     app: Arc<App>,
     peer: SocketAddr,
+    reached: IpAddr,
     busy: bool,
 }
 
@@ -181,8 +236,8 @@ impl Client {
         let tls = self.app.policy.load().tls.clone();
         let result = match tls {
             None => self.http(stream, false, shutdown).await,
-            Some(config) => {
-                let handshake = TlsAcceptor::from(config).accept(stream);
+            Some(tls) => {
+                let handshake = TlsAcceptor::from(tls.config).accept(stream);
                 match timeout(self.app.limits.handshake_time, handshake).await {
                     Ok(Ok(stream)) => {
                         let certificate = stream.get_ref().1.peer_certificates().is_some_and(|c| !c.is_empty());
@@ -203,7 +258,7 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let limits = self.app.limits;
-        let source = Peer { address: self.peer.ip(), certificate };
+        let source = Peer { address: self.peer.ip(), reached: self.reached, certificate };
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(source);

@@ -1,6 +1,7 @@
 //! A member made up for tests: what it published, and a small store in memory.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use surus_store::{Compare, Fut, Health, Kv, LeaseId, MemoryStore, Op, Snapshot, 
 use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
+use super::access::Peer;
 use super::app::{App, Policy};
 use super::limits::Limits;
 use super::options::RestOptions;
@@ -39,6 +41,7 @@ pub fn rest_api() -> RestApi {
         tls: None,
         allowlist: vec![],
         allowlist_include_members: false,
+        allow_unauthenticated: false,
         http_extra_headers: BTreeMap::new(),
         https_extra_headers: BTreeMap::new(),
         server_tokens: surus_config::ServerTokens::default(),
@@ -194,7 +197,7 @@ impl Fake {
     }
 
     pub async fn router(&self) -> Router {
-        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options(rest_api())).await.unwrap()));
+        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options(rest_api()), None).await.unwrap()));
         router(Arc::new(App { handle: self.handle.clone(), policy, limits: Limits::default() }))
     }
 
@@ -208,6 +211,8 @@ pub async fn send(router: Router, method: &str, path: &str, body: Option<&str>) 
     if let Some(body) = body {
         request = request.header("Content-Length", body.len());
     }
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let request = request.extension(Peer { address: here, reached: here, certificate: false });
     let request = request.body(Body::from(body.unwrap_or_default().to_owned())).unwrap();
     let response = router.oneshot(request).await.unwrap();
     let code = response.status().as_u16();

@@ -1,5 +1,5 @@
-//! The server side of HTTPS. Loaded whole on start and on every reload; what does not load leaves
-//! the certificate in use as it is.
+//! The server side of HTTPS. Loaded whole on start, on every reload and when the files change; what does not load
+//! leaves the certificate in use as it is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use rustls::{RootCertStore, ServerConfig};
 use surus_config::{RestTls, VerifyClient};
 use tracing::warn;
 
+use super::validity::Validity;
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("restapi.{setting}: {path} cannot be used: {problem}")]
@@ -19,13 +21,45 @@ pub enum TlsError {
     Setting(String),
 }
 
+/// What is in the files.
+#[derive(Hash)]
+pub struct Contents {
+    certfile: Vec<u8>,
+    keyfile: Option<Vec<u8>>,
+    cafile: Option<Vec<u8>>,
+}
+
+impl Contents {
+    pub fn read(files: &RestTls) -> Result<Contents, TlsError> {
+        let read = |setting: &'static str, path: &PathBuf| {
+            std::fs::read(path).map_err(|e| TlsError::File { setting, path: path.clone(), problem: e.to_string() })
+        };
+        let authorities = files.cafile.as_ref().filter(|_| files.verify_client != VerifyClient::None);
+        Ok(Contents {
+            certfile: read("certfile", &files.certfile)?,
+            keyfile: files.keyfile.as_ref().map(|path| read("keyfile", path)).transpose()?,
+            cafile: authorities.map(|path| read("cafile", path)).transpose()?,
+        })
+    }
+}
+
+#[derive(Clone)]
+pub struct Tls {
+    pub config: Arc<ServerConfig>,
+    /// Of the certificate that clients are shown.
+    pub validity: Option<Arc<Validity>>,
+}
+
 /// The TLS configuration of the server.
-pub fn load(files: &RestTls) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn load(files: &RestTls, contents: &Contents) -> Result<Tls, TlsError> {
     if files.ciphers.is_some() {
         warn!("restapi.ciphers is not used: the TLS library offers only suites that are considered safe");
     }
-    let chain = certificates("certfile", &files.certfile)?;
-    let key = private_key(files)?;
+    let chain = certificates("certfile", &files.certfile, &contents.certfile)?;
+    let validity = Validity::of_chain(&files.certfile, &chain)
+        .map_err(|e| warn!("restapi.certfile: {}: until when it is good cannot be read: {e}", files.certfile.display()))
+        .ok();
+    let key = private_key(files, contents)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -33,8 +67,8 @@ pub fn load(files: &RestTls) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match files.verify_client {
         VerifyClient::None => builder.with_no_client_auth(),
         verify => {
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(files.cafile.as_deref())?), provider);
+            let roots = Arc::new(authorities(files, contents)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
             let verifier = if verify == VerifyClient::Optional { verifier.allow_unauthenticated() } else { verifier };
             let verifier = verifier.build().map_err(|e| TlsError::Setting(format!("cafile: {e}")))?;
             builder.with_client_cert_verifier(verifier)
@@ -45,30 +79,27 @@ pub fn load(files: &RestTls) -> Result<Arc<ServerConfig>, TlsError> {
         path: files.certfile.clone(),
         problem: format!("the certificate and the key do not make a pair a server can use: {e}"),
     })?;
-    Ok(Arc::new(config))
+    Ok(Tls { config: Arc::new(config), validity: validity.map(Arc::new) })
 }
 
-fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(setting: &'static str, path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |problem: String| TlsError::File { setting, path: path.to_owned(), problem };
-    let found: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| fail(describe(&e)))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| fail(describe(&e)))?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|e| fail(describe(&e)))?;
     if found.is_empty() {
         return Err(fail("it contains no certificate in PEM form".into()));
     }
     Ok(found)
 }
 
-fn private_key(files: &RestTls) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let (setting, path) = match &files.keyfile {
-        Some(path) => ("keyfile", path),
-        None => ("certfile", &files.certfile),
+fn private_key(files: &RestTls, contents: &Contents) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let (setting, path, text) = match (&files.keyfile, &contents.keyfile) {
+        (Some(path), Some(text)) => ("keyfile", path, text),
+        _ => ("certfile", &files.certfile, &contents.certfile),
     };
     let fail = |problem: String| TlsError::File { setting, path: path.clone(), problem };
-    let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
-        let sealed = String::from_utf8_lossy(&text).contains("ENCRYPTED");
+    PrivateKeyDer::from_pem_slice(text).map_err(|e| {
+        let sealed = String::from_utf8_lossy(text).contains("ENCRYPTED");
         fail(match (&e, sealed) {
             (_, true) => "the private key is encrypted, which is not supported; write it decrypted, readable by its \
                           owner alone: openssl pkey -in KEY -out KEY.plain"
@@ -79,14 +110,14 @@ fn private_key(files: &RestTls) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn authorities(cafile: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let Some(path) = cafile else {
+fn authorities(files: &RestTls, contents: &Contents) -> Result<RootCertStore, TlsError> {
+    let (Some(path), Some(text)) = (&files.cafile, &contents.cafile) else {
         return Err(TlsError::Setting(
             "verify_client needs restapi.cafile: the authority that client certificates are signed by".into(),
         ));
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("cafile", path)? {
+    for certificate in certificates("cafile", path, text)? {
         roots.add(certificate).map_err(|e| TlsError::File {
             setting: "cafile",
             path: path.to_owned(),

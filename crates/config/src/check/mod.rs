@@ -29,6 +29,9 @@ pub fn check(path: Option<&Path>, env: &BTreeMap<String, String>, options: Check
     let version = checks.executables();
     checks.data_dir(version);
     checks.commands();
+    if let Some(warning) = config.restapi.closed_to_others() {
+        checks.report(Severity::Warning, "restapi", warning);
+    }
     if !options.ignore_listen_port {
         checks.ports();
     }

@@ -53,6 +53,8 @@ pub struct RestApi {
     /// Hosts, addresses or CIDR ranges.
     pub allowlist: Vec<String>,
     pub allowlist_include_members: bool,
+    /// Changes are taken from everybody who reaches the port, without anything that says who it is.
+    pub allow_unauthenticated: bool,
     pub http_extra_headers: BTreeMap<String, String>,
     pub https_extra_headers: BTreeMap<String, String>,
     pub server_tokens: ServerTokens,
@@ -74,6 +76,25 @@ impl RestApi {
     pub fn api_url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}/patroni", self.connect_address)
+    }
+
+    /// Nothing says who may change something, so that only this machine may: a member that takes a configuration from
+    /// somebody runs the commands in it.
+    pub fn changes_from_here_only(&self) -> bool {
+        let certificates = self.tls.as_ref().is_some_and(|tls| tls.verify_client != VerifyClient::None);
+        let listed = !self.allowlist.is_empty() || self.allowlist_include_members;
+        !(self.allow_unauthenticated || self.authentication.is_some() || certificates || listed)
+    }
+
+    /// What an operator should know who runs it like that, where other machines can reach it.
+    pub fn closed_to_others(&self) -> Option<&'static str> {
+        let reachable = !matches!(self.listen.host.as_str(), "localhost" | "127.0.0.1" | "::1");
+        (reachable && self.changes_from_here_only()).then_some(
+            "nothing says who may change something through the REST API, so that restart, reload, reinitialize, \
+             switchover, failover and changes of the configuration are accepted from this machine only; set \
+             restapi.authentication (or restapi.allowlist, or restapi.verify_client), or restapi.allow_unauthenticated: \
+             true to accept them from everybody who reaches the port, as Patroni does",
+        )
     }
 }
 
@@ -138,6 +159,7 @@ pub(super) fn restapi(root: &mut Section<'_>, r: &mut Reader, tls_fallback: &mut
         tls: certfile.map(|certfile| RestTls { certfile, keyfile, keyfile_password, cafile, ciphers, verify_client }),
         allowlist: s.texts_or_csv(r, "allowlist").unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
         allowlist_include_members: s.bool(r, "allowlist_include_members").unwrap_or(false),
+        allow_unauthenticated: s.bool(r, "allow_unauthenticated").unwrap_or(false),
         http_extra_headers: headers(&mut s, r, "http_extra_headers"),
         https_extra_headers: headers(&mut s, r, "https_extra_headers"),
         server_tokens: s.choice(r, "server_tokens", &tokens).unwrap_or_default(),

@@ -184,6 +184,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     for wanting in list(account, "wanting").iter().filter_map(Value::as_str) {
         line(out, 1, &format!("wanting: {wanting}"));
     }
+    if let Some(warning) = account.get("certificate").and_then(|certificate| text(certificate, "warning")) {
+        line(out, 1, warning);
+    }
     for stall in account.get("stalls").map(stall_lines).unwrap_or_default() {
         line(out, 1, &stall);
     }

@@ -444,6 +444,37 @@ async fn documents_of_the_cluster() {
     assert_eq!((code, body.contains("could not be read") && body.contains("was cut")), (503, true), "{body}");
 }
 
+/// What is put out is in the schemas; whether it is of the types there is tried on a real member.
+#[tokio::test]
+async fn the_document_of_the_api_knows_every_field() {
+    let (member, value) = super::super::testing::member("node1", Some("http://10.0.0.1:8008/patroni"), "primary");
+    let fake = Fake::new(standby(), &[OTHER_LEADER, STATUS, (member.as_str(), value.as_str())]).await;
+    let get = async |path: &str| serde_json::from_str::<Value>(&fake.send("GET", path, None).await.1).unwrap();
+    let schemas = get("/openapi.json").await["components"]["schemas"].clone();
+    let full: surus_api::PatroniStatus = serde_json::from_value(json!({
+        "quorum_standby": true, "sync_standby": true, "replication_state": "streaming", "pause": true,
+        "cluster_unlocked": true, "failsafe_mode_is_active": true, "tags": {"a": 1}, "pending_restart": true,
+        "pending_restart_reason": {"a": {"old_value": "", "new_value": ""}}, "watchdog_failed": true,
+        "scheduled_restart": {"schedule": "x"}, "logger_queue_size": 3, "logger_records_lost": 1, "task": "x",
+    }))
+    .unwrap();
+    for (schema, document) in [
+        ("Status", get("/patroni").await),
+        ("Status", json!(full)),
+        ("Cluster", get("/cluster").await),
+        ("Member", get("/cluster").await["members"][0].clone()),
+    ] {
+        let known = schemas[schema]["properties"].as_object().unwrap();
+        let keys: Vec<&String> = document.as_object().unwrap().keys().collect();
+        assert!(keys.len() > 1 && keys.iter().all(|key| known.contains_key(*key)), "{schema}: {keys:?}");
+        for required in schemas[schema]["required"].as_array().unwrap() {
+            let there = document.get(required.as_str().unwrap()).is_some()
+                || (document == json!(full) && required.as_str() == Some("surus"));
+            assert!(there, "{schema}: {required}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn documents_of_an_empty_cluster() {
     let fake = Fake::new(published(), &[]).await;

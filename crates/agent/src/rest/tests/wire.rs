@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::super::limits::Limits;
@@ -270,13 +271,11 @@ fn read_pem(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
 }
 
-/// The response, and the certificate the server showed.
-async fn https(
+async fn tls(
     authority: &Authority,
     address: SocketAddr,
     certificate: Option<&str>,
-    request: &str,
-) -> std::io::Result<(String, CertificateDer<'static>)> {
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(read_pem(&authority.path("ca.pem")).remove(0)).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -293,7 +292,17 @@ async fn https(
     };
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// The response, and the certificate the server showed.
+async fn https(
+    authority: &Authority,
+    address: SocketAddr,
+    certificate: Option<&str>,
+    request: &str,
+) -> std::io::Result<(String, CertificateDer<'static>)> {
+    let mut stream = tls(authority, address, certificate).await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
@@ -352,4 +361,95 @@ async fn certificates_are_exchanged_and_broken_ones_are_not_taken() {
         ask(server.address, text).await;
         assert!(started.elapsed() < Duration::from_secs(5));
     }
+}
+
+#[tokio::test]
+async fn certificates_whose_files_change_are_taken_up_and_no_connection_ends() {
+    let authority = Authority::new();
+    // As secrets of Kubernetes are exchanged: a link to another directory is renamed.
+    let version = |n: u32| {
+        std::fs::create_dir(authority.path(&format!("v{n}"))).unwrap();
+        authority.sign(&format!("v{n}/server.pem"));
+        std::os::unix::fs::symlink(format!("v{n}"), authority.path("next")).unwrap();
+        std::fs::rename(authority.path("next"), authority.path("data")).unwrap();
+    };
+    version(1);
+    std::os::unix::fs::symlink("data/server.pem", authority.path("server.pem")).unwrap();
+    let options = RestOptions { limits: Limits::default(), ..authority.options(VerifyClient::None) };
+    let server = serve(options).await;
+
+    let get = "GET /primary HTTP/1.0\r\n\r\n";
+    let keep = b"GET /primary HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut kept = tls(&authority, server.address, None).await.unwrap();
+    kept.write_all(keep).await.unwrap();
+    assert!(response(&mut kept).await.0.starts_with("http/1.1 200"));
+
+    let mut shown = https(&authority, server.address, None, get).await.unwrap().1;
+    for change in ["link", "garbage and then a good one", "the file itself"] {
+        match change {
+            "link" => version(2),
+            "the file itself" => authority.sign("v2/server.pem"),
+            _ => {
+                std::fs::write(authority.path("v2/server.pem"), "nothing").unwrap();
+                assert_eq!(https(&authority, server.address, None, get).await.unwrap().1, shown, "the old one goes on");
+                authority.sign("v2/server.pem");
+            }
+        }
+        let other = timeout(NEVER, async {
+            loop {
+                let now = https(&authority, server.address, None, get).await.unwrap().1;
+                if now != shown {
+                    return now;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        shown = other.await.expect(change);
+    }
+    kept.write_all(keep).await.unwrap();
+    assert!(response(&mut kept).await.0.starts_with("http/1.1 200"), "a connection goes on through all of it");
+
+    let ask = async |path: &str| {
+        https(&authority, server.address, None, &format!("GET {path} HTTP/1.0\r\n\r\n")).await.unwrap().0
+    };
+    let metrics = ask("/metrics").await;
+    let series = "\nsurus_certificate_expiry_seconds{scope=\"demo\",name=\"node1\"} ";
+    let left: i64 = metrics.split_once(series).unwrap().1.lines().next().unwrap().parse().unwrap();
+    assert!(left > 0, "{left}");
+    assert!(ask("/explain").await.contains("\"certificate\": {\"path\": "));
+    server.stop.cancel();
+}
+
+/// The address under which this machine would talk to others; none without a network. Nothing is sent.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn changes_from_elsewhere_need_authentication() {
+    let server = serve(options(rest_api())).await;
+    let change = "PATCH /config HTTP/1.0\r\nContent-Length: 10\r\n\r\n{\"ttl\":20}";
+    assert!(ask(server.address, change).await.starts_with("HTTP/1.0 200"), "from this machine");
+    // Whoever comes to loopback from an address that is none looks like another machine.
+    let Some(own) = own_address() else {
+        return eprintln!("this machine has no network: half of the test is left out");
+    };
+    let from = async |request: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        exchange(&mut socket.connect(server.address).await.unwrap(), request).await
+    };
+    let refused = from(change).await;
+    assert!(refused.starts_with("HTTP/1.0 403") && refused.contains("Set restapi.authentication"), "{refused}");
+    assert!(refused.contains("restapi.allow_unauthenticated: true"), "{refused}");
+    assert!(from("GET /config HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200"), "everybody may read");
+
+    server.server.reload(options(RestApi { allow_unauthenticated: true, ..rest_api() })).await.unwrap();
+    assert!(from(change).await.starts_with("HTTP/1.0 200"));
+    let authentication = Some(BasicAuth { username: "u".into(), password: Secret::new("p") });
+    server.server.reload(options(RestApi { authentication, ..rest_api() })).await.unwrap();
+    assert!(from(change).await.starts_with("HTTP/1.0 401"));
+    server.stop.cancel();
 }

@@ -4,6 +4,7 @@ mod fence;
 mod gaps;
 mod idle;
 mod record;
+mod rest;
 mod table;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
                   write stall when the only synchronous standby is lost and another exists
   sync-node-lost, quorum-node-lost
                   write gap when a node is lost in synchronous mode, and what was lost of what was acknowledged
+  rest            GET /primary from 16 connections: requests a second, latency, the agent's CPU time for each
   idle            memory, CPU time and store requests of a cluster at rest
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
@@ -82,6 +84,7 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "sync-standby-lost" => gaps::sync_standby(store, runs, recorder).await,
         "sync-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": true})), recorder).await,
         "quorum-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": "quorum"})), recorder).await,
+        "rest" => rest::rest(store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -131,6 +134,7 @@ fn options() -> Result<Option<Options>> {
             "sync-standby-lost",
             "sync-node-lost",
             "quorum-node-lost",
+            "rest",
             "idle",
         ];
         options.names = all.map(str::to_owned).to_vec();

@@ -1,0 +1,107 @@
+//! Takes up new certificates when their files change, and tells before one ends. Connections that exist go on with the
+//! certificate they began with.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use surus_config::RestTls;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::app::Policy;
+use super::server::Reloader;
+use super::tls::{self, Contents, TlsError};
+use super::watch::{Watch, places};
+
+/// Certificate and key are two files: after one has changed, the other has this time before both are looked at.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Other machines' writes to a shared file system, and directories that cannot be watched, are seen at this interval.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between two lines in the log about one certificate.
+const REMIND: Duration = Duration::from_secs(24 * 3600);
+
+/// What is in the files now; on a thread of its own, since a disk may take its time.
+pub async fn read(files: Option<RestTls>) -> Result<Option<Contents>, TlsError> {
+    let Some(files) = files else { return Ok(None) };
+    let read = tokio::task::spawn_blocking(move || Contents::read(&files)).await;
+    read.unwrap_or_else(|e| Err(TlsError::Setting(format!("certfile: reading the files broke: {e}")))).map(Some)
+}
+
+/// Tells whether the files hold what they held before.
+pub fn fingerprint(found: &Result<Option<Contents>, TlsError>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match found {
+        Ok(contents) => contents.hash(&mut hasher),
+        Err(e) => e.to_string().hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+/// Goes on for ever.
+pub async fn keep(reloader: Reloader) {
+    let mut reminder = Reminder::default();
+    loop {
+        let Some(files) = reloader.files().await else {
+            reloader.reloaded().await;
+            continue;
+        };
+        let on = [Some(&files.certfile), files.keyfile.as_ref(), files.cafile.as_ref()];
+        let on: Vec<_> = on.into_iter().flatten().cloned().collect();
+        let on = tokio::task::spawn_blocking(move || on.iter().flat_map(|path| places(path)).collect::<Vec<_>>());
+        let watch = Watch::on(&on.await.unwrap_or_default());
+        // Only now: what changed before the watch was there is seen here, what changes later is seen by the watch.
+        look(&reloader, files).await;
+        reminder.tell(&reloader.policy());
+        let touched = async {
+            match &watch {
+                Ok(watch) => watch.touched().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = touched => sleep(SETTLE).await,
+            () = sleep(LOOK) => {}
+            () = reloader.reloaded() => {}
+        }
+    }
+}
+
+async fn look(reloader: &Reloader, files: RestTls) {
+    let found = read(Some(files.clone())).await;
+    let Some(mut current) = reloader.changed_since(&files, fingerprint(&found)).await else { return };
+    current.contents = fingerprint(&found);
+    let loaded = found.and_then(|contents| contents.map(|c| tls::load(&files, &c)).transpose());
+    match loaded {
+        Ok(tls) => {
+            let until =
+                tls.as_ref().and_then(|tls| tls.validity.as_ref()).map(|v| format!(", good until {}", v.until()));
+            let policy = Policy { tls, ..(*reloader.policy()).clone() };
+            reloader.replace(policy);
+            let path = files.certfile.display();
+            info!("the REST API takes up the certificate that is in {path} now{}", until.unwrap_or_default());
+        }
+        Err(e) => warn!(
+            "the certificate files of the REST API have changed and cannot be used, so that it goes on with what they \
+             held before: {e}"
+        ),
+    }
+}
+
+/// One line for a certificate that ends, and one a day after it.
+#[derive(Default)]
+struct Reminder {
+    told: Option<(Timestamp, Instant)>,
+}
+
+impl Reminder {
+    fn tell(&mut self, policy: &Policy) {
+        let Some(validity) = policy.validity() else { return };
+        let Some(warning) = validity.warning(Timestamp::now()) else { return };
+        let known = self.told.is_some_and(|(until, at)| until == validity.until() && at.elapsed() < REMIND);
+        if !known {
+            warn!("{warning}");
+            self.told = Some((validity.until(), Instant::now()));
+        }
+    }
+}
