@@ -15,6 +15,7 @@ mod conf_text;
 mod conf_write;
 mod config;
 mod conninfo;
+mod console;
 mod control;
 mod data_dir;
 mod disk;
@@ -54,6 +55,7 @@ mod version;
 mod walsender;
 
 pub use config::{Credentials, CustomBootstrap, InstanceConfig, MethodCommand};
+pub use console::{Console, Kind, Table};
 pub use disk::room;
 pub use error::{ErrorKind, PgError, Result};
 pub use greet::Doors;

@@ -66,16 +66,22 @@ impl Drop for Session {
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub application_name: &'static str,
+    /// Settings of the session in place of our own.
+    pub options: Option<String>,
     /// Zero: none.
     pub statement_timeout: Duration,
     pub read_write: bool,
 }
 
 impl Profile {
-    pub const HEARTBEAT: Profile =
-        Profile { application_name: "Surus heartbeat", statement_timeout: Duration::from_secs(2), read_write: false };
+    pub const HEARTBEAT: Profile = Profile {
+        application_name: "Surus heartbeat",
+        options: None,
+        statement_timeout: Duration::from_secs(2),
+        read_write: false,
+    };
     pub const WORK: Profile =
-        Profile { application_name: "Surus", statement_timeout: Duration::ZERO, read_write: false };
+        Profile { application_name: "Surus", options: None, statement_timeout: Duration::ZERO, read_write: false };
 }
 
 pub(crate) type Row = Vec<Option<String>>;
@@ -90,10 +96,13 @@ impl Session {
     ) -> Result<Session> {
         let mut config = Config::new();
         config.dbname(database).application_name(profile.application_name).connect_timeout(CONNECT_LIMIT);
-        config.options(format!(
-            "-c statement_timeout={} -c search_path=pg_catalog -c pg_stat_statements.track=none",
-            profile.statement_timeout.as_millis()
-        ));
+        let ours = || {
+            format!(
+                "-c statement_timeout={} -c search_path=pg_catalog -c pg_stat_statements.track=none",
+                profile.statement_timeout.as_millis()
+            )
+        };
+        config.options(profile.options.clone().unwrap_or_else(ours));
         if profile.read_write {
             config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
         }
@@ -129,6 +138,10 @@ impl Session {
             let _ = connection.await;
         });
         Ok(Session { client, driver })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     pub fn is_closed(&self) -> bool {

@@ -1,10 +1,12 @@
 //! The command line (`spec/cli.md §1` to `§3`): names and options are those operators already type.
 
 mod act;
+mod place;
 mod show;
 mod tell;
 
 pub use act::*;
+pub use place::{definition, read};
 pub use show::*;
 pub use tell::*;
 
@@ -12,8 +14,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  something failed: the reason is on standard error, or on standard output where a member refused; also \"Aborted!\"
+     after the end of input or Ctrl-C at a question
+  2  wrong usage: nothing was done
+
+Called as `patronictl` the program exits with 0 when a member refused, as patronictl does.";
+
 #[derive(Debug, Parser)]
-#[command(name = "surus", about = "Keeps PostgreSQL clusters alive", disable_version_flag = true)]
+#[command(name = "surus", about = "Keeps PostgreSQL clusters alive", disable_version_flag = true, after_long_help = EXIT_STATUS)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -27,13 +38,20 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
     /// Configuration file or directory of a member or of an operator
-    #[arg(short = 'c', long, value_name = "PATH", env = "PATRONICTL_CONFIG_FILE", global = true)]
+    #[arg(short = 'c', long, value_name = "PATH", env = "PATRONICTL_CONFIG_FILE", hide_env_values = true)]
     pub config_file: Option<PathBuf>,
     /// Where the store is, for example etcd3://host:2379/service; overrides the configuration
-    #[arg(short = 'd', long = "dcs-url", visible_alias = "dcs", value_name = "URL", env = "DCS_URL", global = true)]
+    #[arg(
+        short = 'd',
+        long = "dcs-url",
+        visible_alias = "dcs",
+        value_name = "URL",
+        env = "DCS_URL",
+        hide_env_values = true
+    )]
     pub dcs_url: Option<String>,
     /// Do not check the certificates of members
-    #[arg(short = 'k', long, global = true)]
+    #[arg(short = 'k', long)]
     pub insecure: bool,
 }
 
@@ -87,10 +105,16 @@ pub enum Command {
     Flush(Flush),
     /// Print a connection string for a member
     Dsn(Dsn),
+    /// Run SQL on a member
+    Query(Query),
     /// Run a voter of the embedded store, or manage its members
     Store(Store),
     /// Show that the fence, which ends PostgreSQL when its agent cannot, works on this machine
     Fence(Fence),
+    /// Print what a shell needs to complete this program's verbs and options
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
     /// Bring up a real cluster on this machine, to watch and to break
     Demo(crate::demo::DemoArgs),
 }

@@ -1,7 +1,7 @@
 //! How a command ends when it does not end well, and with which exit code (`spec/cli.md §1.4`).
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 #[derive(Debug)]
@@ -51,6 +51,8 @@ impl Failure {
     pub fn text(&self) -> Option<String> {
         match self {
             Failure::Message(text) | Failure::Usage(text) => Some(format!("Error: {text}")),
+            // Behind a question that a person did not answer.
+            Failure::Aborted if io::stdin().is_terminal() => Some("\nAborted!".to_owned()),
             Failure::Aborted => Some("Aborted!".to_owned()),
             Failure::Said => None,
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => None,
@@ -58,8 +60,10 @@ impl Failure {
         }
     }
 
-    pub fn exit_code(&self) -> ExitCode {
+    /// Scripts written for `patronictl` know it to end well when a member refused, with a line that says so.
+    pub fn exit_code(&self, as_patronictl: bool) -> ExitCode {
         match self {
+            Failure::Said if as_patronictl => ExitCode::SUCCESS,
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,

@@ -176,7 +176,7 @@ fn rows(
                 (None, _) => String::new(),
             };
             let state = match progresses.get(&member.name).filter(|_| pretty) {
-                Some(progress) => format!("{} {}", member.state, describe(progress)).trim_start().to_owned(),
+                Some(progress) => format!("{} {}", member.state, describe(progress)).trim().to_owned(),
                 None => member.state.clone(),
             };
             let [receive_lsn, receive_lag, replay_lsn, replay_lag] = positions(member);
@@ -293,8 +293,10 @@ fn tree(members: &[ClusterMember]) -> Vec<(String, &ClusterMember)> {
 pub fn describe(progress: &Progress) -> String {
     let mut parts = vec![match progress.total_bytes {
         Some(total) => format!("{} of {}", size(progress.done_bytes), size(total)),
+        None if progress.done_bytes == 0 => String::new(),
         None => size(progress.done_bytes),
     }];
+    parts.retain(|part| !part.is_empty());
     parts.extend(progress.eta_seconds.map(|s| format!("{} left", duration(s))));
     let parts = parts.join(", ");
     progress.percent().map_or(parts.clone(), |percent| format!("{percent}% ({parts})"))

@@ -23,20 +23,25 @@ use clap::Parser;
 
 use cli::{Cli, Command, Daemon, Global};
 use failure::{Failure, Outcome};
+use surus_agent::rest::COMPATIBLE_VERSION;
 use terminal::{Terminal, say};
 
 fn main() -> ExitCode {
     if let Some(code) = commands::fence::early() {
         return code;
     }
-    let outcome = if program_name() == "patroni" { daemon(Daemon::parse()) } else { dispatch(Cli::parse()) };
+    let outcome = if program_name() == "patroni" {
+        daemon(Daemon::parse())
+    } else {
+        dispatch(cli::read(std::env::args_os()).unwrap_or_else(|e| e.exit()))
+    };
     match outcome {
         Ok(code) => code,
         Err(failure) => {
             if let Some(text) = failure.text() {
                 complain(&text);
             }
-            failure.exit_code()
+            failure.exit_code(program_name() == "patronictl")
         }
     }
 }
@@ -54,7 +59,7 @@ fn program_name() -> String {
 fn daemon(args: Daemon) -> Outcome<ExitCode> {
     let mut terminal = Terminal::standard();
     if args.version {
-        say!(terminal, "patroni {}", env!("CARGO_PKG_VERSION"));
+        say!(terminal, "patroni {COMPATIBLE_VERSION} (Surus {})", env!("CARGO_PKG_VERSION"));
         return Ok(ExitCode::SUCCESS);
     }
     if args.validate_config {

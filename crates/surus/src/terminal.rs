@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
 use crate::failure::{Failure, Outcome};
 
 pub struct Terminal {
@@ -59,6 +61,41 @@ impl Terminal {
         }
     }
 
+    /// What is typed does not show, if a person types it.
+    pub fn ask_hidden(&mut self, question: &str) -> Outcome<String> {
+        write!(self.output, "{question}: ")?;
+        self.output.flush()?;
+        let Some(hidden) = Hidden::begin() else { return self.answer() };
+        let typed = self.typed();
+        drop(hidden);
+        writeln!(self.output)?;
+        typed
+    }
+
+    /// A line, byte by byte: while nothing is echoed the kernel edits no line and sends no signal.
+    fn typed(&mut self) -> Outcome<String> {
+        let mut line = Vec::new();
+        loop {
+            let mut byte = [0];
+            match self.input.read(&mut byte) {
+                Ok(1..) => {}
+                _ => return Err(Failure::Aborted),
+            }
+            match byte[0] {
+                b'\r' | b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
+                // Ctrl-C, and Ctrl-D on an empty line.
+                3 => return Err(Failure::Aborted),
+                4 if line.is_empty() => return Err(Failure::Aborted),
+                8 | 127 => {
+                    line.pop();
+                }
+                // Ctrl-U
+                21 => line.clear(),
+                byte => line.push(byte),
+            }
+        }
+    }
+
     pub fn confirm(&mut self, question: &str) -> Outcome<bool> {
         loop {
             write!(self.output, "{question} [y/N]: ")?;
@@ -83,10 +120,28 @@ impl Terminal {
         let mut line = String::new();
         let read = self.input.read_line(&mut line);
         if !matches!(read, Ok(n) if n > 0) {
-            writeln!(self.output)?;
             return Err(Failure::Aborted);
         }
         Ok(line.trim().to_owned())
+    }
+}
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+struct Hidden(Termios);
+
+impl Hidden {
+    fn begin() -> Option<Hidden> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).ok()?;
+        Some(Hidden(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }
 
@@ -134,7 +189,7 @@ mod tests {
         assert!(matches!(terminal.confirm("Sure?"), Err(Failure::Aborted)));
         assert_eq!(
             out.text(),
-            "Candidate []: Primary [a]: Name: Name: Sure? [y/N]: Error: invalid input\nSure? [y/N]: Sure? [y/N]: Sure? [y/N]: \n"
+            "Candidate []: Primary [a]: Name: Name: Sure? [y/N]: Error: invalid input\nSure? [y/N]: Sure? [y/N]: Sure? [y/N]: "
         );
     }
 }

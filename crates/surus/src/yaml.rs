@@ -12,7 +12,7 @@ pub fn block(value: &Value) -> String {
         Value::Object(map) if !map.is_empty() => mapping(&mut out, value, 0, false),
         Value::Array(list) if !list.is_empty() => sequence(&mut out, list, 0, false),
         scalar => {
-            out.push_str(&flow(scalar));
+            out.push_str(&scalar_of(scalar));
             out.push('\n');
         }
     }
@@ -25,10 +25,10 @@ pub fn flow(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => n.to_string(),
-        Value::String(s) => string(s),
+        Value::String(s) => string(s, true),
         Value::Array(list) => format!("[{}]", list.iter().map(flow).collect::<Vec<_>>().join(", ")),
         Value::Object(_) => {
-            let pairs: Vec<_> = sorted(value).map(|(k, v)| format!("{}: {}", string(k), flow(v))).collect();
+            let pairs: Vec<_> = sorted(value).map(|(k, v)| format!("{}: {}", string(k, true), flow(v))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }
@@ -46,7 +46,7 @@ fn mapping(out: &mut String, value: &Value, indent: usize, mut continues: bool) 
         if !std::mem::take(&mut continues) {
             out.push_str(&" ".repeat(indent));
         }
-        let _ = write!(out, "{}:", string(key));
+        let _ = write!(out, "{}:", string(key, false));
         match value {
             Value::Object(map) if !map.is_empty() => {
                 out.push('\n');
@@ -57,7 +57,7 @@ fn mapping(out: &mut String, value: &Value, indent: usize, mut continues: bool) 
                 sequence(out, list, indent, false);
             }
             scalar => {
-                let _ = writeln!(out, " {}", flow(scalar));
+                let _ = writeln!(out, " {}", scalar_of(scalar));
             }
         }
     }
@@ -73,17 +73,25 @@ fn sequence(out: &mut String, list: &[Value], indent: usize, mut continues: bool
             Value::Object(map) if !map.is_empty() => mapping(out, value, indent + 2, true),
             Value::Array(list) if !list.is_empty() => sequence(out, list, indent + 2, true),
             scalar => {
-                let _ = writeln!(out, "{}", flow(scalar));
+                let _ = writeln!(out, "{}", scalar_of(scalar));
             }
         }
     }
 }
 
-fn string(text: &str) -> String {
+/// In a block commas and brackets are no syntax.
+fn scalar_of(value: &Value) -> String {
+    match value {
+        Value::String(s) => string(s, false),
+        other => flow(other),
+    }
+}
+
+fn string(text: &str, in_flow: bool) -> String {
     if text.chars().any(char::is_control) {
         // JSON's escapes are a subset of those of a double-quoted YAML scalar.
         Value::from(text).to_string()
-    } else if is_plain(text) {
+    } else if is_plain(text) && !(in_flow && text.contains([',', '[', ']', '{', '}', '?', ':'])) {
         text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', "''"))
@@ -102,29 +110,51 @@ fn is_plain(text: &str) -> bool {
         && !text.ends_with(':')
         && !text.contains(": ")
         && !text.contains(" #")
-        && !text.contains([',', '[', ']', '{', '}'])
         && !looks_typed(text)
 }
 
-/// Whether YAML 1.1 reads the bare text as something other than a string.
+/// Whether a reader of YAML 1.1 or 1.2 takes the bare text for something other than a string.
 fn looks_typed(text: &str) -> bool {
-    let words = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", ".inf", "-.inf", "+.inf", ".nan"];
+    let words = ["yes", "no", "on", "off", "true", "false", "null", "~", ".inf", "-.inf", "+.inf", ".nan"];
     let lower = text.to_lowercase();
-    if words.contains(&lower.as_str()) && !["y", "n", "Y", "N"].contains(&text) {
-        return true;
+    words.contains(&lower.as_str()) || is_number(lower.trim_start_matches(['+', '-'])) || is_date(text)
+}
+
+/// In any base, with a fraction and an exponent, or sexagesimal; without its sign.
+fn is_number(text: &str) -> bool {
+    for (prefix, digits) in [("0x", "0123456789abcdef_"), ("0o", "01234567_"), ("0b", "01_")] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            return rest.chars().all(|c| digits.contains(c));
+        }
     }
-    let digits = lower.trim_start_matches(['+', '-']);
-    let starts_numeric = digits.starts_with(|c: char| c.is_ascii_digit())
-        || digits.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    // Numbers in every base, sexagesimal numbers, and dates; a few strings too many get quotes.
-    let hexadecimal = digits.starts_with("0x");
-    starts_numeric
-        && digits.chars().all(|c| {
-            c.is_ascii_digit()
-                || "_.:+-et z".contains(c)
-                || (hexadecimal && (c.is_ascii_hexdigit() || c == 'x'))
-                || c == 'b'
-        })
+    let mantissa = match text.split_once('e') {
+        Some((mantissa, exponent)) => {
+            let exponent = exponent.trim_start_matches(['+', '-']);
+            if exponent.is_empty() || !exponent.bytes().all(|b| b.is_ascii_digit()) {
+                return false;
+            }
+            mantissa
+        }
+        None => text,
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    let mut parts = whole.split(':');
+    let first = parts.next().unwrap_or_default();
+    let sixty = |part: &str| (1..=2).contains(&part.len()) && part.parse::<u8>().is_ok_and(|n| n < 60);
+    let some = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
+    digits(first) && digits(fraction) && (some(first) || (first.is_empty() && some(fraction))) && parts.all(sixty)
+}
+
+/// `2030-01-01`, and whatever follows: a time of day makes it a timestamp.
+fn is_date(text: &str) -> bool {
+    let mut parts = text.splitn(3, '-');
+    let digits = |part: Option<&str>, most: usize| {
+        part.is_some_and(|p| (1..=most).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
+    };
+    digits(parts.next(), 4)
+        && digits(parts.next(), 2)
+        && parts.next().is_some_and(|day| day.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -139,16 +169,35 @@ mod tests {
             "ttl": 30, "postgresql": {"use_slots": true, "parameters": {"wal_level": "replica", "hot_standby": "on", "a.b": "x, y"}, "pg_hba": ["host all all 0.0.0.0/0 md5", "local all all trust"]},
             "slots": {}, "none": null, "nested": [[1, 2], {"a": [], "b": 1}], "f": 1.5
         });
-        let text = "f: 1.5\nnested:\n- - 1\n  - 2\n- a: []\n  b: 1\nnone: null\npostgresql:\n  parameters:\n    a.b: 'x, y'\n    hot_standby: 'on'\n    wal_level: replica\n  pg_hba:\n  - host all all 0.0.0.0/0 md5\n  - local all all trust\n  use_slots: true\nslots: {}\nttl: 30\n";
+        let text = "f: 1.5\nnested:\n- - 1\n  - 2\n- a: []\n  b: 1\nnone: null\npostgresql:\n  parameters:\n    a.b: x, y\n    hot_standby: 'on'\n    wal_level: replica\n  pg_hba:\n  - host all all 0.0.0.0/0 md5\n  - local all all trust\n  use_slots: true\nslots: {}\nttl: 30\n";
         assert_eq!(block(&value), text);
         assert_eq!(block(&json!({})), "{}\n");
     }
 
     #[test]
     fn what_is_quoted() {
-        for plain in ["a", "128MB", "md5", "y", "/var/lib", "cp %p /x/%f", "a-b", "-a", "host:1", "é", "p@q", "10min"]
-        {
-            assert_eq!(string(plain), plain);
+        for plain in [
+            "a",
+            "128MB",
+            "md5",
+            "y",
+            "/var/lib",
+            "cp %p /x/%f",
+            "a-b",
+            "-a",
+            "host:1",
+            "é",
+            "p@q",
+            "10min",
+            "127.0.0.1:5432",
+            "1:70",
+            "1.2.3",
+            "10.0.0.0/8",
+            "1,2",
+            "a]",
+            "::1",
+        ] {
+            assert_eq!(string(plain, false), plain);
         }
         for quoted in [
             "",
@@ -159,7 +208,14 @@ mod tests {
             "0x1f",
             "1e3",
             "12:30",
+            "190:20:30",
+            "12:30:45.1",
+            "0b11",
+            "1_000",
+            ".5",
+            "1.",
             "2030-01-01",
+            "2030-01-01T10:00:00Z",
             "- a",
             "a: b",
             "a #b",
@@ -175,10 +231,10 @@ mod tests {
             "---",
             "+1",
         ] {
-            assert_eq!(string(quoted), format!("'{quoted}'"));
+            assert_eq!(string(quoted, false), format!("'{quoted}'"));
         }
-        assert_eq!(string("it's: x"), "'it''s: x'");
-        assert_eq!(string("a\nb"), "\"a\\nb\"");
+        assert_eq!(string("it's: x", false), "'it''s: x'");
+        assert_eq!(string("a\nb", false), "\"a\\nb\"");
     }
 
     #[test]
@@ -199,6 +255,16 @@ mod tests {
             "null",
             "=",
             "<<",
+            "127.0.0.1:5432",
+            "1:70",
+            "1,2",
+            "a]",
+            "a:b",
+            "12:30:45.1",
+            "2030-1-1",
+            "0o17",
+            "08",
+            "1e3",
         ] {
             let value = json!({"k": text, "l": [text, {"m": text}]});
             let back: Value = serde_saphyr::from_str(&block(&value)).unwrap();

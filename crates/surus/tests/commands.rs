@@ -319,6 +319,78 @@ async fn members_are_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_ends_as_the_name_lets_expect() {
+    let stage = Stage::set([Answers::new(), Answers::new(), Answers::new()]).await;
+    let restart = ["restart", "batman", "pg0", "--force"];
+    let refused = "Failed: restart for member pg0, status code=404";
+    stage.run(&restart).expect(1, &[refused]);
+    let link = stage.dir.path().join("patronictl");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_surus"), &link).unwrap();
+    let mut command = Command::new(link);
+    command.args(restart).env_clear().env("PATRONI_ETCD3_HOST", format!("127.0.0.1:{}", stage.etcd.port()));
+    Ended::of(command.output().unwrap()).expect(0, &[refused]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_that_nobody_answers() {
+    let stage = Stage::set([Answers::new(), Answers::new(), Answers::new()]).await;
+    for (args, code, said) in [
+        (vec![], 1, "Error: You need to specify either --command or --file"),
+        (vec!["-c", "x", "-f", "x"], 1, "Error: --file and --command are mutually exclusive options"),
+        (vec!["-c", "x", "-m", "pg0", "-r", "any"], 1, "Error: --role and --member are mutually exclusive options"),
+        (vec!["-f", "/nowhere.sql"], 2, "Invalid value for '--file' / '-f': '/nowhere.sql': No such file"),
+        (vec!["-c", "x", "-m", "pg9"], 1, "\tNo connection to member pg9 is available\n"),
+        (vec!["-c", "x", "-r", "standby-leader"], 1, "\tNo connection to role 'standby-leader' is available\n"),
+        (vec!["nowhere", "-c", "x"], 1, "\tNo connection is available\n"),
+        (vec!["nowhere", "-c", "x", "--format", "json"], 1, "\"Error\": \"No connection is available\"}]\n"),
+    ] {
+        stage.run(&[vec!["query"], args].concat()).expect(code, &[said]);
+    }
+    // A port that nobody listens on.
+    let free = Port::free().unwrap();
+    stage.put("members/pg1", &format!(r#"{{"conn_url":"postgres://{}/postgres"}}"#, free.address())).await;
+    stage
+        .run(&["query", "-c", "select 1", "-m", "pg1"])
+        .expect(1, &["\tERROR, SQLSTATE: cannot connect to PostgreSQL at"]);
+}
+
+#[test]
+fn shells_and_man_take_what_is_made_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script =
+            Ended::of(surus(&["completions", shell]).output().unwrap()).expect(0, &["switchover", "edit-config"]).out;
+        let file = dir.path().join(shell);
+        std::fs::write(&file, script).unwrap();
+        // Shells that are not there cannot be asked; bash always is.
+        match Command::new(shell).arg("-n").arg(&file).output() {
+            Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
+            Err(e) => assert!(shell != "bash" && e.kind() == std::io::ErrorKind::NotFound, "{shell}: {e}"),
+        }
+    }
+    let complete =
+        "source \"$0\"; COMP_WORDS=(surus swi); COMP_CWORD=1; _surus surus swi surus; echo \"${COMPREPLY[*]}\"";
+    let output = Command::new("bash").args(["-c", complete]).arg(dir.path().join("bash")).output().unwrap();
+    assert_eq!(Ended::of(output).out, "switchover\n");
+    Ended::of(surus(&["completions", "tcsh"]).output().unwrap()).expect(2, &["bash, zsh, fish"]);
+
+    let pages = dir.path().join("man/man1");
+    Ended::of(surus(&["man", pages.to_str().unwrap()]).output().unwrap()).expect(0, &["man -l"]);
+    for page in ["surus.1", "surus-switchover.1", "surus-query.1", "surus-store-add.1"] {
+        let page = pages.join(page);
+        assert!(page.is_file(), "{}", page.display());
+        let Ok(output) = Command::new("man").args(["--warnings", "-l"]).arg(&page).env("MANPAGER", "cat").output()
+        else {
+            continue;
+        };
+        let ended = Ended::of(output).expect(0, &["SYNOPSIS", "OPTIONS"]);
+        assert_eq!(ended.err, "", "{}", page.display());
+    }
+    let text = std::fs::read_to_string(pages.join("surus.1")).unwrap();
+    assert!(text.contains("Exit status"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lead_is_handed_over() {
     let leader = Answers::from([
         ("POST /switchover", (200, r#"Successfully switched over to "pg1""#)),
@@ -436,12 +508,17 @@ fn the_name_it_is_called_by_counts() {
     let dir = tempfile::tempdir().unwrap();
     let called = |name: &str, args: &[&str]| {
         let link = dir.path().join(name);
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_surus"), &link).unwrap();
+        let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_surus"), &link);
         Ended::of(Command::new(link).args(args).env_clear().output().unwrap())
     };
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(called("patronictl", &["version"]).expect(0, &[]).out, format!("patronictl version {version}\n"));
-    assert_eq!(called("patroni", &["--version"]).expect(0, &[]).out, format!("patroni {version}\n"));
+    let ours = format!("4.1.5 (Surus {version})");
+    assert_eq!(called("patronictl", &["version"]).expect(0, &[]).out, format!("patronictl version {ours}\n"));
+    assert_eq!(called("patroni", &["--version"]).expect(0, &[]).out, format!("patroni {ours}\n"));
+    called("patronictl", &["list", "--nothing"]).expect(2, &["Usage: patronictl list"]);
+    called("patronictl", &["list"]).expect(1, &["Error: Can not find suitable configuration"]);
+    called("patroni", &["--validate-config", "/nowhere.yml"]).expect(1, &["Error: /nowhere.yml: No such file"]);
+    called("patroni", &["--nothing"]).expect(2, &["Usage: patroni"]);
     assert_eq!(Ended::of(surus(&["version"]).output().unwrap()).out, format!("surus version {version}\n"));
     Ended::of(surus(&["nothing"]).output().unwrap()).expect(2, &["unrecognized subcommand 'nothing'"]);
     Ended::of(surus(&["check", "/nowhere.yml"]).output().unwrap()).expect(1, &["Error: /nowhere.yml: No such file"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Builder, Cluster, StoreKind, wait_for};
+use surus_testbed::{Builder, Cluster, StoreKind, WRITER, wait_for};
 
 fn cluster() -> Builder {
     Cluster::builder(env!("CARGO_BIN_EXE_surus"))
@@ -232,6 +232,8 @@ async fn the_commands_show_and_do() -> Result<()> {
         Ok(String::new())
     })?;
 
+    queries(&cluster, leader).await?;
+
     let candidate = cluster.others(leader)[0];
     let (from, to) = (cluster.nodes[leader].name.clone(), cluster.nodes[candidate].name.clone());
     surus(&cluster, &["switchover", "--leader", &from, "--candidate", &to, "--force"]).await?;
@@ -252,5 +254,37 @@ async fn the_commands_show_and_do() -> Result<()> {
     }
     assert_eq!(cluster.leader().await?, candidate);
     cluster.passed();
+    Ok(())
+}
+
+/// As a user who needs no password.
+async fn queries(cluster: &Cluster, leader: usize) -> Result<()> {
+    let as_writer = ["query", "-U", WRITER, "-d", "postgres"];
+    let query = async |args: &[&str]| surus(cluster, &[&as_writer[..], args].concat()).await;
+    let role = ["-c", "select pg_is_in_recovery() as standby"];
+    assert_eq!(query(&role).await?, "standby\nFalse\n");
+    for (pick, standby) in [("leader", "False"), ("primary", "False"), ("replica", "True"), ("standby", "True")] {
+        assert_eq!(query(&[&role[..], &["-r", pick]].concat()).await?, format!("standby\n{standby}\n"));
+    }
+    for node in 0..3 {
+        let told = query(&[&role[..], &["-m", &cluster.nodes[node].name, "--format", "json"]].concat()).await?;
+        assert_eq!(told, format!("[{{\"standby\": {}}}]\n", node != leader));
+    }
+    let file = cluster.dir().join("some.sql");
+    std::fs::write(&file, "select 1 as a;\nselect 2 as b, null as c, 'x'::text as d where true;\n")?;
+    let told = query(&["-f", &file.display().to_string(), "--delimiter", ","]).await?;
+    assert_eq!(told, "b,c,d\n2,None,x\n", "of the last statement");
+    assert_eq!(query(&["-c", "create temp table gone(a int)"]).await?, "", "no rows, and no error");
+    for (database, sql, code) in [
+        ("postgres", "select 1/0", "22012"),
+        ("postgres", "select * from nowhere", "42P01"),
+        ("none", "select 1", "3D000"),
+    ] {
+        let args = ["query", "-U", WRITER, "-d", database, "-c", sql];
+        let done = cluster.surus(0, &args).await?;
+        assert_eq!(done.status.code(), Some(1), "{args:?}");
+        let told = text(&done);
+        assert!(told.contains("\tERROR, SQLSTATE: ") && told.contains(code), "{args:?}: {told}");
+    }
     Ok(())
 }

@@ -38,6 +38,6 @@ pub use ports::Port;
 pub use python::schemathesis;
 pub use rustix::process::Signal;
 pub use stage::{Needs, Stage};
-pub use template::{PASSWORD, SUPERUSER, merge};
+pub use template::{PASSWORD, SUPERUSER, WRITER, merge};
 pub use verbs::Job;
 pub use writer::{Writer, Written};

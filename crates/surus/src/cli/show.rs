@@ -1,8 +1,9 @@
 //! Commands that show something, of the cluster or of this program.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{ClusterArg, Format, Role};
 
@@ -16,8 +17,14 @@ pub struct Watch {
     pub every: Option<f64>,
 }
 
+impl Watch {
+    pub fn interval(&self) -> Option<Duration> {
+        self.every.or(self.two_seconds.then_some(2.0)).map(Duration::from_secs_f64)
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s: &f64| s.is_finite() && *s > 0.0).ok_or_else(|| "is not a positive number".to_owned())
+    text.parse().ok().filter(|s: &f64| *s > 0.0 && *s < 1e9).ok_or_else(|| "is not a positive number".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -81,4 +88,56 @@ pub struct Dsn {
     pub role: Option<Role>,
     #[arg(short, long, value_name = "NAME")]
     pub member: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Query {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+    /// The statements
+    #[arg(short, long, value_name = "SQL")]
+    pub command: Option<String>,
+    /// A file of statements, `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Tsv)]
+    pub format: Format,
+    /// Stands between the columns of `tsv`
+    #[arg(long, value_name = "TEXT", default_value = "\t", hide_default_value = true)]
+    pub delimiter: String,
+    /// As whom. Default: PGUSER, or the user of this shell
+    #[arg(short = 'U', long, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Ask for the password. Default: PGPASSWORD, or the password file of libpq
+    #[arg(long)]
+    pub password: bool,
+    /// Default: PGDATABASE, or the name of the user
+    #[arg(short, long, value_name = "NAME")]
+    pub dbname: Option<String>,
+    /// Of the members with this role the first that answers. Default: leader
+    #[arg(short, long, value_enum)]
+    pub role: Option<Role>,
+    #[arg(short, long, value_name = "NAME")]
+    pub member: Option<String>,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to; it is made if it is not there
+    pub dir: PathBuf,
 }

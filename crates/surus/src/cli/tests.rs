@@ -3,12 +3,12 @@ use clap::CommandFactory;
 use super::*;
 
 fn parse(line: &str) -> Command {
-    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}")).command
+    read(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}")).command
 }
 
 #[test]
 fn definitions_are_consistent() {
-    Cli::command().debug_assert();
+    definition().debug_assert();
     Daemon::command().debug_assert();
 }
 
@@ -35,6 +35,8 @@ fn lines_operators_type() {
         "surus timeline --journal /a",
         "surus replay /a /b/00000001.jsonl --step --from 1h --to 10m --rule 720",
         "surus check -i x.yml",
+        "surus -c x.yml query batman -c SQL -d postgres -U me --role replica -w 1 --format json",
+        "surus query -f - -m pg0 --delimiter , --password --config-file x.yml",
     ] {
         parse(line);
     }
@@ -58,7 +60,7 @@ fn lines_that_are_refused() {
         "surus restart c --role king",
         "surus replay",
     ] {
-        assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
+        assert_eq!(read(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
     }
 }
 
@@ -66,4 +68,18 @@ fn lines_that_are_refused() {
 fn the_daemon_takes_abbreviations() {
     let daemon = Daemon::try_parse_from(["patroni", "--valid", "x.yml"]).unwrap();
     assert!(daemon.validate_config && daemon.configfile == Some("x.yml".into()));
+}
+
+#[test]
+fn global_options_before_and_behind_the_verb() {
+    let global = |line: &str| {
+        let cli = read(line.split(' ')).unwrap();
+        (cli.global.config_file.map(|p| p.display().to_string()), cli.global.dcs_url, cli.global.insecure)
+    };
+    let (x, y) = (Some("x".to_owned()), Some("y".to_owned()));
+    assert_eq!(global("surus -c x -d y -k list"), (x.clone(), y.clone(), true));
+    assert_eq!(global("surus list -c x -d y -k"), (x.clone(), y.clone(), true));
+    assert_eq!(global("surus -c y store members -c x"), (x.clone(), None, false));
+    assert_eq!(global("surus -c x query -c y -d z"), (x.clone(), None, false));
+    assert_eq!(global("surus query -c y --config-file x --dcs y"), (x, y, false));
 }

@@ -138,7 +138,7 @@ fn difference(before: &str, after: &str) -> String {
 fn show_difference(terminal: &mut Terminal, before: &str, after: &str) -> Outcome {
     let text = difference(before, after);
     if !terminal.is_tty {
-        return terminal.write(&text).and_then(|()| terminal.write("\n"));
+        return terminal.write(&text);
     }
     let coloured: String = text
         .lines()

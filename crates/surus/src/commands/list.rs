@@ -37,8 +37,7 @@ struct View<'a> {
 }
 
 async fn watched(context: &Context, terminal: &mut Terminal, watch: &Watch, view: &View<'_>) -> Outcome {
-    let every = watch.every.or(watch.two_seconds.then_some(2.0)).map(Duration::from_secs_f64);
-    let Some(every) = every else { return once(context, terminal, view, false).await };
+    let Some(every) = watch.interval() else { return once(context, terminal, view, false).await };
     let mut next = Instant::now();
     loop {
         match once(context, terminal, view, true).await {
@@ -64,7 +63,7 @@ async fn once(context: &Context, terminal: &mut Terminal, view: &View<'_>, clear
         let reading = cluster.read().await;
         shown.push((cluster, reading));
     }
-    if clear {
+    if clear && terminal.is_tty {
         terminal.write("\x1b[2J\x1b[H")?;
     }
     if view.timestamp {

@@ -12,12 +12,14 @@ mod journal;
 mod list;
 mod loss;
 mod pause;
+mod query;
 mod reinit;
 mod remove;
 mod replay;
 mod restart;
 pub mod run;
 mod select;
+mod shell;
 mod show_config;
 mod standby_cluster;
 mod store;
@@ -48,6 +50,8 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Store(args) => return store::store(args, global, terminal).await,
         Command::Fence(args) => return fence::fence(args, terminal).await,
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
+        Command::Completions(args) => return shell::completions(terminal, args.shell),
+        Command::Man(args) => return shell::man(terminal, &args.dir),
         Command::Replay(args) => return replay::replay(terminal, &args),
         Command::Explain(args) if !args.journal.is_empty() => return explain::offline(terminal, &args),
         Command::Loss(args) if !args.source().dir.is_empty() => return loss::offline(terminal, &args).await,
@@ -76,11 +80,14 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Remove(args) => remove::remove(&context, terminal, &args).await,
         Command::Flush(args) => flush::flush(&context, terminal, &args).await,
         Command::Dsn(args) => dsn::dsn(&context, terminal, &args).await,
+        Command::Query(args) => query::query(&context, terminal, &args).await,
         Command::Run(_)
         | Command::Check(_)
         | Command::Version(_)
         | Command::Store(_)
         | Command::Fence(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Replay(_)
         | Command::Demo(_) => Err(Failure::Message("this command does not use a store".to_owned())),
     }

@@ -35,7 +35,7 @@ pub async fn pause(context: &Context, terminal: &mut Terminal, args: &Pause, pau
         }
         if args.wait {
             say!(terminal, "'{word}' request sent, waiting until it is recognized by all nodes");
-            wait(&cluster, paused, &reading).await?;
+            wait(terminal, &cluster, paused, &reading).await?;
         }
         say!(terminal, "Success: cluster management is {word}d");
         if !paused {
@@ -57,14 +57,19 @@ fn warn_of_unguarded(before: &Reading) {
     }
 }
 
-async fn wait(cluster: &Cluster, paused: bool, before: &Reading) -> Outcome {
+async fn wait(terminal: &mut Terminal, cluster: &Cluster, paused: bool, before: &Reading) -> Outcome {
     let loop_wait = before.settings.timing.loop_wait;
     let until = Instant::now() + loop_wait + Duration::from_secs(1);
+    let mut told = before.view.members.len();
     loop {
         let reading = cluster.read().await?;
         let missing: Vec<_> = reading.view.members.values().filter(|m| m.pause != paused).cloned().collect();
         if missing.is_empty() {
             return Ok(());
+        }
+        if missing.len() < told {
+            told = missing.len();
+            say!(terminal, "{} waiting for {}", crate::when::stamp(), select::names(&missing));
         }
         if Instant::now() >= until {
             return failed(format!(

@@ -96,7 +96,7 @@ async fn wait(context: &Context, terminal: &mut Terminal, mut members: Vec<Membe
                 seen_busy.push(member.clone());
             }
             if let Some(progress) = status.as_ref().and_then(|s| s.progress.as_ref()) {
-                let line = format!("{}: {} {}", member.name, progress.what, describe(progress));
+                let line = format!("{}: {} {}", member.name, progress.what, describe(progress)).trim_end().to_owned();
                 if line != last_said {
                     say!(terminal, "{line}");
                     last_said = line;

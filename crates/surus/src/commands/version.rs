@@ -1,5 +1,6 @@
 //! `version`.
 
+use surus_agent::rest::COMPATIBLE_VERSION;
 use surus_api::PatroniStatus;
 
 use crate::cli::{Global, Version};
@@ -9,7 +10,11 @@ use crate::failure::Outcome;
 use crate::terminal::{Terminal, say};
 
 pub async fn version(args: &Version, global: &Global, terminal: &mut Terminal) -> Outcome {
-    say!(terminal, "{} version {}", crate::program_name(), env!("CARGO_PKG_VERSION"));
+    match (crate::program_name().as_str(), env!("CARGO_PKG_VERSION")) {
+        // Scripts compare it with the versions they know.
+        (name @ "patronictl", own) => say!(terminal, "{name} version {COMPATIBLE_VERSION} (Surus {own})"),
+        (name, own) => say!(terminal, "{name} version {own}"),
+    }
     let Some(name) = &args.cluster_name else { return Ok(()) };
     let context = Context::open(global).await?;
     let cluster = context.cluster(Some(name), args.group)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Agent, Builder, Cluster, StoreKind, merge, wait_for};
+use surus_testbed::{Agent, Builder, Cluster, StoreKind, WRITER, merge, wait_for};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -82,6 +82,60 @@ async fn agree(cluster: &Cluster) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// What only shows is printed the same by both commands, byte for byte, and ends the same.
+async fn same_texts(cluster: &Cluster) -> Result<()> {
+    let scope = cluster.scope.as_str();
+    let values = "select 1 as a, true as b, null as c, 2::float8 as d, 'x' as e";
+    let query = ["query", "-U", WRITER, "-d", "postgres", "-c"];
+    let mut lines: Vec<Vec<&str>> = vec![
+        vec!["list", "-e"],
+        vec!["list", scope, "nowhere"],
+        vec!["topology"],
+        vec!["show-config"],
+        vec!["show-config", "nowhere"],
+        vec!["dsn", "-r", "replica"],
+        vec!["dsn", "-m", "node2"],
+        vec!["dsn", "-m", "nobody"],
+        vec!["dsn", "-m", "node2", "-r", "any"],
+        vec!["resume"],
+        vec!["edit-config", "-s", "ttl=20", "--force"],
+        vec!["edit-config", "-s", "a=1"],
+        vec!["switchover", "--force", "--candidate", "nobody"],
+        vec!["switchover", "--scheduled", "soon", "--force"],
+        vec!["failover", "--force"],
+        vec!["restart", scope, "nobody", "--force"],
+        vec!["restart", scope, "--pg-version", "x", "--force"],
+        vec!["reload", scope],
+        vec!["reload"],
+        vec!["flush", scope, "switchover"],
+        vec!["flush", scope, "restart", "--force"],
+        vec!["remove", scope],
+        vec!["demote-cluster"],
+        vec!["promote-cluster", "--force"],
+        vec!["query", "-c", "x", "-f", "y"],
+        [&query[..], &["select 1", "-m", "node3", "--delimiter", ";"]].concat(),
+        [&query[..], &["select pg_is_in_recovery()", "-r", "replica"]].concat(),
+        vec!["nothing"],
+    ];
+    for format in ["pretty", "tsv", "json", "yaml"] {
+        lines.push(vec!["list", "-f", format]);
+        lines.push(vec!["history", "-f", format]);
+        lines.push([&query[..], &[values, "--format", format]].concat());
+    }
+    for args in lines {
+        // The members write their keys meanwhile.
+        wait_for("the commands print the same", LONG, async || {
+            let (ours, theirs) = tokio::join!(cluster.surus(0, &args), cluster.patronictl(0, &args));
+            let [ours, theirs] =
+                [ours?, theirs?].map(|o| (o.status.code(), String::from_utf8_lossy(&o.stdout).into_owned()));
+            ensure!(ours == theirs, "{args:?}: {ours:#?} here, {theirs:#?} there");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Nothing that we do or write is an error to Patroni.
