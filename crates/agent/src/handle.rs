@@ -65,6 +65,12 @@ pub struct WalKept {
     pub ready: std::collections::BTreeMap<String, bool>,
 }
 
+impl WalKept {
+    pub fn unready(&self) -> Vec<String> {
+        self.ready.iter().filter(|(_, ready)| !**ready).map(|(slot, _)| slot.clone()).collect()
+    }
+}
+
 /// Totals for `/metrics`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {

@@ -61,10 +61,11 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Asks a peer how it is.
 pub async fn ask(api: &surus_api::Client, url: &str, limit: Duration) -> Made<PeerAnswer> {
-    let surus_api::PeerStatus { in_recovery, position, timeline, tags, watchdog_failed, wal_disk, .. } =
-        api.probe(url, limit).await.map_err(|e| e.to_string())?;
+    let surus_api::PeerStatus {
+        in_recovery, position, timeline, tags, watchdog_failed, wal_disk, unready_slots, ..
+    } = api.probe(url, limit).await.map_err(|e| e.to_string())?;
     let room = wal_disk.map(|(free, total)| Room { free, total });
-    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed, room })
+    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed, room, unready_slots })
 }
 
 impl Hands for RealHands {

@@ -64,6 +64,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         request: None,
         room: None,
         missing_slots: vec![],
+        unready_slots: vec![],
         shutdown: false,
         failover_due: None,
     }

@@ -21,6 +21,8 @@ pub struct PeerStatus {
     pub watchdog_failed: bool,
     /// Free and total bytes of the disk of its log, which members of ours tell.
     pub wal_disk: Option<(u64, u64)>,
+    /// Permanent logical slots that are not ready for a failover, which members of ours tell.
+    pub unready_slots: Vec<String>,
     pub state: MemberState,
 }
 
@@ -68,6 +70,11 @@ impl PeerStatus {
             wal_disk: document.get("surus").and_then(|ours| ours.get("wal_disk")).and_then(|disk| {
                 Some((disk.get("free").and_then(Value::as_u64)?, disk.get("total").and_then(Value::as_u64)?))
             }),
+            unready_slots: document
+                .get("surus")
+                .and_then(|ours| ours.get("unready_slots")?.as_array())
+                .map(|slots| slots.iter().filter_map(|slot| slot.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default(),
             watchdog_failed: document.get("watchdog_failed").and_then(Value::as_bool).unwrap_or(false),
             state,
         })
@@ -82,10 +89,10 @@ mod tests {
     fn a_standby_a_primary_and_an_older_peer() {
         let standby = PeerStatus::parse(
             "u",
-            r#"{"state":"running","role":"replica","xlog":{"received_location":9,"replayed_location":7},"timeline":2,"tags":{"nofailover":true},"watchdog_failed":true,"surus":{"wal_disk":{"free":5,"total":7}}}"#,
+            r#"{"state":"running","role":"replica","xlog":{"received_location":9,"replayed_location":7},"timeline":2,"tags":{"nofailover":true},"watchdog_failed":true,"surus":{"wal_disk":{"free":5,"total":7},"unready_slots":["s",7]}}"#,
         )
         .unwrap();
-        assert_eq!(standby.wal_disk, Some((5, 7)));
+        assert_eq!((standby.wal_disk, standby.unready_slots), (Some((5, 7)), vec!["s".to_owned()]));
         assert!(standby.in_recovery && standby.watchdog_failed && standby.tags.nofailover());
         assert_eq!((standby.position, standby.timeline), (Lsn(9), Some(Timeline(2))));
         for primary in [

@@ -118,6 +118,7 @@ mod tests {
             request: None,
             room: None,
             missing_slots: Default::default(),
+            unready_slots: vec![],
             synchronous: Default::default(),
             shutdown: false,
             failover_due: None,

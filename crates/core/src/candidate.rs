@@ -73,20 +73,33 @@ pub fn objection(
     None
 }
 
-/// Every other member with the verdict on it, the fittest first.
+/// What readers of permanent logical slots would suffer there. It keeps nobody from leading.
+pub fn unready(slots: &[String]) -> Option<String> {
+    (!slots.is_empty()).then(|| format!("logical slots not ready: {}", slots.join(", ")))
+}
+
+/// Every other member with the verdict on it, the fittest first: one that may lead, of the highest priority, whose logical
+/// slots are ready, with most of the log.
 pub fn weigh(facts: &Facts, view: &ClusterView, request: Option<&FailoverRequest>) -> Vec<Candidate> {
-    let mut rows: Vec<(Candidate, i64, u64)> = view
+    let mut rows: Vec<(Candidate, i64, bool, u64)> = view
         .others(&facts.me)
         .filter(|m| request.and_then(|r| r.candidate.as_ref()).is_none_or(|c| *c == m.name))
         .map(|m| {
             let objection = objection(facts, view, request, m);
-            let position = facts.peers.get(&m.name).and_then(|p| p.answer.as_ref().ok()).map_or(0, |a| a.position.0);
+            let answer = facts.peers.get(&m.name).and_then(|p| p.answer.as_ref().ok());
+            let position = answer.map_or(0, |a| a.position.0);
+            let unready = answer.and_then(|a| unready(&a.unready_slots));
             let fit = objection.is_none();
-            let why = objection.unwrap_or_else(|| format!("reachable, at {}", crate::Lsn(position)));
-            (Candidate { name: m.name.clone(), fit, why }, m.tags.failover_priority(), position)
+            let slots = unready.as_ref().map(|told| format!("; {told}")).unwrap_or_default();
+            let why = objection.unwrap_or_else(|| format!("reachable, at {}{slots}", crate::Lsn(position)));
+            (Candidate { name: m.name.clone(), fit, why }, m.tags.failover_priority(), unready.is_none(), position)
         })
         .collect();
-    rows.sort_by(|a, b| b.0.fit.cmp(&a.0.fit).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)).then(a.0.name.cmp(&b.0.name)));
+    // A few bytes of lag are gone in a moment; a slot can take minutes, or its reader's help.
+    rows.sort_by(|a, b| {
+        let fitness = |r: &(Candidate, i64, bool, u64)| (r.0.fit, r.1, r.2, r.3);
+        fitness(b).cmp(&fitness(a)).then(a.0.name.cmp(&b.0.name))
+    });
     rows.into_iter().map(|r| r.0).collect()
 }
 

@@ -77,6 +77,9 @@ pub struct PeerAnswer {
     /// On the disk of its log.
     #[serde(default)]
     pub room: Option<Room>,
+    /// Permanent logical slots that a reader could not go on with there after a failover, or not be sure to miss nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unready_slots: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +199,9 @@ pub struct Facts {
     /// Permanent logical slots that this standby lacks and could copy from the leader.
     #[serde(default)]
     pub missing_slots: Vec<LogicalSlot>,
+    /// Those that a reader could not go on with here, missing ones among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unready_slots: Vec<String>,
     /// The agent was asked to end.
     pub shutdown: bool,
     /// When the failover request asks to be carried out, in Unix milliseconds; an unreadable text is `Err`.

@@ -45,7 +45,9 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     {
         return leave(format!(
             "{name} was left alone while the cluster was paused and has not confirmed the end of the pause, it may still \
-             accept writes; bring it back, or, if it certainly does not run, fail over to a member by name"
+             accept writes; start its agent, or, if its PostgreSQL certainly does not run any more: surus failover \
+             --candidate {}",
+            facts.me
         ));
     }
     if let Some(why) = facts.fence.forbids() {
@@ -317,10 +319,20 @@ fn healthiest(
                 "{name} has equally tolerable WAL position and priority {}, while this node has priority {my_priority}",
                 member.tags.failover_priority()
             ))
+        } else if answer.position == mine
+            && !was_leader
+            && my_priority == member.tags.failover_priority()
+            && answer.unready_slots.is_empty()
+            // Whoever is ready takes the lead at once or not at all.
+            && leaderless(facts, memory) < facts.settings.timing.loop_wait
+            && let Some(told) = candidate::unready(&facts.unready_slots)
+        {
+            Some(format!("{name} is as far as I am, and its logical slots are ready; mine are not yet ({told})"))
         } else {
             None
         };
-        verdicts.push(row(answer.in_recovery, format!("at {}", answer.position)));
+        let slots = candidate::unready(&answer.unready_slots).map(|told| format!("; {told}")).unwrap_or_default();
+        verdicts.push(row(answer.in_recovery, format!("at {}{slots}", answer.position)));
         stands_against_me = stands_against_me.or(against);
     }
     if let Some(sync) = quorum.filter(|s| !s.is_leader(&facts.me)) {

@@ -31,6 +31,8 @@ async fn whole(cluster: &Cluster) -> Result<usize> {
         let safe = cluster.get(node, "/metrics").await?.body;
         let safe = safe.lines().any(|l| l.starts_with("surus_slot_failover_ready{") && l.ends_with(" 1"));
         ensure!(safe || node == leader, "{} does not call its slot safe", cluster.nodes[node].name);
+        let told = cluster.get(node, "/explain").await?.json()?["logical_slots"]["changes"] == true;
+        ensure!(told == (node != leader), "{} does not explain its slot", cluster.nodes[node].name);
     }
     Ok(leader)
 }
@@ -90,6 +92,8 @@ async fn a_subscriber_goes_on_where_it_was_after_a_failover() -> Result<()> {
         Ok(())
     })
     .await?;
+    let explained = String::from_utf8_lossy(&cluster.surus(old, &["explain"]).await?.stdout).into_owned();
+    assert_eq!(explained.matches("logical slots for a failover, ready: changes").count(), 2, "{explained}");
     cluster.kill_agent(old)?;
     cluster.kill_postmaster(old)?;
     let new = cluster.wait_leader_other_than(old).await?;

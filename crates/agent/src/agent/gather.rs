@@ -78,6 +78,7 @@ impl Agent {
             request: self.member.request(),
             room: self.upkeep.slots.wal().room,
             missing_slots: self.upkeep.slots.missing(),
+            unready_slots: self.upkeep.slots.unready(),
             shutdown: self.member.shutdown(),
             failover_due: self.failover_due(),
         }

@@ -86,6 +86,9 @@ pub fn document(published: &Published, now: BootTime, certificate: Option<&Valid
     if let Some(stalls) = published.stalls.document(now) {
         out.insert("stalls".into(), stalls);
     }
+    if !published.wal.ready.is_empty() {
+        out.insert("logical_slots".into(), json!(published.wal.ready));
+    }
     if !published.wanting.is_empty() {
         out.insert("wanting".into(), json!(*published.wanting));
     }

@@ -105,6 +105,10 @@ impl<'a> Facts<'a> {
             if let Some(room) = self.published.wal.room {
                 ours["wal_disk"] = json!({"free": room.free, "total": room.total});
             }
+            let unready = self.published.wal.unready();
+            if !unready.is_empty() {
+                ours["unready_slots"] = json!(unready);
+            }
             if !self.published.wanting.is_empty() {
                 ours["wanting"] = json!(*self.published.wanting);
             }

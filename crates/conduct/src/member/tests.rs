@@ -58,6 +58,7 @@ fn facts(view: ClusterView) -> Facts {
         request: None,
         room: None,
         missing_slots: vec![],
+        unready_slots: vec![],
         shutdown: false,
         failover_due: None,
         fence: Default::default(),

@@ -81,11 +81,11 @@ proptest! {
     }
 }
 
-/// A member of the race: position, priority (0: may not be promoted), runs as a primary.
-type Runner = (u64, i64, bool);
+/// A member of the race: position, priority (0: may not be promoted), runs as a primary, has its logical slots ready.
+type Runner = (u64, i64, bool, bool);
 
 fn runners() -> impl Strategy<Value = Vec<Runner>> {
-    let one = (990..1003_u64, 0..3_i64, proptest::bool::weighted(0.1));
+    let one = (990..1003_u64, 0..3_i64, proptest::bool::weighted(0.1), any::<bool>());
     proptest::collection::vec(one, 1..6)
 }
 
@@ -95,17 +95,22 @@ fn tags(priority: i64) -> Tags {
     tags
 }
 
+fn unready(ready: bool) -> Vec<String> {
+    if ready { vec![] } else { vec!["changes".to_owned()] }
+}
+
 /// What the member at `i` knows when it has asked all others.
 fn seen_by(runners: &[Runner], i: usize) -> Scenario {
     let mut s = Scenario::leaderless();
     s.memory.last_leader = None;
     s.view.members.clear();
-    for (n, (position, priority, primary)) in runners.iter().enumerate() {
+    for (n, (position, priority, primary, ready)) in runners.iter().enumerate() {
         let name = format!("m{n}");
         if n == i {
             let observed =
                 if *primary { primary_at(*position, 1) } else { standby_at(*position, 1, &name, None, false) };
             s.facts.me = name.as_str().into();
+            s.facts.unready_slots = unready(*ready);
             s.facts.tags = tags(*priority);
             s.facts.postgres.data_dir = data(surus_core::postgres::ControlState::InArchiveRecovery, !*primary);
             s.facts.postgres.answer = surus_core::facts::Answer::Known(std::sync::Arc::new(observed));
@@ -113,6 +118,7 @@ fn seen_by(runners: &[Runner], i: usize) -> Scenario {
             s = s.with_standby(&name, *position);
             let mut answer = answer(!*primary, *position);
             answer.tags = tags(*priority);
+            answer.unready_slots = unready(*ready);
             s.facts.peers.insert(name.as_str().into(), PeerFact { asked: before(100), answer: Ok(answer) });
             s.view.members.get_mut(&name.as_str().into()).expect("just added").tags = tags(*priority);
         }
@@ -126,15 +132,18 @@ fn takes(s: &Scenario) -> bool {
 
 /// The ranking in the words of `spec/ha.md §9.3`, without regard to cost.
 fn naive(runners: &[Runner], i: usize) -> bool {
-    let (position, priority, primary) = runners[i];
-    let promotable = || runners.iter().enumerate().filter(|(n, (_, priority, _))| *n != i && *priority > 0);
+    let (position, priority, primary, ready) = runners[i];
+    let promotable = || runners.iter().enumerate().filter(|(n, (_, priority, ..))| *n != i && *priority > 0);
     if primary {
         return true;
     }
     priority > 0
-        && promotable().all(|(_, (_, _, primary))| !primary)
+        && promotable().all(|(_, (_, _, primary, _))| !primary)
         && promotable().all(|(_, (theirs, ..))| *theirs <= position)
-        && promotable().all(|(_, (theirs, theirs_priority, _))| *theirs < position || *theirs_priority <= priority)
+        && promotable().all(|(_, (theirs, theirs_priority, ..))| *theirs < position || *theirs_priority <= priority)
+        && promotable().all(|(_, (theirs, theirs_priority, _, theirs_ready))| {
+            ready || !theirs_ready || *theirs < position || *theirs_priority < priority
+        })
 }
 
 proptest! {
@@ -151,10 +160,10 @@ proptest! {
     #[test]
     fn somebody_takes_the_lead_and_is_not_behind(runners in runners()) {
         let takers: Vec<_> = (0..runners.len()).filter(|i| takes(&seen_by(&runners, *i))).collect();
-        let primary = runners.iter().any(|(_, _, primary)| *primary);
-        let nobody = runners.iter().all(|(_, priority, _)| *priority == 0);
+        let primary = runners.iter().any(|(_, _, primary, _)| *primary);
+        let nobody = runners.iter().all(|(_, priority, ..)| *priority == 0);
         prop_assert!(primary || nobody || !takers.is_empty(), "a mutual veto: {:?}", runners);
-        let best = runners.iter().filter(|(_, priority, _)| *priority > 0).map(|r| r.0).max().unwrap_or(0);
+        let best = runners.iter().filter(|(_, priority, ..)| *priority > 0).map(|r| r.0).max().unwrap_or(0);
         for taker in takers {
             prop_assert!(runners[taker].2 || runners[taker].0 == best, "{} of {:?}", taker, runners);
         }
@@ -169,7 +178,7 @@ proptest! {
         waited in 0..60_000_u64,
     ) {
         let quorum = quorum.min(positions.len() - 1);
-        let runners: Vec<Runner> = positions.iter().map(|(p, _)| (*p, 1, false)).collect();
+        let runners: Vec<Runner> = positions.iter().map(|(p, _)| (*p, 1, false, true)).collect();
         let mut voters: Vec<String> = (0..runners.len()).map(|n| format!("m{n}")).collect();
         let mut ranked: Vec<u64> = positions.iter().map(|(p, _)| *p).collect();
         if outsider {

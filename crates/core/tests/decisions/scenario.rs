@@ -153,6 +153,7 @@ impl Scenario {
             stalls: Default::default(),
             room: None,
             missing_slots: vec![],
+            unready_slots: vec![],
             synchronous: Default::default(),
             shutdown: false,
             failover_due: None,
@@ -387,6 +388,7 @@ pub fn answer(in_recovery: bool, lsn: u64) -> PeerAnswer {
         tags: Tags::default(),
         watchdog_failed: false,
         room: None,
+        unready_slots: vec![],
     }
 }
 

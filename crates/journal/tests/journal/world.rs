@@ -121,6 +121,7 @@ impl World {
             request: None,
             room: None,
             missing_slots: vec![],
+            unready_slots: vec![],
             shutdown: false,
             failover_due: None,
         };
@@ -190,6 +191,7 @@ impl World {
                     tags: Tags::default(),
                     watchdog_failed: false,
                     room: None,
+                    unready_slots: vec![],
                 };
                 let answer = if n % 2 == 0 { Ok(answer) } else { Err("connection refused".to_owned()) };
                 self.facts.peers.insert(name(*n), PeerFact { asked: now, answer });

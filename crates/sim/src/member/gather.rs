@@ -79,6 +79,7 @@ impl Member {
             request: mind.conduct.request(),
             room: None,
             missing_slots: vec![],
+            unready_slots: vec![],
             shutdown: mind.conduct.shutdown(),
             failover_due: None,
         }

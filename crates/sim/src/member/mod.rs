@@ -433,6 +433,7 @@ impl World {
             tags: Default::default(),
             watchdog_failed: false,
             room: None,
+            unready_slots: vec![],
         })
     }
 

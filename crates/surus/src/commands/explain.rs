@@ -181,6 +181,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
         let (id, what) = (text(loss, "id").unwrap_or("?"), text(loss, "what").unwrap_or_default());
         line(out, 1, &format!("lost and not acknowledged: {what} (surus loss show {id})"));
     }
+    if let Some(slots) = account.get("logical_slots").and_then(slots_line) {
+        line(out, 1, &slots);
+    }
     for wanting in list(account, "wanting").iter().filter_map(Value::as_str) {
         line(out, 1, &format!("wanting: {wanting}"));
     }
@@ -215,6 +218,22 @@ fn stall_lines(stalls: &Value) -> Vec<String> {
         })
     };
     all.values().filter_map(tell).collect()
+}
+
+/// Of a standby: whether readers could go on here after a failover.
+fn slots_line(slots: &Value) -> Option<String> {
+    let all = slots.as_object()?.iter();
+    let of = |ready: bool| {
+        let names = all.clone().filter(|(_, r)| r.as_bool() == Some(ready)).map(|(name, _)| name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let told = [("ready", of(true)), ("not ready yet", of(false))];
+    let told: Vec<String> = told
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {names}"))
+        .collect();
+    (!told.is_empty()).then(|| format!("logical slots for a failover, {}", told.join("; ")))
 }
 
 fn fence_line(fence: &Value) -> Option<String> {
@@ -264,6 +283,7 @@ mod tests {
             "facts": {"lease": "held", "view_age_ms": 120, "sync": null},
             "candidates": [{"name": "c", "fit": false, "why": "tagged nofailover"}],
             "fence": {"mode": "required", "state": "armed", "seconds_left": 7.25, "firings": 0},
+            "logical_slots": {"changes": true, "audit": false, "orders": true},
             "waiting_for": [],
             "recent": [{"at": "just now", "goal": "no action"}, {"at": "09:59:58", "rule": 70, "goal": "promoted"}]
         });
@@ -291,6 +311,7 @@ a, decided at just now
   weighed: no  c: tagged nofailover
   facts: lease=held, view_age_ms=120
   fence: armed, ends PostgreSQL in 7.2 s unless the lead is prolonged
+  logical slots for a failover, ready: changes, orders; not ready yet: audit
   before that:
     09:59:58 promoted (rule 70)
 

@@ -387,6 +387,7 @@ impl World {
                     tags: Default::default(),
                     watchdog_failed: false,
                     room: None,
+                    unready_slots: vec![],
                 })
             };
             let node = &mut self.nodes[i];
@@ -426,6 +427,7 @@ impl World {
             stalls: Default::default(),
             room: None,
             missing_slots: vec![],
+            unready_slots: vec![],
             synchronous: Default::default(),
             shutdown: node.shutdown,
             failover_due: None,

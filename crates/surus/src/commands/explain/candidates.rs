@@ -31,6 +31,7 @@ pub async fn weigh(context: &Context, reading: &Reading) -> Vec<Candidate> {
                 tags: peer.tags,
                 watchdog_failed: peer.watchdog_failed,
                 room: None,
+                unready_slots: peer.unready_slots,
             });
             (member.name.clone(), PeerFact { asked: NOW, answer })
         })
@@ -70,6 +71,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         stalls: Default::default(),
         room: None,
         missing_slots: vec![],
+        unready_slots: vec![],
         synchronous: Default::default(),
         shutdown: false,
         failover_due: None,
@@ -104,6 +106,7 @@ mod tests {
                 tags: Tags::default(),
                 watchdog_failed: false,
                 room: None,
+                unready_slots: vec![],
             };
             PeerFact { asked: NOW, answer: Ok(answer) }
         };

@@ -48,6 +48,10 @@ impl Slots {
         self.missing.clone()
     }
 
+    pub fn unready(&self) -> Vec<String> {
+        self.wal().unready()
+    }
+
     pub fn wal(&self) -> WalKept {
         let mut shown = self.watch.shown();
         shown.ready = self.native.ready.clone();
