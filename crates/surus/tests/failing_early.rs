@@ -103,6 +103,19 @@ async fn a_recovery_that_takes_longer_than_a_failover_costs_the_lead() -> Result
     ensure!(log.contains("s more at least, and a synchronous standby has every commit"), "{log}");
     ensure!(cluster.sql(first, "select count(*) from big").await? == "300000");
     cluster.wait_healthy().await?;
+
+    // An operator who does not want to wait for it does not have to.
+    configure(&cluster, json!({"synchronous_mode": false})).await?;
+    write_much(&cluster, first).await?;
+    crash_and_hold_recovery(&cluster, first).await?;
+    let asked = json!({"leader": cluster.nodes[first].name, "candidate": cluster.nodes[second].name});
+    let answer = cluster.send(second, "POST", "/switchover", &asked).await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+    ensure!(cluster.wait_leader_other_than(first).await? == second);
+    let log = cluster.node(first).log();
+    ensure!(log.contains("switchover: stopping PostgreSQL, which is still starting up"), "{log}");
+    ensure!(cluster.sql(second, "select count(*) from big").await? == "450000");
+    cluster.wait_healthy().await?;
     cluster.passed();
     Ok(())
 }
@@ -126,6 +139,8 @@ async fn a_disk_that_is_nearly_full_costs_the_lead_before_it_ends_the_primary() 
         ensure!(cluster.node(first).log().contains("(disk_guard.warn): PostgreSQL ends when it is full"), "not yet");
         let page = cluster.get(first, "/metrics").await?.body;
         ensure!(page.lines().any(|l| l.starts_with("surus_wal_disk_low{") && l.ends_with(" 1")), "{page}");
+        let list = String::from_utf8_lossy(&cluster.surus(second, &["list"]).await?.stdout).into_owned();
+        ensure!(list.contains("| low: less than 150 of ") && list.contains("(disk_guard.warn) |"), "{list}");
         Ok(())
     })
     .await?;

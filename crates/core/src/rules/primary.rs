@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::stopped::asked_to_hand_over;
 use super::{Ctx, Rule, Work};
 use crate::candidate;
 use crate::cluster::{FailoverRequest, Versioned};
@@ -51,7 +52,7 @@ pub const RULES: &[Rule] = &[
         id: 708,
         section: Section::Primary,
         name: "PostgreSQL does not answer",
-        when: |c| c.i_lead() && c.facts.postgres.observed().is_none(),
+        when: |c| c.i_lead() && c.facts.postgres.observed().is_none() && !asked_to_hand_over(c),
         then: |w| {
             w.goal("Error communicating with PostgreSQL. Will try again later");
             w.wait_for("PostgreSQL to answer");
@@ -204,13 +205,32 @@ pub const RULES: &[Rule] = &[
               to be stopped.",
     },
     Rule {
+        id: 739,
+        section: Section::Primary,
+        name: "a request and a fit candidate while the leader is still starting up",
+        when: |c| asked_to_hand_over(c) && c.facts.postgres.is_primary(),
+        then: |w| {
+            let Some(to) = chosen(w) else { return };
+            w.goal(format!(
+                "{}: stopping PostgreSQL, which is still starting up, and leaving the lead to {to}. What was not sent before \
+                 the crash is missing there; it is written down when this member comes back (surus loss list)",
+                action(w)
+            ));
+            w.begin(Task::Demote(Demote::Release));
+        },
+        why: "It was asked for. Recovery cannot be hurried, and is not finished for somebody who does not wait for it.",
+    },
+    Rule {
         id: 740,
         section: Section::Primary,
         name: "a request and a fit candidate",
         when: |c| c.i_lead() && request(c).is_some(),
         then: |w| {
             let Some(to) = chosen(w) else { return };
-            w.goal(format!("{}: demoting myself, handing over to {to}", action(w)));
+            let answer = w.facts.peers.get(&to).and_then(|p| p.answer.as_ref().ok());
+            let slots = answer.and_then(|a| candidate::unready(&a.unready_slots));
+            let slots = slots.map(|told| format!(" ({told})")).unwrap_or_default();
+            w.goal(format!("{}: demoting myself, handing over to {to}{slots}", action(w)));
             let upstream = w.view.and_then(|v| v.members.get(&to)).and_then(crate::cluster::Member::upstream);
             w.begin(Task::Demote(Demote::Handover { to, upstream }));
         },
@@ -308,6 +328,11 @@ fn nonsense(facts: &crate::facts::Facts, request: Option<&Versioned<FailoverRequ
             (late > stale).then(|| "Found a stale switchover value, cleaning up".into())
         }
     }
+}
+
+/// A request that is to be carried out now, or refused.
+pub(super) fn is_due(c: &Ctx) -> bool {
+    request(c).is_some() && wait_ms(c).is_none()
 }
 
 /// A scheduled request that is not due; while paused none ever is.

@@ -290,7 +290,7 @@ pub const RULES: &[Rule] = &[
         id: 554,
         section: Section::Stopped,
         name: "the leader takes too long to start up, and nobody can take over",
-        when: |c| waited_for(c) && too_long(c).is_some(),
+        when: |c| waited_for(c) && too_long(c).is_some() && !asked_to_hand_over(c),
         then: |w| {
             let why = recovery::too_long(w.facts, w.view).unwrap_or_default();
             w.candidates = w.view.map(|v| candidate::weigh(w.facts, v, None)).unwrap_or_default();
@@ -311,7 +311,7 @@ pub const RULES: &[Rule] = &[
         id: 555,
         section: Section::Stopped,
         name: "PostgreSQL does not accept connections",
-        when: starting,
+        when: |c| starting(c) && !asked_to_hand_over(c),
         then: |w| {
             w.goal("PostgreSQL is still starting up");
             if w.leads == Leads::Me {
@@ -353,6 +353,12 @@ fn starting(c: &Ctx) -> bool {
 /// The leader is starting up, and nothing else keeps it from giving the lead away.
 fn waited_for(c: &Ctx) -> bool {
     starting(c) && !c.paused && c.i_lead()
+}
+
+/// An operator does not want to wait for it: the request is weighed as that of a leader that serves.
+pub(super) fn asked_to_hand_over(c: &Ctx) -> bool {
+    let here = c.facts.postgres.is_primary() || c.leads_standbys();
+    waited_for(c) && here && super::primary::is_due(c)
 }
 
 fn too_long(c: &Ctx) -> Option<String> {

@@ -342,6 +342,8 @@ fn stopped_server() -> Vec<Row> {
     let at_once = |s: &mut Scenario| s.facts.settings.primary_start_timeout = Duration::ZERO;
     let failed = |s: &mut Scenario| (s.memory.start_failures, s.memory.last_failure) = (1, Some(before(200)));
     let deposed = || Scenario::standby().down(ControlState::ShutDown, false);
+    let recovering = || Scenario::leader().with_standby("b", 1000).starting(before(40_000));
+    let later = |s: &mut Scenario| s.facts.failover_due = Some(Ok(UNIX_MS + 60_000));
     vec![
         (500, Scenario::crashed_leader().with(|s| s.facts.postgres.orphans = true), &["kill orphans"]),
         (505, Scenario::crashed_leader().paused(), &["release"]),
@@ -445,6 +447,14 @@ fn stopped_server() -> Vec<Row> {
             &[],
         ),
         (554, Scenario::leader().starting(before(301_000)), &[]),
+        // Asked for while it starts up: by name, left open, nobody is fit, not yet due, paused.
+        (730, recovering().with_unasked("b").failover(Some("a"), Some("b")), &["ask b"]),
+        (739, recovering().failover(Some("a"), Some("b")).asked(), &["demote and release"]),
+        (739, recovering().failover(Some("a"), None).asked(), &["name b", "demote and release"]),
+        (735, recovering().failover(None, Some("c")).asked(), &["clear request"]),
+        (735, Scenario::leader().starting(before(301_000)).failover(None, Some("c")).asked(), &["clear request"]),
+        (555, recovering().failover(Some("a"), Some("b")).asked().with(later), &[]),
+        (555, recovering().failover(Some("a"), Some("b")).asked().paused(), &[]),
         (555, Scenario::leader().with_unasked("b").starting(before(299_000)), &[]),
         (
             555,
@@ -458,6 +468,11 @@ fn stopped_server() -> Vec<Row> {
 
 fn race() -> Vec<Row> {
     let vacant = |s: &mut Scenario| (s.facts.lead, s.view.leader) = (None, None);
+    let unready = |s: &mut Scenario| s.facts.unready_slots = vec!["changes".into()];
+    let waited = |s: &mut Scenario| {
+        s.memory.leaderless_since = Some(before(60_000));
+        s.memory.race_round = Some(before(900));
+    };
     let led_before = || Scenario::standby().with(|s| s.view.leader = Scenario::leader().view.leader);
     vec![
         (
@@ -512,6 +527,9 @@ fn race() -> Vec<Row> {
             &["demote, deposed"],
         ),
         (640, Scenario::leaderless().with_standby("b", 1001), &[]),
+        (640, Scenario::leaderless().with_standby("c", 1000).with(unready), &[]),
+        (610, Scenario::leaderless().with_standby("c", 999).with(unready), &["take"]),
+        (610, Scenario::leaderless().with_standby("c", 1000).with(unready).with(waited), &["take"]),
         (640, Scenario::leaderless().paused(), &[]),
         (640, Scenario::leaderless().with_standby("c", 1000).left_alone("b"), &[]),
         (640, Scenario::leaderless().with_standby("c", 1000).failover(None, Some("a")).left_alone("b"), &[]),
@@ -566,6 +584,11 @@ fn primary() -> Vec<Row> {
             }
         })
     };
+    let unready = |s: &mut Scenario, name: &str| {
+        let peer = s.facts.peers.get_mut(&name.into()).expect("asked");
+        peer.answer.as_mut().expect("answers").unready_slots = vec!["changes".into()];
+    };
+    let (b_unready, c_unready) = (move |s: &mut Scenario| unready(s, "b"), move |s: &mut Scenario| unready(s, "c"));
     let wanted = || Scenario::leader().with_standby("b", 990).with_standby("c", 1000).failover(Some("a"), None);
     vec![
         (700, promotable().with(|s| s.memory.promotion_failed = Some("pre_promote".into())), &["release"]),
@@ -591,6 +614,10 @@ fn primary() -> Vec<Row> {
         (735, lagging().with(|s| s.memory.asked_for = Some((9, before(2_100)))), &["clear request"]),
         (740, wanted().asked(), &["name c", "hand over to c"]),
         (740, wanted().asked().failover(Some("a"), Some("b")), &["hand over to b"]),
+        // Whose logical slots are ready is preferred, and nobody is refused for them.
+        (740, wanted().asked().with(c_unready), &["name b", "hand over to b"]),
+        (740, wanted().asked().with(c_unready).with(b_unready), &["name c", "hand over to c"]),
+        (740, wanted().asked().with(c_unready).failover(Some("a"), Some("c")), &["hand over to c"]),
         (790, Scenario::leader(), &[]),
         (790, Scenario::leader().with(|s| s.view.config = None), &["write config"]),
         (790, Scenario::leader().with(|s| s.view.initialize = Initialize::InProgress), &["write system id"]),
@@ -729,6 +756,7 @@ fn standby_cluster() -> Vec<Row> {
         ),
         (738, asked(), &["name c", "release"]),
         (738, asked().failover(None, Some("b")), &["release"]),
+        (738, asked().starting(before(9000)), &["name c", "release"]),
         (735, asked().failover(None, Some("d")), &["clear request"]),
         (788, leads(true), &[]),
         (788, leads(true).paused(), &[]),
