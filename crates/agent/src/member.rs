@@ -13,6 +13,7 @@ pub struct Extra<'a> {
     pub server: Server,
     /// Of receipts that nobody has acknowledged.
     pub loss: Option<String>,
+    pub disk: Option<String>,
 }
 
 pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: &Extra) -> Member {
@@ -32,6 +33,7 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         pending_restart_reason: extra.pending_restart.clone(),
         scheduled_restart: extra.scheduled_restart.cloned(),
         loss: extra.loss.clone(),
+        disk: extra.disk.clone(),
         ..publish::member(facts, &extra.server)
     }
 }

@@ -59,6 +59,8 @@ pub struct ClusterMember {
     pub tags: Tags,
     /// Absent while the fence works, and for members that have none.
     pub fence: Option<String>,
+    /// Absent while the disk of its log has enough room.
+    pub disk: Option<String>,
     /// Absent for the holder of the leader key.
     pub positions: Option<Positions>,
 }
@@ -108,6 +110,9 @@ impl Serialize for ClusterMember {
         }
         if let Some(fence) = &self.fence {
             map.serialize_entry("fence", fence)?;
+        }
+        if let Some(disk) = &self.disk {
+            map.serialize_entry("disk", disk)?;
         }
         if let Some(positions) = &self.positions {
             for (lag_key, lsn_key, position) in [
@@ -170,6 +175,7 @@ fn cluster_member(view: &ClusterView, settings: &ClusterSettings, member: &Membe
         scheduled_restart: member.scheduled_restart.clone(),
         tags: member.tags.clone(),
         fence: member.fence.clone(),
+        disk: member.disk.clone(),
         positions: (!leads).then(|| Positions {
             receive: position(member.receive_lsn),
             replay: position(member.replay_lsn),

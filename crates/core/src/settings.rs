@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Upstream;
+use crate::slots::Room;
 
 /// Lease and loop timing. Always satisfies `loop_wait + 2 * retry_timeout <= ttl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,21 @@ pub struct DiskGuard {
     pub switchover: Reserve,
     /// Slots of members that are away go when it is told.
     pub drop_absent_slots: bool,
+}
+
+impl DiskGuard {
+    /// What operators should see of a disk: the limit that it is below. Not how much is free, which changes all the time.
+    pub fn remark(&self, room: Room) -> Option<String> {
+        let below = |reserve: Reserve| room.free < reserve.bytes(room.total);
+        let told = |what: &str, key: &str, reserve: Reserve| {
+            let (limit, total) = (reserve.bytes(room.total) >> 20, room.total >> 20);
+            format!("{what}: less than {limit} of {total} MB free (disk_guard.{key})")
+        };
+        if below(self.switchover) {
+            return Some(told("nearly full", "switchover", self.switchover));
+        }
+        below(self.warn).then(|| told("low", "warn", self.warn))
+    }
 }
 
 impl Default for DiskGuard {
@@ -150,4 +166,21 @@ impl Timing {
     pub const MIN_TTL: Duration = Duration::from_secs(5);
     pub const MIN_LOOP_WAIT: Duration = Duration::from_secs(1);
     pub const MIN_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_disk() {
+        let guard = DiskGuard::default();
+        let told = |free: u64| guard.remark(Room { free: free << 20, total: 4000 << 20 });
+        assert_eq!(told(500), None);
+        assert_eq!(told(399).as_deref(), Some("low: less than 400 of 4000 MB free (disk_guard.warn)"));
+        assert_eq!(told(120).as_deref(), Some("low: less than 400 of 4000 MB free (disk_guard.warn)"));
+        assert_eq!(told(119).as_deref(), Some("nearly full: less than 120 of 4000 MB free (disk_guard.switchover)"));
+        let off = DiskGuard { warn: Reserve::OFF, switchover: Reserve::OFF, drop_absent_slots: false };
+        assert_eq!(off.remark(Room { free: 0, total: 4000 << 20 }), None);
+    }
 }

@@ -17,7 +17,8 @@ use crate::yaml;
 
 /// Beyond this many characters a reason is hidden in tables.
 const LONGEST_REASON: usize = 50;
-const EXTRA: [&str; 5] = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags", "Fence"];
+const EXTRA: [&str; 6] = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags", "Fence", "Disk"];
+const OURS: [&str; 2] = ["Fence", "Disk"];
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layout {
@@ -102,7 +103,7 @@ fn header(rows: &[Row], group: bool, layout: Layout) -> Vec<&'static str> {
     columns.extend(["Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"]);
     // Scripts know the extended table of Patroni, so what is ours shows only when there is something to say.
     let wanted = |column: &&str| {
-        (layout.extended && *column != "Fence") || rows.iter().any(|row| !row.text(column, true).is_empty())
+        (layout.extended && !OURS.contains(column)) || rows.iter().any(|row| !row.text(column, true).is_empty())
     };
     columns.extend(EXTRA.into_iter().filter(wanted));
     columns
@@ -141,6 +142,12 @@ fn footer(reading: &Reading) -> String {
                 out.push_str(&format!("{label:>24}: {name}\n"));
             }
         }
+    }
+    if let Some(name) = reading.view.unguarded.as_ref().map(|u| &u.value).filter(|_| reading.view.leader.is_none()) {
+        out.push_str(&format!(
+            " Nobody leads, because {name} was left alone in a pause and may still accept writes: start its agent, or,\n \
+             if its PostgreSQL certainly does not run any more: surus failover --candidate NAME\n"
+        ));
     }
     for member in reading.view.members.values() {
         if let Some(loss) = &member.loss {
@@ -197,6 +204,7 @@ fn rows(
                 ("Scheduled restart", scheduled_restart(member)),
                 ("Tags", Value::Object(member.tags.0.clone())),
                 ("Fence", member.fence.clone().map_or(Value::Null, Value::from)),
+                ("Disk", member.disk.clone().map_or(Value::Null, Value::from)),
             ]);
             Row { columns }
         })

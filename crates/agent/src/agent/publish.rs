@@ -92,6 +92,7 @@ impl Agent {
                 crashed: self.crashed,
             },
             loss: self.losses.shown().remark(),
+            disk: self.upkeep.slots.wal().room.and_then(|room| facts.settings.disk_guard.remark(room)),
         };
         // A task may have begun in this step: readers should see it at once.
         let mut shown = facts.clone();

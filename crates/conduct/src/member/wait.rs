@@ -135,6 +135,7 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         pause,
         fence,
         loss,
+        disk,
         surus,
     } = a;
     *state == b.state
@@ -154,5 +155,6 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         && *scheduled_restart == b.scheduled_restart
         && *fence == b.fence
         && *loss == b.loss
+        && *disk == b.disk
         && *surus == b.surus
 }

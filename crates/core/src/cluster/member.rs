@@ -290,6 +290,9 @@ pub struct Member {
     /// Not known to Patroni: loss receipts that nobody has acknowledged. Absent when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
+    /// Not known to Patroni: the disk of its log has less free than `disk_guard` asks for. Absent while it has enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
     /// Not known to Patroni: our version. Absent in the key of a member that Patroni drives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surus: Option<String>,

@@ -72,6 +72,31 @@ fn a_copy_in_progress_and_a_footer() {
 }
 
 #[test]
+fn what_to_do_when_everybody_waits_for_one_that_was_left_alone() {
+    let mut keys = REFERENCE.to_vec();
+    keys.push(("unguarded", "pg0"));
+    let told = "because pg0 was left alone in a pause";
+    assert!(!table(&reading(&keys), Layout::default(), &Progresses::new()).contains(told), "it leads");
+    keys.retain(|(key, _)| *key != "leader");
+    let text = table(&reading(&keys), Layout::default(), &Progresses::new());
+    assert!(text.contains(told) && text.contains("surus failover --candidate NAME"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_with_a_member_has_a_column() {
+    let mut keys = REFERENCE.to_vec();
+    keys[4].1 = r#"{"state":"running","role":"replica","disk":"low: less than 400 of 4000 MB free (disk_guard.warn)"}"#;
+    let text = table(&reading(&keys), Layout::default(), &Progresses::new());
+    assert!(
+        text.contains("| Disk ") && text.contains("| low: less than 400 of 4000 MB free (disk_guard.warn) |"),
+        "{text}"
+    );
+    assert!(
+        !table(&reading(&REFERENCE), Layout { extended: true, topology: false }, &Progresses::new()).contains("Disk")
+    );
+}
+
+#[test]
 fn tags_and_restarts_have_columns_when_there_are_any() {
     let pg1 = r#"{"conn_url":"postgres://h1/postgres","state":"running","role":"replica","replication_state":"streaming","xlog_location":67108864,"pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"200"},"shared_preload_libraries":{"old_value":"","new_value":"a_very_long_library_name_that_does_not_fit"}},"tags":{"nosync":true,"clonefrom":true},"scheduled_restart":{"schedule":"2030-01-01T00:00:00+00:00","postgres_version":"15.9"}}"#;
     let keys = [
