@@ -7,7 +7,7 @@ use std::path::Path;
 
 use surus_core::cluster::Upstream;
 
-use crate::conf_text::{listed, postgresql_conf, read_recovery, recovery_settings, without_recovery};
+use crate::conf_text::{listed, needs_restart, postgresql_conf, read_recovery, recovery_settings, without_recovery};
 use crate::config::{InstanceConfig, beside};
 use crate::conninfo;
 use crate::disk::{file_mode, make_dirs, replace_file};
@@ -38,14 +38,29 @@ pub(crate) struct Written {
 }
 
 impl Writing<'_> {
-    /// `role: None` keeps the recovery block that is there.
+    /// For a server that is to be started or re-pointed. `role: None` keeps the recovery block that is there.
     pub fn all(&self, role: Option<&StartAs>) -> Result<Written> {
+        self.write(role, false)
+    }
+
+    /// For a server that goes on running, whatever it was started as.
+    pub fn while_running(&self, role: Option<&StartAs>) -> Result<Written> {
+        self.write(role, true)
+    }
+
+    fn write(&self, role: Option<&StartAs>, running: bool) -> Result<Written> {
         let (config, mode) = (self.config, file_mode(&self.config.data_dir));
         make_dirs(&config.config_dir, self.user)?;
         let include = self.base(mode)?;
         let conf = config.conf();
         let recovery_before = read_recovery(&read_if_there(&conf)?.unwrap_or_default());
         let recovery_after = match role {
+            // What a standby was started with and cannot change stays while it runs, also promoted: the server would
+            // complain about each at every reload.
+            Some(StartAs::Primary) if running => {
+                let fixed = |name: &str| needs_restart(name, self.version);
+                recovery_before.iter().filter(|(n, _)| fixed(n)).map(|(n, v)| (n.clone(), v.clone())).collect()
+            }
             Some(role) => recovery_settings(config, role, self.version),
             None => recovery_before.clone(),
         };
@@ -254,6 +269,10 @@ mod tests {
         assert!(!writing.all(Some(&role)).unwrap().changed);
         assert!(!writing.all(None).unwrap().changed, "the recovery block is kept");
         assert!(fs::read_to_string(&config.pgpass).unwrap().starts_with("h:1:*:"));
+        let kept = writing.while_running(Some(&StartAs::Primary)).unwrap();
+        assert!(kept.changed && kept.recovery_after.keys().all(|name| name.starts_with("recovery_target")));
+        assert_eq!(kept.recovery_after.len(), 6, "it was started with them");
+        assert!(!writing.while_running(Some(&StartAs::Primary)).unwrap().changed);
         let written = writing.all(Some(&StartAs::Primary)).unwrap();
         assert!(written.changed && written.recovery_after.is_empty() && !written.recovery_before.is_empty());
         // Not configured: what initdb wrote stays.

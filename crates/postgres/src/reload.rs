@@ -72,7 +72,8 @@ impl Instance {
             let (config, names) = (instance.config(), lock(&instance.inner.names).clone());
             let role = role.or_else(|| lock(&instance.inner.role).clone());
             let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
-            let written = writing.all(role.as_ref())?;
+            let role_now = role.as_ref();
+            let written = if markers { writing.all(role_now)? } else { writing.while_running(role_now)? };
             if let Some(role) = role.as_ref().filter(|_| markers) {
                 writing.markers(role)?;
             }

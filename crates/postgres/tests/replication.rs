@@ -108,6 +108,14 @@ async fn clone_promote_follow_rewind() {
     b.promote().await.unwrap();
     assert_eq!(b.wait_promoted(LIMIT).await.unwrap(), Timeline(2));
     eprintln!("promote {:?}", began.elapsed());
+    let mut config = (*b.config()).clone();
+    config.parameters.insert("work_mem".into(), "5MB".into());
+    b.set_config(config);
+    b.reload().await.unwrap();
+    eventually("the reload is seen", || async { one(&b, "SHOW work_mem").await == "5MB" }).await;
+    let complaints = "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL";
+    assert_eq!(one(&b, complaints).await, "0", "nothing that a promoted server cannot take over");
+    assert_eq!(one(&b, "SELECT count(*) FROM pg_settings WHERE pending_restart").await, "0");
     assert_eq!(b.promote().await.unwrap_err().kind, ErrorKind::Refused);
     assert!(matches!(b.data_dir().await, DataDir::Present { standby_signal: false, .. }));
     let history = b.timeline_history(Timeline(2)).await.unwrap();

@@ -29,9 +29,12 @@ use super::Agent;
 const WRITE: Duration = Duration::from_secs(2);
 /// Long for a checkpoint, and an end for one that hangs.
 const CHECKPOINT: Duration = Duration::from_secs(3600);
+/// Whatever keeps a file from being written does not go away by hammering its disk.
+const RELOAD_AGAIN: Duration = Duration::from_secs(2);
 
 pub struct Upkeep {
     pub reload_wanted: bool,
+    reload_failed: Arc<AtomicBool>,
     /// Former primaries cannot be rewound against this one before its first checkpoint.
     pub checkpoint_pending: bool,
     pub slots: slots::Slots,
@@ -51,6 +54,7 @@ impl Default for Upkeep {
     fn default() -> Self {
         Upkeep {
             reload_wanted: false,
+            reload_failed: Arc::default(),
             checkpoint_pending: false,
             slots: slots::Slots::default(),
             wanting: wanting::Wanting::default(),
@@ -179,14 +183,24 @@ impl Agent {
     }
 
     fn reload_postgres(&mut self, facts: &Facts) {
+        self.upkeep.reload_wanted |= self.upkeep.reload_failed.swap(false, Ordering::AcqRel);
         if !self.upkeep.reload_wanted || !facts.postgres.accepting() || self.member.task().is_some() || !is_ours(facts)
         {
             return;
         }
         let (instance, callbacks) = (self.instance.clone(), self.callbacks.clone());
+        let (failed, wake) = (self.upkeep.reload_failed.clone(), self.wake.clone());
         let reload = async move {
-            if instance.reload().await.map_err(|e| e.to_string())? {
-                callbacks.happened(Happened::Reloaded);
+            match instance.reload().await {
+                Ok(true) => callbacks.happened(Happened::Reloaded),
+                Ok(false) => {}
+                Err(e) => {
+                    // Until then the server and whoever connects go by what was in force before.
+                    warn!("reloading PostgreSQL failed and is tried again in {} s: {e}", RELOAD_AGAIN.as_secs());
+                    tokio::time::sleep(RELOAD_AGAIN).await;
+                    failed.store(true, Ordering::Release);
+                    wake.notify_one();
+                }
             }
             Ok(())
         };
