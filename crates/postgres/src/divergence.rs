@@ -65,8 +65,12 @@ impl Instance {
         deadline: Instant,
     ) -> Result<(Timeline, Vec<HistoryRow>)> {
         let mut failures = Vec::new();
+        let mut left = u32::try_from(upstream.each().count()).unwrap_or(u32::MAX);
         for one in upstream.each() {
-            match self.history_of(&one, deadline).await {
+            // One that does not answer must leave time for the others.
+            let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
+            left -= 1;
+            match self.history_of(&one, Instant::now() + share).await {
                 Ok(known) => return Ok(known),
                 Err(e) => failures.push(e),
             }

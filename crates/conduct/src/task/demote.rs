@@ -5,10 +5,11 @@ use std::time::Duration;
 use futures_util::future::Either;
 use surus_core::cluster::{Status, Upstream};
 use surus_core::facts::TaskDone;
+use surus_core::postgres::{ControlState, DataDir};
 use surus_core::server::{Killed, StartAs, StopMode, Stopped};
 use surus_core::settings::SynchronousMode;
 use surus_core::{BootTime, Lsn, MemberName};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Hands, Happened, Outcome, TaskContext, lead_ends, lead_left, left, ms_since};
 use crate::race::{first, within};
@@ -19,6 +20,8 @@ const RELEASE: Duration = Duration::from_secs(2);
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// How long one task waits for processes that were killed to be gone.
 const GONE: Duration = Duration::from_secs(10);
+/// How long after a failure archiving is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// What killing needs when an immediate stop does not do.
 pub const KILL_RESERVE: Duration = Duration::from_millis(300);
 
@@ -180,13 +183,42 @@ pub async fn cluster(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     if let Some(position) = hands.shutdown_position().await? {
         info!("PostgreSQL stopped at {} on timeline {}", position.checkpoint, position.timeline);
     }
-    // A cluster that has nothing but the archive sees there where this one ended.
-    match hands.archive_shutdown(cx.patience).await {
-        Ok(Some(segment)) => info!("archived {segment}, which has the shutdown checkpoint"),
-        Ok(None) => {}
-        Err(e) => warn!("the segment with the shutdown checkpoint was not archived: {e}"),
-    }
     Ok(TaskDone::Done)
+}
+
+/// Has the archive get what a former primary wrote last, with its shutdown checkpoint: a cluster that lives on the archive
+/// sees there where this one ended. Done before the start as a standby and not with the stop: an agent that dies in
+/// between comes by here again, and afterwards the control file tells no more that this was a primary.
+pub async fn archive_the_end(cx: &TaskContext, hands: &impl Hands) {
+    let led = cx.view.as_ref().and_then(|view| view.leader_name()).is_none_or(|leader| *leader == cx.me);
+    let DataDir::Present { control, .. } = hands.data_dir().await else { return };
+    if !led || control.state != ControlState::ShutDown {
+        return;
+    }
+    hands.tell("archiving what this cluster wrote last".into());
+    let end = hands.now() + cx.patience;
+    loop {
+        let left = left(hands, end, Duration::ZERO).max(AGAIN);
+        let archived = async {
+            hands.archive_pending(left).await?;
+            hands.archive_shutdown(left).await
+        };
+        let why = match archived.await {
+            Ok(Some(segment)) => return info!("archived {segment}, which has the shutdown checkpoint"),
+            Ok(None) => return,
+            Err(why) => why,
+        };
+        if hands.is_cancelled() || hands.now() + AGAIN >= end {
+            return error!(
+                "the archive does not get what this cluster wrote last, and whoever lives on the archive will not see \
+                 it: {why}. It is in pg_wal here, up to {} on timeline {}: mend the archive and copy the missing \
+                 segments there by hand",
+                control.checkpoint_lsn, control.checkpoint_timeline
+            );
+        }
+        warn!("archiving what this cluster wrote last is tried again: {why}");
+        first(hands.cancelled(), hands.sleep(AGAIN)).await;
+    }
 }
 
 /// The user's command before an orderly stop, as long as the lease and `patience` allow. It is left alone by stops in

@@ -18,6 +18,9 @@ pub async fn start_primary(cx: &TaskContext, hands: &impl Hands) -> Outcome {
 }
 
 pub async fn start_standby(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstream>) -> Outcome {
+    if cx.settings.standby_cluster {
+        demote::archive_the_end(cx, hands).await;
+    }
     hands.tell("starting PostgreSQL as a standby".into());
     let slot = cx.slot(upstream.as_ref());
     start(hands, StartAs::Standby { upstream, slot }).await

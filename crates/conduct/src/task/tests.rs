@@ -1,6 +1,7 @@
 mod fake;
 mod hooks;
 mod methods;
+mod standby_cluster;
 mod stopping;
 mod timeline;
 

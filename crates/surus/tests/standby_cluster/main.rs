@@ -1,5 +1,7 @@
 //! A cluster that follows another one: how it begins, who leads it, and how the two change places.
 
+mod sources;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -67,6 +67,8 @@ pub struct State {
     pub methods: Vec<ReplicaMethod>,
     pub failing_methods: Vec<String>,
     pub empty: bool,
+    /// The data is of a primary that was shut down in order.
+    pub shut_down: bool,
 }
 
 #[derive(Clone, Default)]
@@ -320,6 +322,7 @@ impl Hands for Fake {
             tags: Tags::default(),
             watchdog_failed: false,
             room: None,
+            unready_slots: vec![],
         })
     }
 
@@ -333,7 +336,7 @@ impl Hands for Fake {
         }
         let control = ControlData {
             system_id: system_id(),
-            state: ControlState::InProduction,
+            state: if self.state().shut_down { ControlState::ShutDown } else { ControlState::InProduction },
             checkpoint_timeline: Timeline(1),
             checkpoint_lsn: Lsn(1),
             min_recovery_timeline: None,
@@ -501,6 +504,10 @@ impl Hands for Fake {
 
     async fn archive_pending(&self, _: Duration) -> Made<usize> {
         self.op("archive", "").await.map(|()| 0)
+    }
+
+    async fn archive_shutdown(&self, _: Duration) -> Made<Option<String>> {
+        self.op("archive the end", "").await.map(|()| Some("000000010000000000000009".into()))
     }
 
     async fn recover(&self) -> Made<bool> {
