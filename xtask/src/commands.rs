@@ -53,6 +53,13 @@ fn report(found: &rules::Found) -> Result<()> {
     Ok(())
 }
 
+/// The reference pages. The test that compares them with the tables of settings is what writes them.
+pub fn docs() -> Result<()> {
+    let mut write = run::cargo(&["test", "--quiet", "--package", "surus-config", "--test", "reading", "the_pages_say"]);
+    run::step("docs/reference", write.env("SURUS_WRITE_REFERENCE", "1"))?;
+    Ok(())
+}
+
 pub fn bench(args: &[String]) -> Result<()> {
     machine::install(EVERYTHING)?;
     // Only the measured binary needs the optimised build; the measuring program waits for the network.

@@ -17,6 +17,7 @@ usage: cargo xtask COMMAND
   test              install what is missing (PostgreSQL, etcd, protoc ...), build, run every test
   check             what to run before a commit: formatting, clippy, unit tests, house rules
   rules             only the house rules
+  docs              write docs/reference anew from the tables of settings
   bench [ARG]...    build the release binary and measure it; `cargo xtask bench --help` lists the measurements
   sim [ARG]...      many members' decisions and procedures in a simulated world; `cargo xtask sim --help` lists the options
   chaos [ARG]...    failures on a real cluster with writing clients, in an order that a seed decides, or scenario files;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         (Some("check"), true) => commands::check(),
         (Some("rules"), true) => commands::rules_only(),
         (Some("install"), true) => machine::install_for_tests(),
+        (Some("docs"), true) => commands::docs(),
         (Some("bench"), _) => commands::bench(&rest),
         (Some("chaos"), _) => commands::chaos(&rest),
         (Some("sim"), _) => commands::sim(&rest),

@@ -119,6 +119,8 @@ pub enum Request {
         force: bool,
         from_leader: bool,
     },
+    /// What PostgreSQL is set to and where from, as JSON.
+    Settings,
     /// Take a step now: something was written to the store on behalf of a client.
     Wake,
 }

@@ -16,6 +16,7 @@ mod run;
 #[cfg(test)]
 mod sample;
 mod settings;
+mod shown;
 mod source;
 mod stall;
 pub mod stores;

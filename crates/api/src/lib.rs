@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod json;
 pub mod probe;
 pub mod requests;
+pub mod settings;
 pub mod status;
 mod tls;
 
@@ -16,4 +17,5 @@ pub use cluster::{ClusterDocument, ClusterMember, ClusterRole, Position, Positio
 pub use json::to_python_json;
 pub use probe::{PeerStatus, ProbeError};
 pub use requests::{FailsafeRequest, ReinitRequest, RestartRequest, SwitchoverRequest};
+pub use settings::{Configured, MemberSettings, ServerSetting};
 pub use status::{AgentInfo, PatroniStatus, ReplicationConnection, XlogStatus};

@@ -48,8 +48,6 @@ pub struct Effective {
     pub proxy_address: Option<HostPort>,
     pub data_dir: PathBuf,
     pub config_dir: PathBuf,
-    /// `postgresql` unless given.
-    pub config_base_name: String,
     pub custom_conf: Option<PathBuf>,
     pub bin_dir: Option<PathBuf>,
     pub bin_name: BTreeMap<String, String>,
@@ -66,7 +64,6 @@ pub struct Effective {
     pub rewind: Vec<String>,
     pub pg_ctl_timeout: Duration,
     pub use_unix_socket: bool,
-    pub use_unix_socket_repl: bool,
     pub pre_promote: Option<String>,
     pub before_stop: Option<String>,
     pub krbsrvname: Option<String>,
@@ -142,8 +139,6 @@ impl Effective {
             proxy_address: local.postgresql.proxy_address.clone(),
             data_dir: local.postgresql.data_dir.clone(),
             config_dir: local.postgresql.config_dir.clone(),
-            config_base_name: either(&mine.config_base_name, &stored.config_base_name)
-                .unwrap_or_else(|| "postgresql".to_owned()),
             custom_conf: either(&mine.custom_conf, &stored.custom_conf),
             bin_dir: either(&mine.bin_dir, &stored.bin_dir),
             bin_name: either(&mine.bin_name, &stored.bin_name).unwrap_or_default(),
@@ -158,7 +153,6 @@ impl Effective {
             rewind: either(&mine.rewind, &stored.rewind).unwrap_or_default(),
             pg_ctl_timeout: mine.pg_ctl_timeout.or(stored.pg_ctl_timeout).unwrap_or(Duration::from_secs(60)),
             use_unix_socket: on(mine.use_unix_socket, stored.use_unix_socket),
-            use_unix_socket_repl: on(mine.use_unix_socket_repl, stored.use_unix_socket_repl),
             pre_promote: either(&mine.pre_promote, &stored.pre_promote),
             before_stop: either(&mine.before_stop, &stored.before_stop),
             krbsrvname: either(&mine.krbsrvname, &stored.krbsrvname),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::definition::{self, Kind, ROOT, Variable};
 use crate::finding::{Place, Source};
 use crate::reader::{Reader, nearest};
 use crate::tree::{self, Entry, Node, NodeValue};
@@ -11,7 +12,7 @@ const PREFIXES: [&str; 2] = ["SURUS_", "PATRONI_"];
 
 /// How the text of a variable becomes a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(crate) enum Form {
     Text,
     Bool,
     Int,
@@ -20,6 +21,20 @@ enum Kind {
     Map,
     /// A template if a `%(name)` is in it, else a list.
     LogFormat,
+}
+
+impl Form {
+    pub fn of(kind: &Kind) -> Form {
+        match kind {
+            Kind::Bool | Kind::Switch => Form::Bool,
+            Kind::Int { .. } => Form::Int,
+            Kind::Seconds => Form::Real,
+            Kind::Texts | Kind::TextsOrCsv | Kind::Addresses => Form::List,
+            Kind::Settings | Kind::Words(_) | Kind::Free => Form::Map,
+            Kind::LogFormat => Form::LogFormat,
+            _ => Form::Text,
+        }
+    }
 }
 
 /// The process environment, less what is not UTF-8.
@@ -45,20 +60,23 @@ pub(crate) fn tree(env: &BTreeMap<String, String>, file: Option<&Node>, r: &mut 
     for prefix in PREFIXES.iter().rev() {
         let found = env.iter().filter_map(|(name, text)| Some((name, name.strip_prefix(prefix)?, text)));
         for (name, suffix, text) in found {
-            let explicit = known.get(suffix);
+            // The section of a store may be in any letter case.
+            let section = suffix.split_once('_').map(|(section, key)| format!("{}_{key}", section.to_uppercase()));
+            let store = section.filter(|name| name.starts_with("ETCD3_"));
+            let explicit = known.get(suffix).or_else(|| known.get(&store?));
             // Empty is "not set" for variables of one meaning.
             if suffix == "CONFIGURATION" || (explicit.is_some() && text.is_empty()) {
                 continue;
             }
             let place = Place::of(Source::Environment(name.as_str().into()));
-            let (path, kind) = match explicit.cloned().or_else(|| store_variable(suffix)) {
+            let (path, form) = match explicit.cloned().or_else(|| store_variable(suffix)) {
                 Some(target) => target,
                 None => {
                     misspelt(r, &place, prefix, suffix, &known);
                     continue;
                 }
             };
-            match parse(text, kind, &place) {
+            match parse(text, form, &place) {
                 Ok(node) => root.insert(&path.iter().map(String::as_str).collect::<Vec<_>>(), node),
                 Err(expected) => r.fault(&place, &path.join("."), format!("expected {expected}")),
             }
@@ -78,28 +96,28 @@ fn drop_lone_credentials(root: &mut Node, file: Option<&Node>) {
     });
 }
 
-fn misspelt(r: &mut Reader, place: &Place, prefix: &str, suffix: &str, known: &BTreeMap<String, (Vec<String>, Kind)>) {
+fn misspelt(r: &mut Reader, place: &Place, prefix: &str, suffix: &str, known: &BTreeMap<String, (Vec<String>, Form)>) {
     // Others may use the prefix for what is no configuration, so only what looks like one of ours is mentioned.
     if let Some(near) = nearest(suffix, known.keys().map(String::as_str)) {
         r.warn(place, "", format!("is not a known variable and is ignored; did you mean {prefix}{near}?"));
     }
 }
 
-fn parse(text: &str, kind: Kind, place: &Place) -> Result<Node, &'static str> {
+fn parse(text: &str, form: Form, place: &Place) -> Result<Node, &'static str> {
     let node = |value| Node { value, raw: None, place: place.clone() };
-    match kind {
-        Kind::Text => Ok(node(NodeValue::Text(text.to_owned()))),
-        Kind::Bool => value::parse_bool(text.trim()).map(|b| node(NodeValue::Bool(b))).ok_or("true or false"),
-        Kind::Int => value::parse_int(text).map(|n| node(NodeValue::Number(n.into()))).ok_or("a whole number"),
-        Kind::Real => text
+    match form {
+        Form::Text => Ok(node(NodeValue::Text(text.to_owned()))),
+        Form::Bool => value::parse_bool(text.trim()).map(|b| node(NodeValue::Bool(b))).ok_or("true or false"),
+        Form::Int => value::parse_int(text).map(|n| node(NodeValue::Number(n.into()))).ok_or("a whole number"),
+        Form::Real => text
             .trim()
             .parse()
             .ok()
             .and_then(serde_json::Number::from_f64)
             .map(|n| node(NodeValue::Number(n)))
             .ok_or("a number"),
-        Kind::LogFormat if has_placeholder(text) => Ok(node(NodeValue::Text(text.to_owned()))),
-        Kind::List | Kind::LogFormat => {
+        Form::LogFormat if has_placeholder(text) => Ok(node(NodeValue::Text(text.to_owned()))),
+        Form::List | Form::LogFormat => {
             let trimmed = text.trim();
             let wrapped = if trimmed.starts_with('-') || trimmed.contains('[') {
                 trimmed.to_owned()
@@ -108,7 +126,7 @@ fn parse(text: &str, kind: Kind, place: &Place) -> Result<Node, &'static str> {
             };
             yaml(&wrapped, place).filter(|n| matches!(n.value, NodeValue::List(_))).ok_or("a list: a, b, c")
         }
-        Kind::Map => {
+        Form::Map => {
             let trimmed = text.trim();
             let wrapped = if trimmed.starts_with('{') { trimmed.to_owned() } else { format!("{{{trimmed}}}") };
             yaml(&wrapped, place).filter(|n| n.entries().is_some()).ok_or("keys and values: a: 1, b: 2")
@@ -139,62 +157,36 @@ fn has_placeholder(text: &str) -> bool {
     text.split("%(").skip(1).any(|rest| rest.split_once(')').is_some_and(|(name, _)| !name.is_empty()))
 }
 
-/// Variables of one meaning.
-fn known() -> BTreeMap<String, (Vec<String>, Kind)> {
+/// Variables of one meaning, by what comes after the prefix.
+pub(crate) fn known() -> BTreeMap<String, (Vec<String>, Form)> {
     let mut map = BTreeMap::new();
-    let mut add = |prefix: &str, path: &[&str], keys: &str, kind: Kind| {
-        for key in keys.split_whitespace() {
-            let path = path.iter().copied().chain([key]).map(str::to_owned).collect();
-            map.insert(format!("{prefix}{}", key.to_uppercase()), (path, kind));
-        }
-    };
-    add("", &[], "name namespace scope fence thread_pool_size thread_stack_size", Kind::Text);
-    let keys = "listen connect_address certfile keyfile keyfile_password cafile ciphers verify_client server_tokens";
-    add("RESTAPI_", &["restapi"], keys, Kind::Text);
-    add("RESTAPI_", &["restapi"], "request_queue_size", Kind::Int);
-    add("RESTAPI_", &["restapi"], "allowlist", Kind::List);
-    add("RESTAPI_", &["restapi"], "allowlist_include_members allow_unauthenticated", Kind::Bool);
-    add("RESTAPI_", &["restapi"], "http_extra_headers https_extra_headers", Kind::Map);
-    add("RESTAPI_", &["restapi", "authentication"], "username password", Kind::Text);
-    add("CTL_", &["ctl", "authentication"], "username password", Kind::Text);
-    add("CTL_", &["ctl"], "cacert certfile keyfile keyfile_password", Kind::Text);
-    add("CTL_", &["ctl"], "insecure", Kind::Bool);
-    let keys = "listen connect_address proxy_address config_dir data_dir pgpass bin_dir";
-    add("POSTGRESQL_", &["postgresql"], keys, Kind::Text);
-    let keys = "pg_ctl initdb pg_controldata pg_basebackup postgres pg_isready pg_rewind";
-    add("POSTGRESQL_BIN_", &["postgresql", "bin_name"], keys, Kind::Text);
-    for user in ["superuser", "replication", "rewind"] {
-        let prefix = format!("{}_", user.to_uppercase());
-        let keys = "username password sslmode sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir gssencmode \
-                    channel_binding sslnegotiation";
-        add(&prefix, &["postgresql", "authentication", user], keys, Kind::Text);
-    }
-    add("LOG_", &["log"], "type level traceback_level dateformat dir", Kind::Text);
-    add("LOG_", &["log"], "format", Kind::LogFormat);
-    add("LOG_", &["log"], "max_queue_size file_size file_num mode", Kind::Int);
-    add("LOG_", &["log"], "static_fields loggers", Kind::Map);
-    add("LOG_", &["log"], "deduplicate_heartbeat_logs", Kind::Bool);
-    add("RAFT_", &["raft"], "data_dir self_addr bind_addr password certfile keyfile cafile", Kind::Text);
-    add("RAFT_", &["raft"], "partner_addrs", Kind::List);
-    let keys = "min_timeout max_timeout connection_timeout append_entries_period connection_retry_time \
-                leader_fallback_timeout";
-    add("RAFT_", &["raft"], keys, Kind::Real);
-    for store in ["etcd", "etcd3"] {
-        add(&format!("{}_", store.to_uppercase()), &[store], "username password", Kind::Text);
+    definition::each(ROOT, "", &mut |path, key| {
+        let name = match key.variable {
+            Variable::None => return,
+            Variable::OfPath => path.replace('.', "_").to_uppercase(),
+            Variable::Named(name) => name.to_owned(),
+        };
+        map.insert(name, (path.split('.').map(str::to_owned).collect(), Form::of(&key.kind)));
+    });
+    // So that a file with a section `etcd`, which is refused with advice, is not made worse by variables.
+    for key in ["username", "password"] {
+        map.insert(format!("ETCD_{}", key.to_uppercase()), (vec!["etcd".to_owned(), key.to_owned()], Form::Text));
     }
     // Older names; the newer ones come later in the alphabet and win.
-    for (old, key, kind) in [
-        ("LOGLEVEL", "level", Kind::Text),
-        ("LOGFORMAT", "format", Kind::LogFormat),
-        ("LOG_DATEFMT", "dateformat", Kind::Text),
-    ] {
-        map.insert(old.to_owned(), (vec!["log".to_owned(), key.to_owned()], kind));
+    for (old, key, form) in OLDER {
+        map.insert((*old).to_owned(), (vec!["log".to_owned(), (*key).to_owned()], *form));
     }
     map
 }
 
+const OLDER: &[(&str, &str, Form)] = &[
+    ("LOGLEVEL", "level", Form::Text),
+    ("LOGFORMAT", "format", Form::LogFormat),
+    ("LOG_DATEFMT", "dateformat", Form::Text),
+];
+
 /// `<SECTION>_<SUFFIX>` for the sections that name a store; the section in any letter case.
-fn store_variable(suffix: &str) -> Option<(Vec<String>, Kind)> {
+fn store_variable(suffix: &str) -> Option<(Vec<String>, Form)> {
     let (section, key) = suffix.split_once('_')?;
     let section = section.to_lowercase();
     let kind = match key {
@@ -222,16 +214,16 @@ fn store_variable(suffix: &str) -> Option<(Vec<String>, Kind)> {
         | "STANDBY_LEADER_LABEL_VALUE"
         | "TMP_ROLE_LABEL"
         | "POD_IP"
-        | "USE_SSL" => Kind::Text,
-        "PORT" | "GROUP" => Kind::Int,
-        "HOSTS" | "PORTS" | "CHECKS" | "SERVICE_TAGS" | "RETRIABLE_HTTP_CODES" => Kind::List,
-        "LABELS" | "BOOTSTRAP_LABELS" | "SET_ACLS" | "AUTH_DATA" => Kind::Map,
-        "USE_PROXIES" | "REGISTER_SERVICE" | "USE_ENDPOINTS" | "BYPASS_API_SERVICE" | "VERIFY" => Kind::Bool,
-        "DATABASE" => Kind::Text,
+        | "USE_SSL" => Form::Text,
+        "PORT" | "GROUP" => Form::Int,
+        "HOSTS" | "PORTS" | "CHECKS" | "SERVICE_TAGS" | "RETRIABLE_HTTP_CODES" => Form::List,
+        "LABELS" | "BOOTSTRAP_LABELS" | "SET_ACLS" | "AUTH_DATA" => Form::Map,
+        "USE_PROXIES" | "REGISTER_SERVICE" | "USE_ENDPOINTS" | "BYPASS_API_SERVICE" | "VERIFY" => Form::Bool,
+        "DATABASE" => Form::Text,
         _ => return None,
     };
     let citus_key = matches!(key, "GROUP" | "DATABASE");
-    let store = matches!(section.as_str(), "consul" | "etcd" | "etcd3" | "exhibitor" | "kubernetes" | "zookeeper");
+    let store = matches!(section.as_str(), "consul" | "etcd" | "exhibitor" | "kubernetes" | "zookeeper");
     ((section == "citus") == citus_key && (store || section == "citus"))
         .then(|| (vec![section, key.to_lowercase()], kind))
 }

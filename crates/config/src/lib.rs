@@ -10,6 +10,7 @@
 
 mod address;
 mod check;
+mod definition;
 mod document;
 mod dynamic;
 mod effective;
@@ -20,6 +21,8 @@ mod local;
 mod options;
 mod parameters;
 mod reader;
+mod reference;
+mod schema;
 mod secret;
 mod slots;
 mod timing;
@@ -33,12 +36,16 @@ pub use dynamic::{DynamicConfig, StandbyCluster};
 pub use effective::{Effective, RoleOverlay};
 pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
+pub use load::merged;
 pub use local::{
     Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, FenceMode,
     LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings, RaftConfig, RaftTls,
     Recorder, ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog,
     WatchdogMode,
 };
+pub use parameters::{cluster_parameters, judge_parameter, on_command_line, parameter_default};
+pub use reference::files as reference_files;
+pub use schema::schema;
 pub use secret::Secret;
 pub use timing::{TimingFault, check_timing};
 pub use value::{TimeUnit, parse_bool, parse_bytes, parse_int, parse_time};

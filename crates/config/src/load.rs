@@ -51,6 +51,12 @@ pub(crate) fn tree_or_nothing(
     if faults.is_empty() { Ok((root, r)) } else { Err(ConfigErrors(faults)) }
 }
 
+/// The file or directory with the environment over it, as one document without defaults.
+pub fn merged(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<serde_json::Value, ConfigErrors> {
+    let (root, _) = tree_or_nothing(path, env)?;
+    Ok(if root.entries().is_some() { root.to_json() } else { serde_json::json!({}) })
+}
+
 fn read_path(path: &Path, r: &mut Reader) -> Result<Node, ConfigErrors> {
     let source = Source::File(Arc::new(path.to_owned()));
     let here = || Place::of(source.clone());

@@ -4,7 +4,8 @@ use crate::finding::Place;
 use crate::reader::{Reader, Section, is_empty};
 use crate::tree::{Node, NodeValue};
 
-pub(crate) struct Rules {
+#[derive(Debug)]
+pub struct Rules {
     /// What Surus sets itself.
     forbidden: &'static [&'static str],
     /// A bad option is told and left out instead of being a fault: a backup without it still runs.
@@ -34,7 +35,7 @@ pub(crate) const REWIND: Rules =
 
 impl Rules {
     /// Ready arguments: `--name` and `--name=value`.
-    pub fn read(&self, section: &mut Section<'_>, r: &mut Reader, key: &str) -> Option<Vec<String>> {
+    pub(crate) fn read(&self, section: &Section<'_>, r: &mut Reader, key: &str) -> Option<Vec<String>> {
         let path = section.below(key);
         let node = section.take(key)?;
         let mut out = Vec::new();

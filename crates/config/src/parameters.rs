@@ -56,6 +56,27 @@ pub(crate) fn controlled(name: &str) -> Option<&'static Controlled> {
     CONTROLLED.iter().find(|c| c.name == name)
 }
 
+/// Names and defaults of those of a new cluster; `None`: set by Surus from elsewhere.
+pub fn cluster_parameters() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    CONTROLLED.iter().map(|rule| (rule.name, rule.default))
+}
+
+/// For a server parameter that is the cluster's: the text to use in place of what the document says, or why that is not
+/// accepted. `None`: the parameter may be set anywhere.
+pub fn judge_parameter(name: &str, text: &str) -> Option<Result<String, String>> {
+    controlled(&name.to_lowercase()).map(|rule| rule.validate(text))
+}
+
+/// What holds while the document does not say; `None`: PostgreSQL's own default.
+pub fn parameter_default(name: &str) -> Option<&'static str> {
+    controlled(&name.to_lowercase())?.default
+}
+
+/// Set on the command line of the server, which comes before `ALTER SYSTEM`.
+pub fn on_command_line(name: &str) -> bool {
+    controlled(&name.to_lowercase()).is_some_and(|rule| rule.on_command_line)
+}
+
 impl Controlled {
     /// The text to use, or what would have been acceptable.
     pub fn validate(&self, text: &str) -> Result<String, String> {

@@ -1,13 +1,16 @@
-//! Reads typed values out of a tree, collects every fault with its place, and notices keys nobody asked for.
+//! Reads typed values out of a tree that was held against the tables of settings, and collects faults with their places.
 
-use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use surus_core::settings::Reserve;
+
 use crate::address::{self, HostPort};
-use crate::finding::{Finding, Place, Severity};
+use crate::definition::{self, Key, Kind, kind};
+use crate::finding::{Finding, Place, Severity, Source};
 use crate::secret::Secret;
+use crate::timing;
 use crate::tree::{Entry, Node, NodeValue};
 use crate::value;
 
@@ -52,23 +55,19 @@ impl Reader {
     }
 }
 
-/// One map of the tree; also one that is absent, of which every key is.
+/// One map of the tree, with the table of its keys; also one that is absent, of which every key is. Reading a value that
+/// cannot be used gives what an absent one gives: [`crate::definition::check`] has told about it.
 pub(crate) struct Section<'a> {
     pub path: String,
     pub place: Place,
     node: Option<&'a Node>,
-    known: BTreeSet<String>,
+    keys: &'static [Key],
 }
 
 impl<'a> Section<'a> {
-    pub fn new(node: &'a Node, path: &str) -> Section<'a> {
-        let node_is_map = node.entries().is_some();
-        Section {
-            path: path.to_owned(),
-            place: node.place.clone(),
-            node: node_is_map.then_some(node),
-            known: BTreeSet::new(),
-        }
+    pub fn new(node: &'a Node, path: &str, keys: &'static [Key]) -> Section<'a> {
+        let is_map = node.entries().is_some();
+        Section { path: path.to_owned(), place: node.place.clone(), node: is_map.then_some(node), keys }
     }
 
     pub fn exists(&self) -> bool {
@@ -83,13 +82,8 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    pub fn knows(&mut self, keys: &[&str]) {
-        self.known.extend(keys.iter().map(|k| (*k).to_owned()));
-    }
-
-    /// The value, unless absent or null. From now on the key counts as known.
-    pub fn take(&mut self, key: &str) -> Option<&'a Node> {
-        self.known.insert(key.to_owned());
+    /// The value as written, unless absent or null.
+    pub fn take(&self, key: &str) -> Option<&'a Node> {
         self.node?.get(key).filter(|n| !n.is_null())
     }
 
@@ -97,216 +91,191 @@ impl<'a> Section<'a> {
         self.node.is_some_and(|n| n.get(key).is_some())
     }
 
-    /// Entries no getter has asked for.
+    /// Where a value is, or where it would be.
+    pub fn place_of(&self, key: &str) -> Place {
+        self.take(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
+    }
+
+    /// Entries that the table does not have.
     pub fn rest(&self) -> impl Iterator<Item = &'a Entry> {
-        let known = self.known.clone();
-        self.node.and_then(Node::entries).unwrap_or_default().iter().filter(move |e| !known.contains(&e.key))
+        let keys = self.keys;
+        let entries = self.node.and_then(Node::entries).unwrap_or_default();
+        entries.iter().filter(move |e| definition::find(keys, &e.key).is_none())
     }
 
-    pub fn section(&mut self, r: &mut Reader, key: &str) -> Section<'a> {
-        let path = self.below(key);
-        let place = self.place.clone();
-        match self.take(key) {
-            Some(node) if node.entries().is_some() => Section::new(node, &path),
-            found => {
-                if let Some(node) = found.filter(|n| !is_empty(n)) {
-                    r.fault(&node.place, &path, format!("expected a map of keys and values, found {}", node.kind()));
-                }
-                let place = found.map_or(place, |n| n.place.clone());
-                Section { path, place, node: None, known: BTreeSet::new() }
-            }
+    pub fn section(&self, key: &str) -> Section<'a> {
+        let found = self.take(key);
+        Section {
+            path: self.below(key),
+            place: found.map_or_else(|| self.place.clone(), |n| n.place.clone()),
+            node: found.filter(|n| n.entries().is_some()),
+            keys: self.row(key).keys(),
         }
-    }
-
-    fn expected(&self, r: &mut Reader, key: &str, node: &Node, what: &str) {
-        r.fault(&node.place, &self.below(key), format!("expected {what}, found {}", found(node)));
     }
 
     pub fn missing(&self, r: &mut Reader, key: &str, what: &str) {
         r.fault(&self.place, &self.below(key), format!("is missing; expected {what}"));
     }
 
-    /// An empty text counts as absent.
-    pub fn text(&mut self, r: &mut Reader, key: &str) -> Option<String> {
-        let node = self.take(key)?;
-        match node.scalar_text() {
-            Some(text) => Some(text).filter(|t| !t.is_empty()),
-            None => {
-                self.expected(r, key, node, "text");
-                None
+    pub fn knows(&self, key: &str) -> bool {
+        definition::find(self.keys, key).is_some()
+    }
+
+    fn row(&self, key: &str) -> &'static Key {
+        let row = definition::find(self.keys, key);
+        row.unwrap_or_else(|| panic!("{} is read and not in the tables of settings", self.below(key)))
+    }
+
+    /// The value if it can be used, else the default if it is one that can be written.
+    fn value(&self, key: &str) -> Option<Cow<'a, Node>> {
+        let row = self.row(key);
+        let written = self.take(key).filter(|node| !is_empty(node) && row.kind.judge(node).is_ok());
+        written.map(Cow::Borrowed).or_else(|| match row.default {
+            definition::Default::Is(text) => {
+                Some(Cow::Owned(Node::new(NodeValue::Text(text.to_owned()), Place::of(Source::Default))))
             }
-        }
-    }
-
-    pub fn required_text(&mut self, r: &mut Reader, key: &str, what: &str) -> Option<String> {
-        let before = r.findings.len();
-        let text = self.text(r, key);
-        if text.is_none() && r.findings.len() == before {
-            self.missing(r, key, what);
-        }
-        text
-    }
-
-    pub fn secret(&mut self, r: &mut Reader, key: &str) -> Option<Secret> {
-        self.text(r, key).map(Secret::new)
-    }
-
-    pub fn path(&mut self, r: &mut Reader, key: &str) -> Option<PathBuf> {
-        self.text(r, key).map(PathBuf::from)
-    }
-
-    pub fn bool(&mut self, r: &mut Reader, key: &str) -> Option<bool> {
-        let node = self.take(key)?;
-        let value = match &node.value {
-            NodeValue::Bool(b) => Some(*b),
-            _ => node.scalar_text().and_then(|t| value::parse_bool(t.trim())),
-        };
-        if value.is_none() && !is_empty(node) {
-            self.expected(r, key, node, "true or false");
-        }
-        value
-    }
-
-    pub fn int(&mut self, r: &mut Reader, key: &str, what: &str, range: RangeInclusive<i64>) -> Option<i64> {
-        let node = self.take(key)?;
-        let value = whole_number(node).filter(|n| range.contains(n));
-        if value.is_none() && !is_empty(node) {
-            self.expected(r, key, node, what);
-        }
-        value
-    }
-
-    /// A number of seconds, whole or not.
-    pub fn seconds(&mut self, r: &mut Reader, key: &str) -> Option<Duration> {
-        let node = self.take(key)?;
-        let number = match &node.value {
-            NodeValue::Number(n) => n.as_f64(),
-            NodeValue::Text(t) => t.trim().parse().ok(),
             _ => None,
-        };
-        // The bound keeps sums with a point in time from overflowing.
-        let value = number.filter(|n| *n < 1e9).and_then(|n| Duration::try_from_secs_f64(n).ok());
-        if value.is_none() {
-            self.expected(r, key, node, "a number of seconds, 0 or more");
-        }
-        value
+        })
     }
 
-    pub fn choice<T: Copy>(&mut self, r: &mut Reader, key: &str, choices: &[(&str, T)]) -> Option<T> {
-        let node = self.take(key)?;
-        let text = node.scalar_text().map(|t| t.trim().to_lowercase());
-        let value = text.as_ref().and_then(|t| choices.iter().find(|(name, _)| name == t)).map(|(_, v)| *v);
-        if value.is_none() && !is_empty(node) {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.expected(r, key, node, &format!("one of {}", names.join(", ")));
-        }
-        value
+    /// Without the default: a layer that does not say leaves it to the next.
+    fn written(&self, key: &str) -> Option<&'a Node> {
+        let row = self.row(key);
+        self.take(key).filter(|node| !is_empty(node) && row.kind.judge(node).is_ok())
     }
 
-    pub fn address(&mut self, r: &mut Reader, key: &str, default_port: Option<u16>) -> Option<HostPort> {
-        let node = self.take(key)?;
-        let text = node.scalar_text().filter(|t| !t.is_empty());
-        if text.is_none() && is_empty(node) {
-            return None;
-        }
-        match text.as_deref().map(|t| address::split_one(t, default_port)) {
-            Some(Ok(address)) => Some(address),
-            Some(Err(why)) => {
-                self.expected(r, key, node, &format!("host:port ({why})"));
-                None
-            }
-            None => {
-                self.expected(r, key, node, "host:port");
-                None
-            }
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.value(key)?.scalar_text()
+    }
+
+    pub fn default_text(&self, key: &str) -> &'static str {
+        match self.row(key).default {
+            definition::Default::Is(text) => text,
+            _ => "",
         }
     }
 
-    /// A list of scalars, as text.
-    pub fn texts(&mut self, r: &mut Reader, key: &str) -> Option<Vec<String>> {
-        let node = self.take(key)?;
-        let path = self.below(key);
-        match &node.value {
-            NodeValue::List(items) => Some(list_texts(r, items, &path)),
-            _ => {
-                self.expected(r, key, node, "a list (one `- item` per line)");
-                None
-            }
+    pub fn secret(&self, key: &str) -> Option<Secret> {
+        self.text(key).map(Secret::new)
+    }
+
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(PathBuf::from)
+    }
+
+    pub fn bool(&self, key: &str) -> bool {
+        self.value(key).and_then(|node| kind::boolean(&node)).unwrap_or(false)
+    }
+
+    pub fn int(&self, key: &str) -> Option<i64> {
+        self.value(key).and_then(|node| whole_number(&node))
+    }
+
+    /// A number that the table keeps within what `T` holds.
+    pub fn number<T: TryFrom<i64>>(&self, key: &str) -> Option<T> {
+        T::try_from(self.int(key)?).ok()
+    }
+
+    pub fn time(&self, key: &str) -> Option<Duration> {
+        self.value(key).and_then(|node| kind::time(&node))
+    }
+
+    pub fn size(&self, key: &str) -> Option<u64> {
+        self.value(key).and_then(|node| kind::size(&node))
+    }
+
+    /// The first of the words of the table that mean the same.
+    pub fn word(&self, key: &str) -> Option<&'static str> {
+        match self.row(key).kind {
+            Kind::Word(words) | Kind::WordOrMap(words, _) => kind::word(words, &*self.value(key)?),
+            _ => None,
+        }
+    }
+
+    pub fn address(&self, key: &str, default_port: Option<u16>) -> Option<HostPort> {
+        address::split_one(&self.text(key)?, default_port).ok()
+    }
+
+    /// A list of scalars, as text; `Some` also if it is empty.
+    pub fn texts(&self, key: &str) -> Option<Vec<String>> {
+        match &self.take(key)?.value {
+            NodeValue::List(items) => Some(items.iter().filter_map(Node::scalar_text).collect()),
+            _ => None,
         }
     }
 
     /// A list of scalars, or one text with commas between.
-    pub fn texts_or_csv(&mut self, r: &mut Reader, key: &str) -> Option<Vec<(String, Place)>> {
+    pub fn texts_or_csv(&self, key: &str) -> Option<Vec<(String, Place)>> {
         let node = self.take(key)?;
-        let path = self.below(key);
-        match &node.value {
-            NodeValue::List(items) => {
-                let mut out = Vec::new();
-                for (i, item) in items.iter().enumerate() {
-                    match item.scalar_text() {
-                        Some(text) => out.push((text.trim().to_owned(), item.place.clone())),
-                        None => r.fault(
-                            &item.place,
-                            &format!("{path}.{i}"),
-                            format!("expected text, found {}", found(item)),
-                        ),
-                    }
-                }
-                Some(out)
-            }
-            NodeValue::Text(text) => Some(
-                text.split(',')
-                    .map(|t| (t.trim().to_owned(), node.place.clone()))
-                    .filter(|(t, _)| !t.is_empty())
-                    .collect(),
-            ),
-            _ => {
-                self.expected(r, key, node, "a list, or text with commas between");
-                None
-            }
-        }
+        matches!(node.value, NodeValue::List(_) | NodeValue::Text(_)).then(|| several(node))
     }
 
     /// A map of scalars as PostgreSQL reads them; null values are left out.
-    pub fn text_map(&mut self, r: &mut Reader, key: &str) -> Option<Vec<(String, String, Place)>> {
-        let section = self.section(r, key);
-        let entries = section.node()?.entries()?;
-        let mut out = Vec::new();
-        for entry in entries.iter().filter(|e| !e.node.is_null()) {
-            match postgres_text(&entry.node) {
-                Some(text) => out.push((entry.key.clone(), text, entry.node.place.clone())),
-                None => r.fault(
-                    &entry.node.place,
-                    &section.below(&entry.key),
-                    format!("expected one value, found {}", entry.node.kind()),
-                ),
-            }
-        }
-        Some(out)
+    pub fn text_map(&self, key: &str) -> Option<Vec<(String, String, Place)>> {
+        let entries = self.take(key)?.entries()?;
+        let pair = |e: &Entry| Some((e.key.clone(), postgres_text(&e.node)?, e.node.place.clone()));
+        Some(entries.iter().filter_map(pair).collect())
     }
 
-    /// Reports keys nobody asked for, with the nearest that somebody would have.
-    pub fn finish(self, r: &mut Reader) {
-        for entry in self.rest() {
-            let near = nearest(&entry.key, self.known.iter().map(String::as_str));
-            let hint = near.map_or_else(
-                || "remove it, or look it up in the documentation".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            );
-            r.warn(&entry.key_place, &self.below(&entry.key), format!("is not a known key and is ignored; {hint}"));
+    /// Ready arguments for a program of PostgreSQL.
+    pub fn options(&self, r: &mut Reader, key: &str) -> Option<Vec<String>> {
+        match self.row(key).kind {
+            Kind::Options(rules) => rules.read(self, r, key),
+            _ => None,
         }
+    }
+
+    /// What this layer says, without the default: the next layer may say something.
+    pub fn said(&self) -> Said<'a, '_> {
+        Said(self)
     }
 }
 
-fn list_texts(r: &mut Reader, items: &[Node], path: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        match item.scalar_text() {
-            Some(text) => out.push(text),
-            None => r.fault(&item.place, &format!("{path}.{i}"), format!("expected text, found {}", found(item))),
-        }
+/// Getters for layers of which another lies beneath.
+pub(crate) struct Said<'a, 's>(&'s Section<'a>);
+
+impl Said<'_, '_> {
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.0.written(key)?.scalar_text()
     }
-    out
+
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(PathBuf::from)
+    }
+
+    pub fn bool(&self, key: &str) -> Option<bool> {
+        self.0.written(key).and_then(kind::boolean)
+    }
+
+    pub fn seconds(&self, key: &str) -> Option<Duration> {
+        self.0.written(key).and_then(kind::seconds)
+    }
+
+    pub fn whole_seconds(&self, key: &str) -> Option<i64> {
+        self.0.written(key).and_then(|node| timing::whole_seconds(&node.to_json()))
+    }
+
+    pub fn int(&self, key: &str) -> Option<i64> {
+        self.0.written(key).and_then(whole_number)
+    }
+
+    pub fn reserve(&self, key: &str) -> Option<Reserve> {
+        self.0.written(key).and_then(kind::reserve)
+    }
+}
+
+/// The texts of a list, or of one text with commas between.
+pub(crate) fn several(node: &Node) -> Vec<(String, Place)> {
+    match &node.value {
+        NodeValue::List(items) => {
+            items.iter().filter_map(|item| Some((item.scalar_text()?.trim().to_owned(), item.place.clone()))).collect()
+        }
+        NodeValue::Text(text) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            parts.map(|part| (part.to_owned(), node.place.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Only scalars are shown: a map or a list may contain a secret.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use surus_core::slots::{IgnoreSlot, PermanentSlot};
 
+use crate::definition::IGNORE_SLOT;
 use crate::reader::{Reader, Section, is_empty};
 use crate::tree::{Node, NodeValue};
 use crate::value::parse_bool;
 
 /// Under the first of three names that is there.
-pub(crate) fn read_slots(s: &mut Section<'_>, r: &mut Reader) -> BTreeMap<String, PermanentSlot> {
+pub(crate) fn read_slots(s: &Section<'_>, r: &mut Reader) -> BTreeMap<String, PermanentSlot> {
     let names = ["permanent_replication_slots", "permanent_slots", "slots"];
     let key = names.into_iter().find(|name| s.has(name)).unwrap_or("slots");
-    let section = s.section(r, key);
+    let section = s.section(key);
     let mut slots = BTreeMap::new();
     for entry in section.node().and_then(Node::entries).unwrap_or_default() {
         let path = section.below(&entry.key);
@@ -69,34 +70,21 @@ fn slot(node: &Node) -> Result<PermanentSlot, String> {
     }
 }
 
-pub(crate) fn read_ignore_slots(s: &mut Section<'_>, r: &mut Reader) -> Vec<IgnoreSlot> {
+pub(crate) fn read_ignore_slots(s: &Section<'_>) -> Vec<IgnoreSlot> {
     let path = s.below("ignore_slots");
-    let Some(node) = s.take("ignore_slots") else { return Vec::new() };
-    let NodeValue::List(items) = &node.value else {
-        if !is_empty(node) {
-            r.fault(&node.place, &path, format!("expected a list of maps, found {}", node.kind()));
-        }
-        return Vec::new();
+    let items = match s.take("ignore_slots").map(|node| &node.value) {
+        Some(NodeValue::List(items)) => items.as_slice(),
+        _ => &[],
     };
-    let mut out = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let path = format!("{path}.{i}");
-        if item.entries().is_none() {
-            r.fault(
-                &item.place,
-                &path,
-                format!("expected a map with name, type, database, plugin, found {}", item.kind()),
-            );
-            continue;
+    let maps = items.iter().filter(|item| item.entries().is_some());
+    let entry = |item| {
+        let entry = Section::new(item, &path, IGNORE_SLOT);
+        IgnoreSlot {
+            name: entry.text("name"),
+            kind: entry.text("type"),
+            database: entry.text("database"),
+            plugin: entry.text("plugin"),
         }
-        let mut entry = Section::new(item, &path);
-        out.push(IgnoreSlot {
-            name: entry.text(r, "name"),
-            kind: entry.text(r, "type"),
-            database: entry.text(r, "database"),
-            plugin: entry.text(r, "plugin"),
-        });
-        entry.finish(r);
-    }
-    out
+    };
+    maps.map(entry).collect()
 }

@@ -85,6 +85,8 @@ pub enum Command {
     ShowConfig(ClusterArg),
     /// Change the dynamic configuration
     EditConfig(EditConfig),
+    /// Show what a change of the dynamic configuration would do, member by member, without making it
+    Plan(Plan),
     /// Show the history of failovers and switchovers
     History(History),
     /// Explain who leads and why, who could take over and who not, and what members wait for
@@ -97,6 +99,8 @@ pub enum Command {
     Loss(Loss),
     /// Check a configuration without starting anything
     Check(Check),
+    /// Write the first configuration of a member, from a running PostgreSQL or a sample
+    GenerateConfig(GenerateConfig),
     /// Show the versions of this program and of members
     Version(Version),
     /// Remove all that the store holds of a cluster
@@ -222,6 +226,18 @@ pub struct Daemon {
     /// With --validate-config: the listen addresses may be in use
     #[arg(short, long)]
     pub ignore_listen_port: bool,
+    /// With --validate-config: print the configuration, the environment merged into it
+    #[arg(short, long)]
+    pub print: bool,
+    /// Write a configuration for a PostgreSQL that runs on this machine
+    #[arg(long, conflicts_with_all = ["validate_config", "generate_sample_config", "version"])]
+    pub generate_config: bool,
+    /// Write a sample configuration
+    #[arg(long, conflicts_with_all = ["validate_config", "version"])]
+    pub generate_sample_config: bool,
+    /// With --generate-config: how to connect
+    #[arg(long, value_name = "DSN")]
+    pub dsn: Option<String>,
     #[arg(long, hide = true)]
     pub init: bool,
 }

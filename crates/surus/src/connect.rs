@@ -70,12 +70,6 @@ fn unconfigured_raft() -> RaftConfig {
         partner_addrs: Vec::new(),
         data_dir: Path::new(".").to_owned(),
         password: None,
-        min_timeout: Duration::ZERO,
-        max_timeout: Duration::ZERO,
-        connection_timeout: Duration::ZERO,
-        append_entries_period: Duration::ZERO,
-        connection_retry_time: Duration::ZERO,
-        leader_fallback_timeout: Duration::ZERO,
         tls: None,
     }
 }

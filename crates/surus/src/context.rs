@@ -83,9 +83,13 @@ pub fn store_of(config: &ClientConfig) -> Outcome<StoreConfig> {
 impl Context {
     pub async fn open(global: &Global) -> Outcome<Context> {
         let config = load_config(global, &surus_config::environment())?;
+        Self::of(config, global.insecure).await
+    }
+
+    pub async fn of(config: ClientConfig, insecure: bool) -> Outcome<Context> {
         let store_config = store_of(&config)?;
         let kv = connect::open_store(&store_config).await?;
-        let api = connect::api_client(&config.ctl, global.insecure)?;
+        let api = connect::api_client(&config.ctl, insecure)?;
         Ok(Context { config, api, store_config, kv })
     }
 

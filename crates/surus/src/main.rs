@@ -63,8 +63,23 @@ fn daemon(args: Daemon) -> Outcome<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.validate_config {
-        commands::check(&mut terminal, args.configfile.as_deref(), args.ignore_listen_port, true)?;
+        let asked = cli::Check {
+            config: args.configfile,
+            ignore_listen_port: args.ignore_listen_port,
+            print: args.print,
+            offline: true,
+            schema: false,
+        };
+        commands::check(&mut terminal, &asked, true)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.generate_config || args.generate_sample_config {
+        let command = Command::GenerateConfig(cli::GenerateConfig {
+            file: args.configfile,
+            dsn: args.dsn,
+            sample: args.generate_sample_config,
+        });
+        return dispatch(Cli { global: Global::default(), init: false, command });
     }
     dispatch(Cli {
         global: Global::default(),
@@ -88,7 +103,7 @@ fn dispatch(cli: Cli) -> Outcome<ExitCode> {
     match cli.command {
         Command::Run(args) => commands::run::run(args.config),
         Command::Check(args) => {
-            commands::check(&mut terminal, args.config.as_deref(), args.ignore_listen_port, false)?;
+            commands::check(&mut terminal, &args, false)?;
             Ok(ExitCode::SUCCESS)
         }
         command => {

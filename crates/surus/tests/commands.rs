@@ -521,5 +521,19 @@ fn the_name_it_is_called_by_counts() {
     called("patroni", &["--nothing"]).expect(2, &["Usage: patroni"]);
     assert_eq!(Ended::of(surus(&["version"]).output().unwrap()).out, format!("surus version {version}\n"));
     Ended::of(surus(&["nothing"]).output().unwrap()).expect(2, &["unrecognized subcommand 'nothing'"]);
+    let sample = dir.path().join("etc/patroni.yml").display().to_string();
+    called("patroni", &["--generate-sample-config", &sample]).expect(0, &[]);
+    let text = std::fs::read_to_string(&sample).unwrap();
+    assert!(text.starts_with("scope: '#FIXME'\n") && text.contains("wal_keep_size: 128MB"), "{text}");
+    let refused = called("patroni", &["--validate-config", &sample]);
+    refused.expect(1, &["names no store"]);
+    called("patroni", &["--validate-config", "--generate-config"]).expect(2, &["cannot be used with"]);
+    let minimal = "scope: demo\nname: n\nrestapi: {listen: '127.0.0.1:1'}\nraft: {self_addr: '127.0.0.1:2'}\npostgresql:\n  listen: 127.0.0.1:3\n  \
+                   data_dir: /nowhere/data\n  authentication: {superuser: {username: a}, replication: {username: b}}\n";
+    let path = write(dir.path(), minimal);
+    let printed = called("patroni", &["--validate-config", "--print", "-i", &path]).expect(0, &[]).out;
+    assert!(printed.starts_with("name: n\npostgresql:\n  authentication:\n"), "{printed}");
+    let schema = Ended::of(surus(&["check", "--schema"]).output().unwrap()).expect(0, &[]).out;
+    assert!(serde_json::from_str::<serde_json::Value>(&schema).unwrap()["properties"]["restapi"].is_object());
     Ended::of(surus(&["check", "/nowhere.yml"]).output().unwrap()).expect(1, &["Error: /nowhere.yml: No such file"]);
 }

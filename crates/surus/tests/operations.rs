@@ -158,6 +158,7 @@ async fn restart_reload_and_reinitialise() -> Result<()> {
 async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     let cluster = cluster().store(StoreKind::Etcd).healthy().await?;
     let leader = cluster.leader().await?;
+    planned(&cluster).await?;
     let patch = json!({"maximum_lag_on_failover": 2_000_000, "postgresql": {"parameters": {"work_mem": "7MB", "max_connections": 111}}});
     let answer = cluster.send(leader, "PATCH", "/config", &patch).await?;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -176,10 +177,18 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
         .await?;
         assert_eq!(cluster.sql(node, "show max_connections").await?, "100", "not before a restart");
     }
-    // A standby must not have fewer connections than its primary had: the primary goes first.
+    // What `bootstrap.dcs` says counted once.
+    let file = cluster.node(leader).config_path();
+    let checked = cluster.surus(leader, &["check", "-i", &file.display().to_string()]).await?;
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    ensure!(checked.status.success(), "{said}");
+    ensure!(said.contains("bootstrap.dcs.postgresql.parameters.max_connections: is ignored"), "{said}");
+    ensure!(said.contains("has 111") && !said.contains("Not compared"), "{said}");
+
+    // A standby must not have fewer connections than its primary: it goes first.
     let scope = cluster.scope.clone();
-    surus(&cluster, &["restart", &scope, "--role", "leader", "--pending", "--force"]).await?;
     surus(&cluster, &["restart", &scope, "--role", "replica", "--pending", "--force"]).await?;
+    surus(&cluster, &["restart", &scope, "--role", "leader", "--pending", "--force"]).await?;
     for node in 0..3 {
         wait_for("nothing pending", LONG, async || {
             let status = cluster.status(node).await?;
@@ -193,6 +202,9 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     assert_eq!(cluster.wait_healthy().await?, leader);
 
     surus(&cluster, &["edit-config", "--set", "postgresql.parameters.work_mem=8MB", "--force"]).await?;
+    let edited = surus(&cluster, &["edit-config", "-p", "shared_buffers=48MB", "--force"]).await?;
+    ensure!(edited.contains("comes before the dynamic configuration"), "the preview does not warn:\n{edited}");
+    surus(&cluster, &["edit-config", "-p", "shared_buffers=null", "--force"]).await?;
     let shown = surus(&cluster, &["show-config"]).await?;
     assert!(shown.contains("work_mem: 8MB"), "{shown}");
     let removed = cluster.send(leader, "PATCH", "/config", &json!({"maximum_lag_on_failover": null})).await?;
@@ -206,6 +218,67 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     })
     .await?;
     cluster.passed();
+    Ok(())
+}
+
+/// What would happen is told before it happens, and nothing happens.
+async fn planned(cluster: &Cluster) -> Result<()> {
+    let leader = cluster.leader().await?;
+    let (name, before) = (cluster.nodes[leader].name.clone(), cluster.dynamic(leader).await?);
+    cluster.sql(leader, "alter system set maintenance_work_mem = '77MB'").await?;
+    cluster.sql(leader, "select pg_reload_conf()").await?;
+    wait_for("ALTER SYSTEM counts", LONG, async || {
+        let memory = cluster.sql(leader, "show maintenance_work_mem").await?;
+        ensure!(memory == "77MB", "{memory}");
+        Ok(())
+    })
+    .await?;
+    let parameters = ["max_connections=111", "work_mem=7MB", "shared_buffers=64MB", "maintenance_work_mem=99MB"];
+    let mut args = vec!["plan", "-f", "json", "-s", "maximum_lag_on_failover=2000000"];
+    args.extend(parameters.iter().flat_map(|pair| ["-p", *pair]));
+    let plan: Value = serde_json::from_str(&surus(cluster, &args).await?)?;
+    let effects = |setting: &str| -> Vec<(String, String)> {
+        let rows = plan["changes"].as_array().into_iter().flatten();
+        let rows = rows.filter(|row| row["setting"].as_str().is_some_and(|s| s.ends_with(setting)));
+        let text = |value: &Value| value.as_str().unwrap_or("all").to_owned();
+        rows.map(|row| (text(&row["member"]), text(&row["effect"]))).collect()
+    };
+    let all = |setting: &str, effect: &str| effects(setting).iter().filter(|(_, e)| e == effect).count();
+    ensure!(all("max_connections", "restart") == 3, "{plan:#}");
+    ensure!(all("work_mem", "reload") == 5 && all("shared_buffers", "none") == 3, "{plan:#}");
+    ensure!(effects("maintenance_work_mem").contains(&(name.clone(), "none".to_owned())), "{plan:#}");
+    ensure!(effects("maximum_lag_on_failover") == [("all".to_owned(), "at_once".to_owned())], "{plan:#}");
+    ensure!(plan["restart_order"] == "replicas_first" && plan["restarts"][2] == name.as_str(), "{plan:#}");
+
+    let output = cluster.surus(0, &["plan", "-p", "no_such_thing=1", "-s", "ttl=15", "-s", "loop_wait=10"]).await?;
+    let shown = text(&output);
+    ensure!(output.status.code() == Some(1), "{shown}");
+    for words in ["has no parameter of this name", "breaks the rule", "refused"] {
+        ensure!(shown.contains(words), "{words}:\n{shown}");
+    }
+    ensure!(cluster.dynamic(leader).await? == before, "a plan changed the configuration");
+    cluster.sql(leader, "alter system reset maintenance_work_mem").await?;
+    Ok(())
+}
+
+/// A configuration of the server that runs, good enough to take it over.
+async fn generated(cluster: &Cluster, node: usize) -> Result<()> {
+    let port = cluster.nodes[node].postgres.number;
+    let dsn = format!("host=127.0.0.1 port={port} user=postgres password='{}'", surus_testbed::PASSWORD);
+    let file = cluster.nodes[node].config_path().with_file_name("generated").join("patroni.yml");
+    let path = file.display().to_string();
+    surus(cluster, &["generate-config", "--dsn", &dsn, &path]).await?;
+    let text = std::fs::read_to_string(&file)?;
+    for words in ["scope: testbed", "shared_buffers: 32MB", "max_connections: 100", "- host replication replicator"] {
+        ensure!(text.contains(words), "{words}:\n{text}");
+    }
+    std::fs::write(&file, text.replace("'#FIXME'", "replicator") + "\nraft:\n  self_addr: 127.0.0.1:1\n")?;
+    let checked = cluster.surus(node, &["check", "-i", "--offline", &path]).await?;
+    ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let wrong = cluster.surus(node, &["generate-config", "--dsn", &dsn.replace("only", "not")]).await?;
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    ensure!(!wrong.status.success() && said.contains("Failed to establish PostgreSQL connection"), "{said}");
     Ok(())
 }
 
@@ -233,6 +306,7 @@ async fn the_commands_show_and_do() -> Result<()> {
     })?;
 
     queries(&cluster, leader).await?;
+    generated(&cluster, leader).await?;
 
     let candidate = cluster.others(leader)[0];
     let (from, to) = (cluster.nodes[leader].name.clone(), cluster.nodes[candidate].name.clone());

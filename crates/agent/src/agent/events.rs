@@ -84,8 +84,12 @@ impl Agent {
                     return;
                 }
                 Some((request, reply)) = self.requests.recv() => {
+                    // Whoever only asks is no reason for a step.
+                    let only_asks = matches!(request, Request::Settings);
                     self.take_request(request, reply);
-                    return;
+                    if !only_asks {
+                        return;
+                    }
                 }
                 _ = signals.hangup.recv() => {
                     info!("reloading the configuration (SIGHUP)");
@@ -150,6 +154,14 @@ impl Agent {
     fn take_request(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
         let answer = match request {
             Request::Wake => Reply::Ok(String::new()),
+            Request::Settings => {
+                let (told, instance) = (crate::shown::configured(&self.settings), self.instance.clone());
+                let role = self.published.load().role;
+                tokio::spawn(async move {
+                    let _ = reply.send(Reply::Ok(crate::shown::document(told, role, &instance).await));
+                });
+                return;
+            }
             Request::Reload => {
                 self.reload_local();
                 Reply::Ok("reload scheduled".into())

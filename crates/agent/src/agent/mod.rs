@@ -381,15 +381,17 @@ impl Agent {
                     warn!("name and scope cannot change while the agent runs; restart it for that");
                     return;
                 }
-                if local.postgresql.data_dir != self.settings.local.postgresql.data_dir {
+                let (old, new) = (&self.settings.local.postgresql, &local.postgresql);
+                if old.data_dir != new.data_dir || old.config_dir != new.config_dir {
+                    // The server that runs goes on reading the files it was started with.
                     warn!(
-                        "the configuration was not reloaded, the old one stays in force: postgresql.data_dir cannot \
-                         change while the agent runs; restart it for that"
+                        "the configuration was not reloaded, the old one stays in force: postgresql.data_dir and \
+                         config_dir cannot change while the agent runs; restart it for that"
                     );
                     return;
                 }
-                if local.store != self.settings.local.store || local.namespace != self.settings.local.namespace {
-                    warn!("the agent goes on with the store it was started with; restart it to use another");
+                for key in self.settings.local.restart_only_changes(&local) {
+                    warn!("{key} was changed, which counts after a restart of the agent");
                 }
                 match crate::run::peer_client(&local) {
                     Ok(client) => self.api = Arc::new(client),

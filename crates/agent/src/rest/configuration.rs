@@ -7,6 +7,7 @@ use surus_store::TxnOutcome;
 
 use super::app::{App, not_written};
 use super::respond::{Refusal, json, text};
+use crate::handle::{Reply, Request};
 
 const KEY: &str = "config";
 
@@ -16,6 +17,18 @@ pub async fn get(app: &App) -> Result<Response, Refusal> {
         Some(config) => json(StatusCode::OK, &config.value),
         None => text(StatusCode::BAD_GATEWAY, "the store holds no valid dynamic configuration of this cluster"),
     })
+}
+
+/// What the server here is set to, and where from: `surus plan` and `surus check` compare members by it.
+pub async fn settings(app: &App) -> Result<Response, Refusal> {
+    match app.ask_briefly(Request::Settings).await {
+        Reply::Ok(document) => {
+            let document: Value = serde_json::from_str(&document)
+                .map_err(|e| Refusal::unavailable(format!("the settings could not be put into words: {e}")))?;
+            Ok(json(StatusCode::OK, &document))
+        }
+        Reply::Refused(why) => Err(Refusal::unavailable(why)),
+    }
 }
 
 /// Values are not judged: each member uses what it can of them, as its peers do.

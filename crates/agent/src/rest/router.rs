@@ -80,6 +80,7 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
         }
         Read::Config => return configuration::get(app).await,
         Read::Loss => return loss::list(app).await,
+        Read::Settings => return configuration::settings(app).await,
         Read::OpenApi => {
             let password = app.policy.load().access.asks_for_password();
             return Ok(respond::json(StatusCode::OK, &openapi::document(password)));

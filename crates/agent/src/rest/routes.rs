@@ -24,6 +24,7 @@ pub enum Read {
     Metrics,
     Explain,
     Loss,
+    Settings,
     OpenApi,
 }
 
@@ -223,6 +224,13 @@ pub const ROUTES: &[Route] = &[
         .answers(&[(400, "since is no time"), (404, "No journal is kept"), (503, "The journal cannot be read")]),
     get("/loss", Read::Loss, Output::Json("Losses"), "The loss receipts of this member")
         .answers(&[(503, "The disk does not answer")]),
+    get(
+        "/settings",
+        Read::Settings,
+        Output::Json("Settings"),
+        "What PostgreSQL is set to here, and where from; no texts",
+    )
+    .answers(&[(503, "The agent is busy or ends")]),
     get("/openapi.json", Read::OpenApi, Output::Json("OpenApi"), "This document"),
     change("POST", "/reload", Change::Reload, Input::None, "Read the configuration file of this member again")
         .answers(&[(202, "Taken in"), (503, "Not taken in, and why")]),

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::definition::{self, BOOTSTRAP_METHOD};
 use crate::dynamic;
-use crate::options;
-use crate::reader::{Reader, Section, is_empty};
-use crate::tree::{Node, NodeValue};
+use crate::reader::{Reader, Section};
+use crate::tree::{Entry, Node, NodeValue};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -34,62 +34,54 @@ pub struct CustomBootstrap {
     pub arguments: Vec<(String, String)>,
 }
 
-pub(super) fn read(root: &mut Section<'_>, r: &mut Reader) -> Option<Bootstrap> {
-    let mut s = root.section(r, "bootstrap");
+pub(super) fn read(root: &Section<'_>, r: &mut Reader) -> Option<Bootstrap> {
+    let s = root.section("bootstrap");
     if !s.exists() {
         return None;
     }
-    let dcs = s.section(r, "dcs");
+    let dcs = s.section("dcs");
     let document = dcs.node().map_or_else(|| Value::Object(serde_json::Map::new()), Node::to_json);
     // Read for its faults; the values are read again from the document once it is stored.
-    dynamic::read(dcs, r, document.clone());
-    let method = s.text(r, "method").filter(|m| m != "initdb");
-    let custom = method.and_then(|name| custom(&mut s, r, &name));
-    let initdb = options::INITDB.read(&mut s, r, "initdb").unwrap_or_default();
-    let pg_hba = s.texts(r, "pg_hba").unwrap_or_default();
-    let (post_bootstrap, post_init) = (s.text(r, "post_bootstrap"), s.text(r, "post_init"));
-    if let Some(users) = s.take("users").filter(|n| !is_empty(n)) {
-        r.warn(
-            &users.place,
-            &s.below("users"),
-            "no users are created from this section any more; create them with post_bootstrap",
-        );
-    }
-    // Sections of methods that are not chosen.
-    for entry in s.rest().filter(|e| e.node.get("command").is_some()).collect::<Vec<_>>() {
-        s.knows(&[&entry.key]);
-    }
-    s.finish(r);
-    Some(Bootstrap { dcs: document, method: custom, initdb, pg_hba, post_bootstrap: post_bootstrap.or(post_init) })
+    dynamic::read(&dcs, r, document.clone());
+    Some(Bootstrap {
+        dcs: document,
+        method: s.text("method").filter(|m| m != "initdb").and_then(|name| custom(&s, r, &name)),
+        initdb: s.options(r, "initdb").unwrap_or_default(),
+        pg_hba: s.texts("pg_hba").unwrap_or_default(),
+        post_bootstrap: s.text("post_bootstrap").or_else(|| s.text("post_init")),
+    })
 }
 
-fn custom(s: &mut Section<'_>, r: &mut Reader, name: &str) -> Option<CustomBootstrap> {
-    let place = s.take("method").map_or(s.place.clone(), |n| n.place.clone());
-    let path = s.below("method");
-    let mut m = s.section(r, name);
-    let Some(command) = m.text(r, "command") else {
-        r.warn(&place, &path, format!("there is no section `bootstrap.{name}` with a `command`, so initdb is used"));
+fn custom(s: &Section<'_>, r: &mut Reader, name: &str) -> Option<CustomBootstrap> {
+    let path = s.below(name);
+    let section = s.rest().find(|e| e.key == name && e.node.entries().is_some());
+    let section =
+        section.map(|e| Section::new(&e.node, &path, BOOTSTRAP_METHOD)).filter(|m| m.text("command").is_some());
+    let Some(m) = section else {
+        let message = format!("there is no section `bootstrap.{name}` with a `command`, so initdb is used");
+        r.warn(&s.place_of("method"), &s.below("method"), message);
         return None;
     };
-    let no_params = m.bool(r, "no_params").unwrap_or(false);
-    let keep_existing_recovery_conf = m.bool(r, "keep_existing_recovery_conf").unwrap_or(false);
-    let recovery_conf = m.text_map(r, "recovery_conf").map(|pairs| pairs.into_iter().map(|(k, v, _)| (k, v)).collect());
-    m.knows(&["scope", "datadir"]);
-    let arguments = arguments(&m, r);
+    definition::check::method(&m, r);
+    let recovery_conf = m.text_map("recovery_conf").map(|pairs| pairs.into_iter().map(|(k, v, _)| (k, v)).collect());
     Some(CustomBootstrap {
         name: name.to_owned(),
-        command,
-        no_params,
-        keep_existing_recovery_conf,
+        command: m.text("command")?,
+        no_params: m.bool("no_params"),
+        keep_existing_recovery_conf: m.bool("keep_existing_recovery_conf"),
         recovery_conf,
-        arguments,
+        arguments: arguments(m.rest(), &path, r),
     })
 }
 
 /// What is left of a method's section, each key to become `--key=value`.
-pub(super) fn arguments(s: &Section<'_>, r: &mut Reader) -> Vec<(String, String)> {
+pub(super) fn arguments<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    path: &str,
+    r: &mut Reader,
+) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    for entry in s.rest().filter(|e| !e.node.is_null()) {
+    for entry in entries.filter(|e| !e.node.is_null()) {
         let text = match entry.node.value {
             // As scripts know it from Patroni.
             NodeValue::Bool(on) => Some(if on { "True" } else { "False" }.to_owned()),
@@ -99,7 +91,7 @@ pub(super) fn arguments(s: &Section<'_>, r: &mut Reader) -> Vec<(String, String)
             Some(text) => out.push((entry.key.clone(), text)),
             None => r.fault(
                 &entry.node.place,
-                &s.below(&entry.key),
+                &format!("{path}.{}", entry.key),
                 format!(
                     "expected one value, because it is passed as --{}=value, found {}",
                     entry.key,

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::reader::{Reader, Section};
-use crate::value::parse_bytes;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
@@ -11,15 +10,6 @@ pub struct Loss {
     pub directory: Option<PathBuf>,
     /// Bytes of log that are kept with all receipts that are not acknowledged.
     pub keep_wal: u64,
-}
-
-/// Hours of log of a busy primary that nobody followed.
-const KEEP_WAL: u64 = 1024 * 1024 * 1024;
-
-impl Default for Loss {
-    fn default() -> Self {
-        Loss { directory: None, keep_wal: KEEP_WAL }
-    }
 }
 
 impl Loss {
@@ -33,30 +23,17 @@ impl Loss {
     }
 }
 
-pub(super) fn read(root: &mut Section<'_>, r: &mut Reader, data_dir: Option<&Path>) -> Loss {
-    let mut s = root.section(r, "loss");
-    let loss = Loss { directory: s.path(r, "directory"), keep_wal: size(&mut s, r).unwrap_or(KEEP_WAL) };
+pub(super) fn read(root: &Section<'_>, r: &mut Reader, data_dir: Option<&Path>) -> Loss {
+    let s = root.section("loss");
+    let loss = Loss { directory: s.path("directory"), keep_wal: s.size("keep_wal").unwrap_or_default() };
     if let (Some(dir), Some(data)) = (&loss.directory, data_dir)
         && dir.starts_with(data)
-        && let Some(node) = s.take("directory")
     {
         r.fault(
-            &node.place,
+            &s.place_of("directory"),
             "loss.directory",
             "is inside of the data directory, which is what is replaced; choose another place",
         );
     }
-    s.finish(r);
     loss
-}
-
-fn size(s: &mut Section<'_>, r: &mut Reader) -> Option<u64> {
-    let node = s.take("keep_wal")?;
-    let text = node.scalar_text().filter(|t| !t.trim().is_empty())?;
-    let bytes = parse_bytes(text.trim()).and_then(|n| u64::try_from(n).ok());
-    if bytes.is_none() {
-        let wanted = format!("expected a size, such as 1GB, or 0 to keep none, found {text:?}");
-        r.fault(&node.place, &s.below("keep_wal"), wanted);
-    }
-    bytes
 }

@@ -27,6 +27,7 @@ pub use watchdog::{FenceMode, Watchdog, WatchdogMode};
 
 pub(crate) use postgresql::{Layer, read_settings};
 
+use crate::definition::{self, ROOT};
 use crate::finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
 use crate::load;
 use crate::reader::{Reader, Section};
@@ -84,10 +85,9 @@ impl LocalConfig {
     }
 
     fn read(root: &Node, r: &mut Reader, env: &BTreeMap<String, String>) -> Option<LocalConfig> {
-        let mut s = Section::new(root, "");
-        let scope = s.required_text(r, "scope", "the name of the cluster");
-        let name = name(&mut s, r);
-        let namespace = s.text(r, "namespace").unwrap_or_else(|| "service".to_owned());
+        definition::check::file(root, r);
+        let s = Section::new(root, "", ROOT);
+        let (scope, name) = (s.text("scope"), name(&s, r));
         for (key, value) in [("scope", &scope), ("name", &name)] {
             if let (Some(value), Some(node)) = (value, s.take(key))
                 && value.contains('/')
@@ -95,33 +95,26 @@ impl LocalConfig {
                 r.fault(&node.place, key, format!("expected a name without `/`, found {value:?}"));
             }
         }
-        let store = store::read(&mut s, r, true);
-        let mut cafile = None;
-        let restapi = rest::restapi(&mut s, r, &mut cafile);
-        let auth = restapi.as_ref().and_then(|api| api.authentication.clone());
-        let ctl = rest::ctl(&mut s, r, auth, cafile);
-        let log = log::read(&mut s, r);
-        let bootstrap = bootstrap::read(&mut s, r);
-        let postgresql = postgresql::read(&mut s, r, &home(env));
-        let watchdog = watchdog::read(&mut s, r);
-        let fence = watchdog::fence(&mut s, r);
-        let recorder = recorder::read(&mut s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
-        let loss = loss::read(&mut s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
-        let tags = tags::read(&mut s, r);
+        let store = store::read(&s, r, true);
+        let restapi = rest::restapi(&s, r);
+        let ctl = rest::ctl(&s, r);
+        let log = log::read(&s, r);
+        let bootstrap = bootstrap::read(&s, r);
+        let postgresql = postgresql::read(&s, r, &home(env));
+        let recorder = recorder::read(&s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
+        let loss = loss::read(&s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
+        let tags = tags::read(&s, r);
         if let Some(citus) = s.take("citus") {
             r.fault(&citus.place, "citus", "Citus clusters are not supported; remove the section to run without Citus");
         }
         unreachable_addresses(r, &s, store.as_ref(), restapi.as_ref(), postgresql.as_ref());
-        s.knows(&["thread_pool_size", "thread_stack_size"]);
-        dynamic_keys(&mut s, r);
-        s.finish(r);
         let mut places = BTreeMap::from([(String::new(), root.place.clone())]);
         root.leaves("", &mut |path, node| {
             places.insert(path.to_owned(), node.place.clone());
         });
         Some(LocalConfig {
             scope: scope?,
-            namespace,
+            namespace: s.text("namespace").unwrap_or_default(),
             name: MemberName::from(name?.as_str()),
             store: store?,
             restapi: restapi?,
@@ -129,8 +122,8 @@ impl LocalConfig {
             log,
             bootstrap,
             postgresql: postgresql?,
-            watchdog,
-            fence,
+            watchdog: watchdog::read(&s),
+            fence: watchdog::fence(&s),
             recorder,
             loss,
             tags,
@@ -155,16 +148,23 @@ impl LocalConfig {
             ("scope", self.scope != new.scope),
             ("name", self.name != new.name),
             ("namespace", self.namespace != new.namespace),
-            ("store", !self.store.same_servers(&new.store)),
+            ("store", self.store != new.store),
             ("recorder", self.recorder != new.recorder),
             ("loss.directory", self.loss.directory != new.loss.directory),
             ("postgresql.data_dir", old.data_dir != new_pg.data_dir),
             ("postgresql.config_dir", old.config_dir != new_pg.config_dir),
-            ("postgresql.pgpass", old.pgpass != new_pg.pgpass),
-            ("postgresql.bin_dir", old.settings.bin_dir != new_pg.settings.bin_dir),
-            ("postgresql.database", old.settings.database != new_pg.settings.database),
         ];
         pairs.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
+    /// The keys of `postgresql` that this member has of its own, and where each begins.
+    pub fn postgresql_keys(&self) -> BTreeMap<&str, &Place> {
+        let mut keys = BTreeMap::new();
+        for (path, place) in &self.places {
+            let Some(below) = path.strip_prefix("postgresql.") else { continue };
+            keys.entry(below.split('.').next().unwrap_or(below)).or_insert(place);
+        }
+        keys
     }
 
     /// Where a value was written, by its dotted path; the empty path stands for the configuration itself.
@@ -177,15 +177,16 @@ impl ClientConfig {
     /// Without a path and without a configuration in the environment everything is at its default.
     pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<ClientConfig, ConfigErrors> {
         let (root, mut r) = load::tree_or_nothing(path, env)?;
-        let mut s = Section::new(&root, "");
-        let (auth, cafile) = rest::client_fallbacks(&mut s);
+        let parts = ["scope", "namespace", "name", "etcd3", "raft", "ctl", "log"];
+        definition::check::parts(&root, &parts, &mut r);
+        let s = Section::new(&root, "", ROOT);
         let config = ClientConfig {
-            scope: s.text(&mut r, "scope"),
-            namespace: s.text(&mut r, "namespace").unwrap_or_else(|| "service".to_owned()),
-            name: s.text(&mut r, "name").map(|n| MemberName::from(n.as_str())),
-            store: store::read(&mut s, &mut r, false),
-            ctl: rest::ctl(&mut s, &mut r, auth, cafile),
-            log: log::read(&mut s, &mut r),
+            scope: s.text("scope"),
+            namespace: s.text("namespace").unwrap_or_default(),
+            name: s.text("name").map(|n| MemberName::from(n.as_str())),
+            store: store::read(&s, &mut r, false),
+            ctl: rest::ctl(&s, &mut r),
+            log: log::read(&s, &mut r),
             warnings: Vec::new(),
         };
         let (errors, warnings) = sorted(r.findings);
@@ -199,9 +200,9 @@ fn sorted(mut findings: Vec<Finding>) -> (Vec<Finding>, Vec<Finding>) {
     findings.into_iter().partition(|f| f.severity == Severity::Error)
 }
 
-fn name(s: &mut Section<'_>, r: &mut Reader) -> Option<String> {
+fn name(s: &Section<'_>, r: &mut Reader) -> Option<String> {
     let legacy = s.node().and_then(|n| n.at(&["postgresql", "name"])).and_then(Node::scalar_text);
-    let name = match s.text(r, "name").or(legacy) {
+    let name = match s.text("name").or(legacy) {
         Some(name) => name,
         None => {
             s.missing(r, "name", "the name of this member, different from every other in the cluster");
@@ -243,22 +244,6 @@ fn unreachable_addresses(
                 node.map_or(&s.place, |n| &n.place),
                 &format!("{section}.connect_address"),
                 format!("{address} is this machine only, and members on other machines will be told to connect to it"),
-            );
-        }
-    }
-}
-
-/// Keys of the dynamic configuration have no effect in the file outside `bootstrap.dcs`; a frequent mistake.
-fn dynamic_keys(s: &mut Section<'_>, r: &mut Reader) {
-    for key in crate::dynamic::KEYS {
-        if *key != "postgresql"
-            && let Some(node) = s.take(key)
-        {
-            r.warn(
-                &node.place,
-                key,
-                "only counts in the dynamic configuration and is ignored here; put it into bootstrap.dcs before the \
-                 cluster is initialised, or change it with `surus edit-config` afterwards",
             );
         }
     }

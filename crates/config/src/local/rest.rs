@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::address::HostPort;
-use crate::reader::{Reader, Section};
+use crate::reader::{Reader, Section, is_empty};
 use crate::secret::Secret;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,40 +99,35 @@ impl RestApi {
 }
 
 /// Both keys or neither.
-fn authentication(s: &mut Section<'_>, r: &mut Reader) -> Option<BasicAuth> {
-    let mut s = s.section(r, "authentication");
-    let (username, password) = (s.text(r, "username"), s.secret(r, "password"));
-    let auth = match (username, password) {
+fn authentication(s: &Section<'_>, r: &mut Reader) -> Option<BasicAuth> {
+    let s = s.section("authentication");
+    match (s.text("username"), s.secret("password")) {
         (Some(username), Some(password)) => Some(BasicAuth { username, password }),
         (None, None) => None,
         (username, _) => {
             let (key, other) = if username.is_none() { ("username", "password") } else { ("password", "username") };
-            s.missing(r, key, &format!("text, because {other} is given"));
+            // What is there and cannot be read was told.
+            if !s.has(key) || s.take(key).is_none_or(is_empty) {
+                s.missing(r, key, &format!("text, because {other} is given"));
+            }
             None
         }
-    };
-    s.finish(r);
-    auth
+    }
 }
 
-pub(super) fn restapi(root: &mut Section<'_>, r: &mut Reader, tls_fallback: &mut Option<PathBuf>) -> Option<RestApi> {
-    let mut s = root.section(r, "restapi");
+pub(super) fn restapi(root: &Section<'_>, r: &mut Reader) -> Option<RestApi> {
+    let s = root.section("restapi");
     if !s.exists() {
-        root.missing(r, "restapi", "a section with at least `listen`, the host:port of the REST API");
         return None;
     }
-    let listen = s.address(r, "listen", None);
-    if listen.is_none() && s.take("listen").is_none() {
-        s.missing(r, "listen", "host:port of the REST API, for example 0.0.0.0:8008");
-    }
-    let connect_address = connect_address(&mut s, r, listen.as_ref());
-    let (certfile, keyfile) = (s.path(r, "certfile"), s.path(r, "keyfile"));
-    let keyfile_password = s.secret(r, "keyfile_password");
-    let cafile = s.path(r, "cafile");
-    let ciphers = s.text(r, "ciphers");
-    let verify =
-        [("none", VerifyClient::None), ("optional", VerifyClient::Optional), ("required", VerifyClient::Required)];
-    let verify_client = s.choice(r, "verify_client", &verify).unwrap_or_default();
+    let listen = s.address("listen", None);
+    let connect_address = connect_address(&s, r, listen.as_ref());
+    let (certfile, keyfile, cafile) = (s.path("certfile"), s.path("keyfile"), s.path("cafile"));
+    let verify_client = match s.word("verify_client") {
+        Some("optional") => VerifyClient::Optional,
+        Some("required") => VerifyClient::Required,
+        _ => VerifyClient::None,
+    };
     if certfile.is_some() && verify_client != VerifyClient::None && cafile.is_none() {
         s.missing(
             r,
@@ -143,36 +138,36 @@ pub(super) fn restapi(root: &mut Section<'_>, r: &mut Reader, tls_fallback: &mut
     if certfile.is_none() && (keyfile.is_some() || verify_client != VerifyClient::None) {
         s.missing(r, "certfile", "a path: keyfile and verify_client have no meaning without TLS");
     }
-    tls_fallback.clone_from(&cafile);
-    let tokens = [
-        ("minimal", ServerTokens::Minimal),
-        ("productonly", ServerTokens::ProductOnly),
-        ("original", ServerTokens::Original),
-    ];
-    // Neither has a counterpart here: connections are not served by a pool of threads.
-    s.knows(&["request_queue_size", "thread_pool_size"]);
-    let headers = |s: &mut Section<'_>, r: &mut Reader, key: &str| {
-        s.text_map(r, key).unwrap_or_default().into_iter().map(|(k, v, _)| (k, v)).collect::<BTreeMap<_, _>>()
-    };
-    let api = RestApi {
-        authentication: authentication(&mut s, r),
-        tls: certfile.map(|certfile| RestTls { certfile, keyfile, keyfile_password, cafile, ciphers, verify_client }),
-        allowlist: s.texts_or_csv(r, "allowlist").unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
-        allowlist_include_members: s.bool(r, "allowlist_include_members").unwrap_or(false),
-        allow_unauthenticated: s.bool(r, "allow_unauthenticated").unwrap_or(false),
-        http_extra_headers: headers(&mut s, r, "http_extra_headers"),
-        https_extra_headers: headers(&mut s, r, "https_extra_headers"),
-        server_tokens: s.choice(r, "server_tokens", &tokens).unwrap_or_default(),
+    let headers =
+        |key: &str| s.text_map(key).unwrap_or_default().into_iter().map(|(k, v, _)| (k, v)).collect::<BTreeMap<_, _>>();
+    Some(RestApi {
+        authentication: authentication(&s, r),
+        tls: certfile.map(|certfile| RestTls {
+            certfile,
+            keyfile,
+            keyfile_password: s.secret("keyfile_password"),
+            cafile,
+            ciphers: s.text("ciphers"),
+            verify_client,
+        }),
+        allowlist: s.texts_or_csv("allowlist").unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
+        allowlist_include_members: s.bool("allowlist_include_members"),
+        allow_unauthenticated: s.bool("allow_unauthenticated"),
+        http_extra_headers: headers("http_extra_headers"),
+        https_extra_headers: headers("https_extra_headers"),
+        server_tokens: match s.word("server_tokens") {
+            Some("minimal") => ServerTokens::Minimal,
+            Some("productonly") => ServerTokens::ProductOnly,
+            _ => ServerTokens::Original,
+        },
         connect_address: connect_address?,
         listen: listen?,
-    };
-    s.finish(r);
-    Some(api)
+    })
 }
 
 /// What others are told. Falls back to where we listen, if that is an address one can connect to.
-pub(super) fn connect_address(s: &mut Section<'_>, r: &mut Reader, listen: Option<&HostPort>) -> Option<HostPort> {
-    let given = s.address(r, "connect_address", listen.map(|l| l.port));
+pub(super) fn connect_address(s: &Section<'_>, r: &mut Reader, listen: Option<&HostPort>) -> Option<HostPort> {
+    let given = s.address("connect_address", listen.map(|l| l.port));
     let node = s.take("connect_address");
     match (given, node, listen) {
         (Some(given), Some(node), _) if is_wildcard(&given.host) => {
@@ -202,27 +197,21 @@ fn is_wildcard(host: &str) -> bool {
     matches!(host, "*" | "0.0.0.0" | "::")
 }
 
-pub(super) fn ctl(root: &mut Section<'_>, r: &mut Reader, auth: Option<BasicAuth>, cafile: Option<PathBuf>) -> Ctl {
-    let mut s = root.section(r, "ctl");
+/// Authentication and authorities fall back to those of `restapi`.
+pub(super) fn ctl(root: &Section<'_>, r: &mut Reader) -> Ctl {
+    let (s, restapi) = (root.section("ctl"), root.section("restapi"));
+    // What is wrong there its own reader tells.
+    let theirs = authentication(&restapi, &mut Reader::lenient());
     let ctl = Ctl {
-        authentication: authentication(&mut s, r).or(auth),
-        insecure: s.bool(r, "insecure").unwrap_or(false),
-        cacert: s.path(r, "cacert").or(cafile),
-        certfile: s.path(r, "certfile"),
-        keyfile: s.path(r, "keyfile"),
-        keyfile_password: s.secret(r, "keyfile_password"),
+        authentication: authentication(&s, r).or(theirs),
+        insecure: s.bool("insecure"),
+        cacert: s.path("cacert").or_else(|| restapi.path("cafile")),
+        certfile: s.path("certfile"),
+        keyfile: s.path("keyfile"),
+        keyfile_password: s.secret("keyfile_password"),
     };
     if ctl.keyfile.is_some() && ctl.certfile.is_none() {
         s.missing(r, "certfile", "a path: keyfile has no meaning without it");
     }
-    s.finish(r);
     ctl
-}
-
-/// The same fallbacks for a program that only talks to members: `restapi` is looked at for nothing else.
-pub(super) fn client_fallbacks(root: &mut Section<'_>) -> (Option<BasicAuth>, Option<PathBuf>) {
-    // What is wrong in there is not this program's business.
-    let mut ignored = Reader::lenient();
-    let mut s = root.section(&mut ignored, "restapi");
-    (authentication(&mut s, &mut ignored), s.path(&mut ignored, "cafile"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::reader::{Reader, Section};
+use crate::reader::Section;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WatchdogMode {
@@ -41,60 +41,31 @@ pub struct Watchdog {
     pub driver: String,
 }
 
-impl Default for Watchdog {
-    fn default() -> Self {
-        Watchdog {
-            mode: WatchdogMode::Automatic,
-            device: PathBuf::from("/dev/watchdog"),
-            safety_margin: 5,
-            driver: "default".to_owned(),
-        }
+fn mode(word: Option<&str>) -> WatchdogMode {
+    match word {
+        Some("off") => WatchdogMode::Off,
+        Some("required") => WatchdogMode::Required,
+        _ => WatchdogMode::Automatic,
     }
 }
 
-const MODES: &[(&str, WatchdogMode)] = &[
-    ("off", WatchdogMode::Off),
-    ("automatic", WatchdogMode::Automatic),
-    ("required", WatchdogMode::Required),
-    ("auto", WatchdogMode::Automatic),
-    ("require", WatchdogMode::Required),
-    ("disable", WatchdogMode::Off),
-    ("disabled", WatchdogMode::Off),
-    ("false", WatchdogMode::Off),
-    ("no", WatchdogMode::Off),
-];
-
 /// A word, or a section with the word under `mode`, as for the watchdog.
-pub(super) fn fence(root: &mut Section<'_>, r: &mut Reader) -> FenceMode {
-    let section = root.node().and_then(|n| n.get("fence")).is_some_and(|n| n.entries().is_some());
-    let mode = if section {
-        let mut s = root.section(r, "fence");
-        let mode = s.choice(r, "mode", MODES);
-        s.finish(r);
-        mode
-    } else {
-        root.choice(r, "fence", MODES)
-    };
-    mode.map_or(FenceMode::default(), |mode| match mode {
+pub(super) fn fence(root: &Section<'_>) -> FenceMode {
+    let section = root.section("fence");
+    let word = if section.exists() { section.word("mode") } else { root.word("fence") };
+    match mode(word) {
         WatchdogMode::Off => FenceMode::Off,
         WatchdogMode::Automatic => FenceMode::Automatic,
         WatchdogMode::Required => FenceMode::Required,
-    })
+    }
 }
 
-pub(super) fn read(root: &mut Section<'_>, r: &mut Reader) -> Watchdog {
-    let mut s = root.section(r, "watchdog");
-    let default = Watchdog::default();
-    let watchdog = Watchdog {
-        mode: s.choice(r, "mode", MODES).unwrap_or(default.mode),
-        device: s.path(r, "device").unwrap_or(default.device),
-        safety_margin: s
-            .int(r, "safety_margin", "a whole number of seconds, or -1 for half of ttl", -1..=i64::from(u32::MAX))
-            .unwrap_or(default.safety_margin),
-        driver: s
-            .choice(r, "driver", &[("default", "default"), ("testing", "testing")])
-            .map_or(default.driver, str::to_owned),
-    };
-    s.finish(r);
-    watchdog
+pub(super) fn read(root: &Section<'_>) -> Watchdog {
+    let s = root.section("watchdog");
+    Watchdog {
+        mode: mode(s.word("mode")),
+        device: s.path("device").unwrap_or_default(),
+        safety_margin: s.int("safety_margin").unwrap_or_default(),
+        driver: s.text("driver").unwrap_or_default(),
+    }
 }

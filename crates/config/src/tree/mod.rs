@@ -40,6 +40,11 @@ impl Node {
         Node { value, raw: None, place }
     }
 
+    /// What stands for a section that is not there.
+    pub fn absent() -> Node {
+        Node::new(NodeValue::Null, Place::of(Source::Default))
+    }
+
     pub fn from_json(value: &Value, source: &Source) -> Node {
         let place = Place::of(source.clone());
         let value = match value {

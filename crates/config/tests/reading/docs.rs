@@ -11,7 +11,7 @@ const PAGE: &str = include_str!("../../../../docs/configuration.md");
 const BACKUPS: &str = include_str!("../../../../docs/backups.md");
 
 /// Fenced blocks of one language.
-fn blocks(language: &str) -> Vec<&'static str> {
+pub fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
     let pages = [PAGE, BACKUPS].into_iter();
     pages.flat_map(|page| page.split(&fence).skip(1)).filter_map(|rest| rest.split("\n```").next()).collect()

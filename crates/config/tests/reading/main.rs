@@ -10,4 +10,5 @@ mod effective;
 mod environment;
 mod errors;
 mod local;
+mod reference;
 mod support;

@@ -150,6 +150,29 @@ pub struct EditConfig {
 }
 
 #[derive(Debug, Args)]
+pub struct Plan {
+    /// A YAML file to merge into the dynamic configuration, `-` for standard input; or the changed file of a member
+    pub file: Option<String>,
+    /// Default: `scope` of the configuration
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Citus group
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Set a value; the key is a dotted path, `null` deletes
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Set a PostgreSQL parameter
+    #[arg(short, long, value_name = "PARAMETER=VALUE")]
+    pub pg: Vec<String>,
+    /// Replace everything by a YAML file, `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub replace: Option<String>,
+    #[arg(short, long, visible_alias = "output", value_enum, default_value_t)]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
 pub struct Remove {
     pub cluster_name: String,
     #[arg(long)]

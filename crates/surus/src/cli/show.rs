@@ -70,6 +70,27 @@ pub struct Check {
     /// The listen addresses may be in use: the member may be running
     #[arg(short, long)]
     pub ignore_listen_port: bool,
+    /// Print the configuration as well, the environment merged into it
+    #[arg(short, long)]
+    pub print: bool,
+    /// Do not ask the store and the members
+    #[arg(long)]
+    pub offline: bool,
+    /// Print a JSON schema of the file, for editors, and check nothing
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateConfig {
+    /// Where to write it; standard output if left out
+    pub file: Option<PathBuf>,
+    /// How to connect to PostgreSQL, as libpq has it; the PG* variables fill what is left out
+    #[arg(long, value_name = "DSN", conflicts_with = "sample")]
+    pub dsn: Option<String>,
+    /// No server is asked: a sample to be filled in
+    #[arg(long)]
+    pub sample: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,27 +1,44 @@
 //! `check`: what is wrong with a configuration, before it is used.
 
-use std::path::Path;
+mod cluster;
 
-use surus_config::{CheckOptions, Severity};
+use surus_config::{CheckOptions, ClientConfig, Finding, LocalConfig, Severity};
 
+use crate::cli::Check;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::{Terminal, say};
+use crate::yaml;
 
-pub fn check(terminal: &mut Terminal, path: Option<&Path>, ignore_listen_port: bool, quiet: bool) -> Outcome {
+pub fn check(terminal: &mut Terminal, args: &Check, quiet: bool) -> Outcome {
+    if args.schema {
+        let text = serde_json::to_string_pretty(&surus_config::schema()).unwrap_or_default();
+        return terminal.line(format_args!("{text}"));
+    }
+    let path = args.config.as_deref();
     if let Some(path) = path
         && let Err(error) = std::fs::metadata(path)
     {
         return Err(Failure::Message(format!("{}: {error}", path.display())));
     }
-    let findings = surus_config::check(path, &surus_config::environment(), CheckOptions { ignore_listen_port });
-    let mut wrong = false;
-    for finding in &findings {
-        if finding.severity == Severity::Error {
-            wrong = true;
-            crate::complain(&finding.to_string());
-        } else {
-            crate::warn(&finding.to_string());
+    let env = surus_config::environment();
+    let options = CheckOptions { ignore_listen_port: args.ignore_listen_port };
+    let mut findings = surus_config::check(path, &env, options);
+    let mut wrong = tell(&findings);
+    if let (false, Ok(local), Ok(client)) =
+        (wrong || args.offline, LocalConfig::load(path, &env), ClientConfig::load(path, &env))
+    {
+        match cluster::check(&local, client) {
+            Ok(found) => findings = found,
+            Err(why) => {
+                crate::complain(&format!("Not compared with the cluster, as with --offline: {why}"));
+                findings.clear();
+            }
         }
+        wrong = tell(&findings);
+    }
+    if args.print {
+        let document = surus_config::merged(path, &env).map_err(|e| Failure::Message(e.to_string()))?;
+        terminal.write(&yaml::block(&document))?;
     }
     if wrong {
         return Err(Failure::Said);
@@ -31,4 +48,15 @@ pub fn check(terminal: &mut Terminal, path: Option<&Path>, ignore_listen_port: b
         say!(terminal, "{what} is valid");
     }
     Ok(())
+}
+
+/// `true`: there is an error among them.
+fn tell(findings: &[Finding]) -> bool {
+    for finding in findings {
+        match finding.severity {
+            Severity::Error => crate::complain(&finding.to_string()),
+            Severity::Warning => crate::warn(&finding.to_string()),
+        }
+    }
+    findings.iter().any(|finding| finding.severity == Severity::Error)
 }

@@ -8,6 +8,7 @@ use similar::TextDiff;
 use surus_store::TxnOutcome;
 
 use crate::cli::EditConfig;
+use crate::commands::plan;
 use crate::connect::STORE_DEADLINE;
 use crate::context::Context;
 use crate::failure::{OrFail, Outcome, failed};
@@ -26,22 +27,12 @@ pub async fn edit_config(context: &Context, terminal: &mut Terminal, args: &Edit
     let before = yaml::block(&config.value);
     let mut document = config.value.clone();
     let from_stdin = [&args.apply, &args.replace].into_iter().flatten().any(|f| f == "-");
-    let given = args.apply.is_some() || args.replace.is_some() || !args.set.is_empty() || !args.pg.is_empty();
-    if let Some(file) = &args.replace {
-        document = read_yaml(terminal, file)?;
-    }
-    if let Some(file) = &args.apply {
-        let patch = read_yaml(terminal, file)?;
-        surus_config::patch(&mut document, &patch);
-    }
-    for pair in &args.set {
-        set(&mut document, pair)?;
-    }
-    for pair in &args.pg {
-        set(&mut document, &format!("{PARAMETERS}{}", pair.trim_start()))?;
-    }
-    if !given {
+    let changes =
+        Changes { apply: args.apply.as_deref(), replace: args.replace.as_deref(), set: &args.set, pg: &args.pg };
+    if changes.is_empty() {
         document = edit(&cluster.name, &before)?;
+    } else {
+        change(terminal, &mut document, &changes)?;
     }
     let after = yaml::block(&document);
     if before == after {
@@ -52,6 +43,7 @@ pub async fn edit_config(context: &Context, terminal: &mut Terminal, args: &Edit
     }
     if !args.quiet {
         show_difference(terminal, &before, &after)?;
+        plan::preview(context, terminal, &reading, &config.value, &document).await?;
     }
     if from_stdin && !args.force {
         say!(terminal, "Use --force option to apply changes");
@@ -65,6 +57,38 @@ pub async fn edit_config(context: &Context, terminal: &mut Terminal, args: &Edit
     match written.map_err(|e| cluster.store_failure(&e))? {
         TxnOutcome::Applied(_) => say!(terminal, "Configuration changed"),
         TxnOutcome::Conflict => return failed("Config modification aborted due to concurrent changes"),
+    }
+    Ok(())
+}
+
+/// What is to be changed, as the command line says it.
+pub struct Changes<'a> {
+    /// A file to merge.
+    pub apply: Option<&'a str>,
+    pub replace: Option<&'a str>,
+    pub set: &'a [String],
+    pub pg: &'a [String],
+}
+
+impl Changes<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.apply.is_none() && self.replace.is_none() && self.set.is_empty() && self.pg.is_empty()
+    }
+}
+
+pub fn change(terminal: &mut Terminal, document: &mut Value, changes: &Changes<'_>) -> Outcome {
+    if let Some(file) = changes.replace {
+        *document = read_yaml(terminal, file)?;
+    }
+    if let Some(file) = changes.apply {
+        let patch = read_yaml(terminal, file)?;
+        surus_config::patch(document, &patch);
+    }
+    for pair in changes.set {
+        set(document, pair)?;
+    }
+    for pair in changes.pg {
+        set(document, &format!("{PARAMETERS}{}", pair.trim_start()))?;
     }
     Ok(())
 }

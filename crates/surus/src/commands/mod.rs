@@ -6,12 +6,14 @@ mod edit_config;
 mod explain;
 pub mod fence;
 mod flush;
+mod generate;
 mod handover;
 mod history;
 mod journal;
 mod list;
 mod loss;
 mod pause;
+mod plan;
 mod query;
 mod reinit;
 mod remove;
@@ -48,6 +50,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
     }
     let command = match command {
         Command::Store(args) => return store::store(args, global, terminal).await,
+        Command::GenerateConfig(args) => return generate::generate(terminal, &args).await,
         Command::Fence(args) => return fence::fence(args, terminal).await,
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
         Command::Completions(args) => return shell::completions(terminal, args.shell),
@@ -73,6 +76,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Resume(args) => pause::pause(&context, terminal, &args, false).await,
         Command::ShowConfig(args) => show_config::show_config(&context, terminal, &args).await,
         Command::EditConfig(args) => edit_config::edit_config(&context, terminal, &args).await,
+        Command::Plan(args) => plan::plan(&context, terminal, &args).await,
         Command::History(args) => history::history(&context, terminal, &args).await,
         Command::Explain(args) => explain::explain(&context, terminal, &args).await,
         Command::Timeline(args) => timeline::timeline(&context, terminal, &args).await,
@@ -84,6 +88,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Run(_)
         | Command::Check(_)
         | Command::Version(_)
+        | Command::GenerateConfig(_)
         | Command::Store(_)
         | Command::Fence(_)
         | Command::Completions(_)
