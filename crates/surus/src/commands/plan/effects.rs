@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 use surus_api::{MemberSettings, ServerSetting};
 use surus_config::{
-    DynamicConfig, Finding, judge_parameter, on_command_line, parameter_default, parse_bool, parse_int,
+    DynamicConfig, Effective, Finding, LocalConfig, RoleOverlay, judge_parameter, on_command_line, parameter_default,
+    parse_bool, parse_int,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -125,7 +126,8 @@ pub fn plan(before: &Value, after: &Value, members: &[MemberSettings]) -> Plan {
         }
     }
     // What is wrong with several values together belongs to a key that may not have changed.
-    for finding in refused.iter().filter(|f| !rows.iter().any(|row| row.why == f.message)) {
+    let told: BTreeSet<String> = rows.iter().map(|row| row.why.clone()).collect();
+    for finding in refused.iter().filter(|f| !told.contains(&f.message)) {
         rows.push(Row {
             member: None,
             role: None,
