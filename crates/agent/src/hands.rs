@@ -27,6 +27,8 @@ use crate::fence::FenceKeeper;
 use crate::inherited::Deadline;
 use crate::lease::LeaseKeeper;
 
+/// A member stays out that much longer at most for the sake of rows it lost; its log is kept in any case.
+const LOST_ROWS: Duration = Duration::from_secs(30);
 /// A standby that is to be promoted may be at a restartpoint.
 const IN_FORCE: Duration = Duration::from_secs(5);
 
@@ -327,6 +329,10 @@ impl Hands for RealHands {
 
     async fn record_loss(&self, against: &Upstream, destroying: Destroying, limit: Duration) -> Made<Recorded> {
         said(self.instance.record_loss(against, destroying, limit, &self.cancel)).await
+    }
+
+    async fn keep_lost_rows(&self) -> Made<Option<String>> {
+        said(self.instance.keep_lost_rows(LOST_ROWS, &self.cancel)).await
     }
 
     async fn archive_pending(&self, limit: Duration) -> Made<usize> {

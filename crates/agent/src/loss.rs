@@ -1,13 +1,14 @@
 //! Loss receipts that nobody has acknowledged, as this agent shows them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use surus_core::BootTime;
-use surus_core::loss::Receipt;
+use surus_core::loss::{Receipt, Remembered, to_remember};
+use surus_postgres::{PgError, loss};
 
 /// Receipts come from tasks of this agent and go by commands, also by ones that only know the files.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -21,16 +22,49 @@ pub struct Shown {
     /// Id and summary, oldest first.
     lines: Vec<(String, String)>,
     problems: Vec<String>,
+    /// Absent until the disk was read.
+    disk: Option<OnDisk>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OnDisk {
+    receipts: Vec<Remembered>,
+    acknowledged: Vec<String>,
+}
+
+/// What is to be done about the store's memory of this member's receipts.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Memory {
+    Right,
+    /// Empty: nothing is to be remembered.
+    Write(Vec<Remembered>),
+    /// The store has forgotten what was acknowledged under these ids.
+    Forgotten(Vec<String>),
 }
 
 impl Shown {
-    fn of(receipts: &[Receipt], problems: Vec<String>) -> Shown {
+    fn of(receipts: &[Receipt], problems: Vec<String>, directory: &Path, acknowledged: Vec<String>) -> Shown {
+        let directory = directory.display().to_string();
+        let remembered = receipts.iter().map(|r| Remembered::of(r, &directory)).collect();
         Shown {
+            disk: Some(OnDisk { receipts: remembered, acknowledged }),
             receipts: receipts.len() as u64,
             transactions: receipts.iter().map(Receipt::transactions).sum(),
             bytes: receipts.iter().map(|r| r.wal.bytes).sum(),
             lines: receipts.iter().map(|r| (r.id.clone(), r.summary())).collect(),
             problems,
+        }
+    }
+
+    pub fn memory(&self, stored: &[Remembered]) -> Memory {
+        let Some(disk) = &self.disk else { return Memory::Right };
+        let wanted = to_remember(stored, &disk.receipts, &disk.acknowledged);
+        if wanted != stored {
+            Memory::Write(wanted)
+        } else if disk.acknowledged.is_empty() {
+            Memory::Right
+        } else {
+            Memory::Forgotten(disk.acknowledged.clone())
         }
     }
 
@@ -73,10 +107,39 @@ impl Losses {
         self.read = Some(now);
         let (directory, shown) = (self.directory.clone(), self.shown.clone());
         Some(async move {
-            let read = tokio::task::spawn_blocking(move || surus_postgres::loss::receipts(&directory));
-            let (receipts, problems) = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-            shown.store(Arc::new(Shown::of(&receipts, problems)));
+            let read = tokio::task::spawn_blocking(move || {
+                let (receipts, problems) = loss::receipts(&directory)?;
+                Ok::<_, PgError>(Shown::of(&receipts, problems, &directory, loss::acknowledged(&directory)))
+            });
+            let read = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            shown.store(Arc::new(read));
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_written_only_when_it_is_wrong() {
+        let receipt: Receipt = serde_json::from_value(json!({
+            "id": "x", "at": "2026-01-01T00:00:00Z", "scope": "s", "member": "a", "destroying": "rewind", "against": "b",
+            "timelines": [], "committed": 1, "prepared": 0, "unfinished": 0, "xids": [7], "tables": [], "catalog_rows": 0,
+            "wal": {"segments": [], "bytes": 0, "left_out": []}, "notes": [],
+        }))
+        .unwrap();
+        let there = vec![Remembered::of(&receipt, "/d")];
+        let read = |receipts: &[Receipt], acknowledged: &[&str]| {
+            Shown::of(receipts, vec![], Path::new("/d"), acknowledged.iter().map(|a| (*a).to_owned()).collect())
+        };
+        let all = [receipt.clone()];
+        assert_eq!(Shown::default().memory(&there), Memory::Right, "the disk was not read yet");
+        assert_eq!(read(&all, &[]).memory(&[]), Memory::Write(there.clone()));
+        assert_eq!(read(&all, &[]).memory(&there), Memory::Right);
+        assert_eq!(read(&[], &[]).memory(&there), Memory::Right, "it was on another disk");
+        assert_eq!(read(&[], &["x"]).memory(&there), Memory::Write(vec![]));
+        assert_eq!(read(&[], &["x"]).memory(&[]), Memory::Forgotten(vec!["x".into()]));
     }
 }

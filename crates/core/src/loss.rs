@@ -51,6 +51,9 @@ pub struct TableLoss {
     pub inserted: u64,
     pub updated: u64,
     pub deleted: u64,
+    /// Of the committed ones, how many wrote to it.
+    #[serde(default)]
+    pub transactions: u64,
 }
 
 impl TableLoss {
@@ -65,6 +68,37 @@ impl TableLoss {
             _ => format!("file {}", self.file),
         }
     }
+}
+
+/// One committed transaction; rows of system catalogs are not counted.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TransactionLoss {
+    pub xid: u32,
+    /// When it was committed, in UTC.
+    pub at: String,
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+}
+
+/// The rows themselves: one JSON object a line, in a file beside the receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeptRows {
+    /// How many are there.
+    pub kept: u64,
+    /// What each line is, for each database that was read.
+    pub sources: Vec<RowSource>,
+    /// Why some are not.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowSource {
+    pub database: String,
+    /// The logical slot whose position lies before the fork: changes in their order, with the old keys. Absent: rows as
+    /// the lost transactions left them, read from the tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,11 +147,17 @@ pub struct Receipt {
     pub last_commit: Option<String>,
     /// Of the committed ones, in their order, up to a limit.
     pub xids: Vec<u32>,
+    /// The first of them one by one, with what they wrote.
+    #[serde(default)]
+    pub first_transactions: Vec<TransactionLoss>,
     /// Of the committed ones, most rows first.
     pub tables: Vec<TableLoss>,
     /// Rows of system catalogs they changed: tables, roles and the like were created, altered or dropped.
     pub catalog_rows: u64,
     pub wal: KeptWal,
+    /// Absent until they were read, or where they cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<KeptRows>,
     /// Why something is not known.
     pub notes: Vec<String>,
 }
@@ -152,6 +192,71 @@ impl Receipt {
         let n = self.transactions();
         format!("{n} transaction{} {range}{when}", if n == 1 { "" } else { "s" })
     }
+}
+
+/// What the store remembers of a receipt that nobody has acknowledged, for when the machine it lies on is no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    pub id: String,
+    pub at: String,
+    pub transactions: u64,
+    /// As in lists.
+    pub what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_commit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Position>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Position>,
+    /// The tables with the most rows.
+    pub changed: Vec<String>,
+    pub wal_bytes: u64,
+    /// Where the receipt and its log were.
+    pub directory: String,
+}
+
+/// For each member; the store is no place for more, and the newest count.
+const REMEMBERED: usize = 20;
+const REMEMBERED_TABLES: usize = 5;
+
+impl Remembered {
+    pub fn of(receipt: &Receipt, directory: &str) -> Remembered {
+        let table = |t: &TableLoss| {
+            format!("{}: {} inserted, {} updated, {} deleted", t.name(), t.inserted, t.updated, t.deleted)
+        };
+        Remembered {
+            id: receipt.id.clone(),
+            at: receipt.at.clone(),
+            transactions: receipt.transactions(),
+            what: receipt.summary(),
+            last_commit: receipt.last_commit.clone(),
+            fork: receipt.fork,
+            to: receipt.to,
+            changed: receipt.tables.iter().take(REMEMBERED_TABLES).map(table).collect(),
+            wal_bytes: receipt.wal.bytes,
+            directory: directory.to_owned(),
+        }
+    }
+
+    pub fn parse(text: &str) -> Result<Vec<Remembered>, String> {
+        serde_json::from_str(text).map_err(|e| format!("does not tell of loss receipts ({e})"))
+    }
+
+    /// Of a key with all of them.
+    pub fn to_text(all: &[Remembered]) -> String {
+        // Texts and numbers always make JSON.
+        serde_json::to_string(all).unwrap_or_default()
+    }
+}
+
+/// What the store is to remember of a member, given what it does, what lies on the member's disk, and what was
+/// acknowledged there. What is on the disk no more without that is what must not be forgotten.
+pub fn to_remember(stored: &[Remembered], on_disk: &[Remembered], acknowledged: &[String]) -> Vec<Remembered> {
+    let gone = stored.iter().filter(|s| on_disk.iter().all(|d| d.id != s.id) && !acknowledged.contains(&s.id));
+    let mut all: Vec<Remembered> = gone.chain(on_disk).cloned().collect();
+    all.sort_by(|a, b| (&a.at, &a.id).cmp(&(&b.at, &b.id)));
+    all.drain(..all.len().saturating_sub(REMEMBERED));
+    all
 }
 
 /// Where two histories part, as their timelines tell: the last timeline both went through, and where the first of them
@@ -227,6 +332,39 @@ mod tests {
             let got = fork((Timeline(local), &mine), (Timeline(upstream), &theirs));
             assert_eq!(got.map(|(t, l)| (t.0, l.map(|l| l.0))), want, "{local} {mine:?} {upstream} {theirs:?}");
         }
+    }
+
+    #[test]
+    fn what_the_store_remembers() {
+        let one = |id: &str| Remembered {
+            id: id.into(),
+            at: format!("2026-01-{id}"),
+            transactions: 1,
+            what: String::new(),
+            last_commit: None,
+            fork: Some(Position { timeline: Timeline(1), lsn: Lsn(7) }),
+            to: None,
+            changed: vec![],
+            wal_bytes: 0,
+            directory: "/d".into(),
+        };
+        let ids = |stored: &[&str], disk: &[&str], acknowledged: &[&str]| -> Vec<String> {
+            let all = |ids: &[&str]| ids.iter().map(|id| one(id)).collect::<Vec<_>>();
+            let acknowledged: Vec<String> = acknowledged.iter().map(|id| (*id).to_owned()).collect();
+            let kept = to_remember(&all(stored), &all(disk), &acknowledged);
+            assert_eq!(Remembered::parse(&Remembered::to_text(&kept)), Ok(kept.clone()));
+            kept.into_iter().map(|r| r.id).collect()
+        };
+        assert_eq!(ids(&[], &["01"], &[]), ["01"]);
+        assert_eq!(ids(&["01"], &["01", "02"], &[]), ["01", "02"]);
+        assert_eq!(ids(&["01", "02"], &["02"], &["01"]), ["02"]);
+        assert_eq!(ids(&["01"], &[], &[]), ["01"], "another machine has its name now");
+        assert_eq!(ids(&["02"], &["01"], &["02", "03"]), ["01"]);
+        let many: Vec<String> = (10..40).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let kept = ids(&many, &["05"], &[]);
+        assert_eq!((kept.len(), kept[0].as_str()), (REMEMBERED, "20"));
+        assert!(Remembered::parse("{").is_err());
     }
 
     #[test]

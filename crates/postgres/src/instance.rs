@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     pub socket_dirs: Mutex<Option<String>>,
     /// One at a time of those that create, replace or start.
     pub exclusive: tokio::sync::Mutex<()>,
+    /// What the latest loss receipt is about, until its rows are read.
+    pub lost: Mutex<Option<crate::loss::Lost>>,
     /// Until when the local replication connection is not tried again.
     pub no_walsender_until: Mutex<Option<std::time::Instant>>,
 }
@@ -68,6 +70,7 @@ impl Instance {
                 writing: Mutex::default(),
                 socket_dirs: Mutex::default(),
                 exclusive: tokio::sync::Mutex::default(),
+                lost: Mutex::default(),
                 no_walsender_until: Mutex::default(),
             }),
         }

@@ -16,7 +16,7 @@ use crate::conninfo::tool_conninfo;
 use crate::disk::{IO_LIMIT, blocking, sync_trees};
 use crate::half_rewound;
 use crate::instance::{Instance, PROBE_LIMIT};
-use crate::tool::Output;
+use crate::tool::{Output, Tool};
 use crate::{ErrorKind, PgError, Result};
 
 impl Instance {
@@ -153,11 +153,17 @@ impl Instance {
     /// Crash recovery without letting anybody in, so that the data directory is cleanly shut down afterwards.
     pub async fn crash_recover_single_user(&self, cancel: &CancellationToken) -> Result<()> {
         let _exclusive = self.inner.exclusive.lock().await;
-        self.must_not_run("cannot recover in single-user mode").await?;
+        let tool = self.single_user_tool(&[]).await?.arg("template1");
+        tool.run(None, Some(cancel)).await?.success("recovery in single-user mode").map(|_| ())
+    }
+
+    /// PostgreSQL in single-user mode, to which the name of a database is to be added. To be run under the exclusive lock.
+    pub(crate) async fn single_user_tool(&self, settings: &[(&str, &str)]) -> Result<Tool> {
+        self.must_not_run("cannot start single-user mode").await?;
         self.kill_orphans().await?;
         let config = self.config();
         let dir = config.data_dir.clone();
-        let options = blocking("preparing single-user recovery", IO_LIMIT, move || {
+        let options = blocking("preparing single-user mode", IO_LIMIT, move || {
             for marker in ["standby.signal", "recovery.signal", "recovery.conf"] {
                 remove_if_there(&dir.join(marker))?;
             }
@@ -175,11 +181,12 @@ impl Instance {
         if config.conf().exists() {
             tool = tool.arg(conf);
         }
-        for (name, value) in single_user_options(&options) {
+        let mut all = single_user_options(&options);
+        all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        for (name, value) in all {
             tool = tool.arg("-c").arg(format!("{name}={value}"));
         }
-        let output = tool.arg("template1").run(None, Some(cancel)).await?;
-        output.success("recovery in single-user mode").map(|_| ())
+        Ok(tool)
     }
 }
 

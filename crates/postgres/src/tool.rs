@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::{IO_LIMIT, blocking, tail};
@@ -36,6 +36,7 @@ pub(crate) struct Tool {
     set_by: Option<String>,
     /// Written once it runs.
     noted_in: Option<PathBuf>,
+    input: Option<Vec<u8>>,
 }
 
 pub(crate) struct Output {
@@ -55,6 +56,7 @@ impl Tool {
             c_locale: true,
             set_by: None,
             noted_in: None,
+            input: None,
         }
     }
 
@@ -92,6 +94,12 @@ impl Tool {
     /// For a later process of ours to find it by, in case this one is killed.
     pub fn note_process(mut self, file: PathBuf) -> Tool {
         self.noted_in = Some(file);
+        self
+    }
+
+    /// Given to it as its standard input.
+    pub fn input(mut self, text: Vec<u8>) -> Tool {
+        self.input = Some(text);
         self
     }
 
@@ -148,6 +156,9 @@ impl Tool {
         let mut command = self.command();
         // A group of its own: `pg_basebackup` has a child, and both must end together.
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        if self.input.is_some() {
+            command.stdin(Stdio::piped());
+        }
         // Dropped while it is being started, it ends with what it has started by then.
         let held = os_user::spawn_held(command, self.user.clone(), |child| {
             let group = Group::of(&child);
@@ -155,6 +166,7 @@ impl Tool {
         });
         let (mut child, group) = held.await.map_err(|e| self.cannot_run(&e))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
+        let feed = feed(child.stdin.take(), self.input.unwrap_or_default());
         if let Some((file, pid)) = self.noted_in.zip(child.id()) {
             let noted = blocking("noting a process", IO_LIMIT, move || {
                 note_process(&file, pid).map_err(|e| PgError::io("write", &file, &e))
@@ -169,7 +181,17 @@ impl Tool {
                 ended.cancel();
                 status
             };
-            let work = async { tokio::join!(waiting, collect(out, out_line, &ended), collect(err, line, &ended)) };
+            let feeding = async {
+                tokio::select! {
+                    () = feed => {}
+                    () = ended.cancelled() => {}
+                }
+            };
+            let work = async {
+                let (status, out, err, ()) =
+                    tokio::join!(waiting, collect(out, out_line, &ended), collect(err, line, &ended), feeding);
+                (status, out, err)
+            };
             let expired = async {
                 match limit {
                     Some(limit) => tokio::time::sleep(limit).await,
@@ -267,6 +289,13 @@ pub(crate) fn clean_environment(command: &mut Command, user: Option<&OsUser>) {
         if let Some(name) = &user.name {
             command.env("USER", name).env("LOGNAME", name);
         }
+    }
+}
+
+/// One that does not read on says so by its status.
+async fn feed(stdin: Option<ChildStdin>, text: Vec<u8>) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(&text).await;
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
 use surus_core::cluster::{Announced, ClusterView, KeyVersion};
+use surus_core::loss::Remembered;
 pub use surus_core::store::{Announce, Beside, TakeLead};
 use surus_core::{BootTime, MemberName};
 
@@ -339,6 +340,31 @@ impl ClusterStore {
     ) -> StoreResult<TxnOutcome> {
         let compare = vec![self.unchanged(relative, version)];
         self.kv.txn(Txn { compare, then: vec![self.permanent(relative, text)] }, deadline).await
+    }
+
+    /// Remembers my loss receipts ([`ClusterView::losses`]), over what was remembered under this version.
+    pub async fn remember_losses(
+        &self,
+        all: &[Remembered],
+        version: Option<KeyVersion>,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        self.remember_losses_of(&self.me, all, version, deadline).await
+    }
+
+    /// Those of another member, for an operator.
+    pub async fn remember_losses_of(
+        &self,
+        member: &MemberName,
+        all: &[Remembered],
+        version: Option<KeyVersion>,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let key = format!("loss/{member}");
+        match version {
+            Some(version) if all.is_empty() => self.compare_and_delete(&key, version, deadline).await,
+            _ => self.compare_and_put(&key, version, Remembered::to_text(all), deadline).await,
+        }
     }
 
     /// Deletes a key only if it still has `version`.

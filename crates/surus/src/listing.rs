@@ -154,6 +154,15 @@ fn footer(reading: &Reading) -> String {
             out.push_str(&format!(" Lost on {}, not acknowledged: {loss} (surus loss list)\n", member.name));
         }
     }
+    for (name, remembered) in &reading.view.losses {
+        if reading.view.members.get(name).is_none_or(|m| m.loss.is_none()) {
+            let n = remembered.value.len();
+            out.push_str(&format!(
+                " Lost on {name}, not acknowledged: {n} receipt{}, not on its disk (surus loss list)\n",
+                if n == 1 { "" } else { "s" }
+            ));
+        }
+    }
     out
 }
 

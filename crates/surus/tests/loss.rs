@@ -70,7 +70,7 @@ async fn a_rewound_primary_leaves_a_receipt() -> Result<()> {
     let receipt = all[0].clone();
     assert_eq!((&receipt["xids"], &receipt["member"]), (&json!(lost), &json!(was)), "{receipt}");
     let table = json!({"database": "postgres", "table": "public.t", "file": receipt["tables"][0]["file"],
-                       "inserted": 7, "updated": 0, "deleted": 0});
+                       "inserted": 7, "updated": 0, "deleted": 0, "transactions": 7});
     assert_eq!((&receipt["tables"], &receipt["notes"]), (&json!([table]), &json!([])), "{receipt}");
     let id = receipt["id"].as_str().context("an id")?.to_owned();
 
@@ -101,6 +101,22 @@ async fn a_rewound_primary_leaves_a_receipt() -> Result<()> {
     let dir = beside(&cluster.node(old).data_dir());
     let offline = surus(&cluster, asked, &["loss", "list", "-f", "json", "--dir", &dir.display().to_string()]).await?;
     assert_eq!(serde_json::from_str::<Value>(&offline)?, all);
+    // The rows, on the machine they are on.
+    let rows =
+        surus(&cluster, asked, &["loss", "show", &id, "-f", "json", "--dir", &dir.display().to_string()]).await?;
+    let rows = serde_json::from_str::<Value>(&rows)?["rows"]["lines"].clone();
+    let told: Vec<(&Value, &Value)> =
+        rows.as_array().context("rows")?.iter().map(|r| (&r["xid"], &r["row"]["n"])).collect();
+    for (n, xid) in lost.iter().enumerate() {
+        assert!(told.contains(&(&json!(xid), &json!(n))), "{rows}");
+    }
+    assert_eq!(told.len(), 7, "{rows}");
+    assert!(shown.contains("7 of them") && !shown.contains("\"row\""), "{shown}");
+    assert!(
+        cluster.get(old, "/loss").await?.body.contains("\"kept\": 7"),
+        "{:?}",
+        cluster.get(old, "/loss").await?.body
+    );
     let unknown = cluster.surus(asked, &["loss", "ack", "x"]).await?;
     assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("no member that answers"));
     let said = surus(&cluster, asked, &["loss", "ack", &id]).await?;
@@ -143,6 +159,47 @@ async fn a_forked_member_that_is_copied_anew_leaves_a_receipt_and_a_healthy_one_
         (&all[0]["xids"], &all[0]["member"], &all[0]["destroying"]),
         (&json!(lost), &json!(name), &json!("removal"))
     );
+    assert_eq!(all[0]["rows"]["kept"], 3, "{all}");
+    let id = all[0]["id"].as_str().context("an id")?.to_owned();
+
+    // The store remembers it when its machine is gone, and when another one has its name.
+    wait_for("all know", LONG, async || {
+        let count = metric(&cluster, new, "surus_cluster_loss_receipts").await?;
+        ensure!(count == "1", "{count}");
+        Ok(())
+    })
+    .await?;
+    cluster.kill_node(old)?;
+    let data = cluster.node(old).data_dir();
+    for dir in [data.clone(), beside(&data)] {
+        std::fs::remove_dir_all(dir)?;
+    }
+    let tells = async |args: &[&str], what: &str| -> Result<()> {
+        let text = surus(&cluster, new, args).await?;
+        ensure!(text.contains(what), "{args:?}: {text}");
+        Ok(())
+    };
+    tells(&["loss", "list"], &id).await?;
+    wait_for("its machine is given up", LONG, async || {
+        tells(&["loss", "show", &id], "which is gone").await?;
+        tells(&["list"], "1 receipt, not on its disk").await
+    })
+    .await?;
+    cluster.start(old)?;
+    assert_eq!(cluster.wait_healthy().await?, new);
+    let text = surus(&cluster, new, &["loss", "show", &id]).await?;
+    assert!(text.contains("its disk was replaced") && text.contains("3 transactions"), "{text}");
+    let all: Value = serde_json::from_str(&surus(&cluster, new, &["loss", "list", "-f", "json"]).await?)?;
+    assert_eq!((&all[0]["transactions"], all[0]["gone"].is_string()), (&json!(3), true), "{all}");
+    let said = surus(&cluster, new, &["loss", "ack", &id]).await?;
+    assert!(said.contains("from the store"), "{said}");
+    assert_eq!(surus(&cluster, new, &["loss", "list", "-f", "json"]).await?.trim(), "[]");
+    wait_for("nobody remembers", LONG, async || {
+        let count = metric(&cluster, new, "surus_cluster_loss_receipts").await?;
+        ensure!(count == "0", "{count}");
+        Ok(())
+    })
+    .await?;
     cluster.passed();
     Ok(())
 }
@@ -244,7 +301,24 @@ async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
     assert_eq!(cluster.wait_healthy().await?, new);
     let all: Value = serde_json::from_str(&surus(&cluster, new, &["loss", "list", "-f", "json"]).await?)?;
     assert_eq!((all.as_array().map(Vec::len), &all[0]["xids"]), (Some(1), &json!(lost)), "{all}");
-    assert!(directory(old).join(all[0]["id"].as_str().context("an id")?).join("wal").exists());
+    let id = all[0]["id"].as_str().context("an id")?;
+    assert!(directory(old).join(id).join("wal").exists());
+
+    // Acknowledged where it lies, without the agent: the store forgets it too.
+    let dir = directory(old).display().to_string();
+    wait_for("all know", LONG, async || {
+        ensure!(metric(&cluster, new, "surus_cluster_loss_receipts").await? == "1", "not yet");
+        Ok(())
+    })
+    .await?;
+    surus(&cluster, new, &["loss", "ack", id, "--dir", &dir]).await?;
+    assert_eq!(surus(&cluster, new, &["loss", "list", "-f", "json"]).await?.trim(), "[]");
+    wait_for("nobody remembers", LONG, async || {
+        ensure!(metric(&cluster, new, "surus_cluster_loss_receipts").await? == "0", "not yet");
+        ensure!(std::fs::read_dir(&dir)?.count() == 0, "a mark is left");
+        Ok(())
+    })
+    .await?;
     cluster.passed();
     Ok(())
 }

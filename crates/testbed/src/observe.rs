@@ -145,19 +145,26 @@ impl Cluster {
         }
     }
 
+    /// Waits until a member leads and accepts writes.
     pub async fn wait_leader(&self) -> Result<usize> {
-        wait_for("a leader", PATIENCE, async || self.leader().await).await
+        wait_for("a leader", PATIENCE, async || self.writing_leader().await).await
     }
 
     /// Waits until another member than `old` leads and accepts writes.
     pub async fn wait_leader_other_than(&self, old: usize) -> Result<usize> {
         wait_for("another leader", PATIENCE, async || {
-            let leader = self.leader().await?;
+            let leader = self.writing_leader().await?;
             ensure!(leader != old, "{} still leads", self.nodes[old].name);
-            ensure!(self.sql(leader, "select pg_is_in_recovery()").await? == "f", "the new leader is read-only yet");
             Ok(leader)
         })
         .await
+    }
+
+    /// `/primary` says 200 from the moment the lead is taken, while the promotion is under way.
+    async fn writing_leader(&self) -> Result<usize> {
+        let leader = self.leader().await?;
+        ensure!(self.sql(leader, "select pg_is_in_recovery()").await? == "f", "the new leader is read-only yet");
+        Ok(leader)
     }
 
     pub async fn wait_healthy(&self) -> Result<usize> {

@@ -16,8 +16,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub async fn list(app: &App) -> Result<Response, Refusal> {
     let directory = app.handle.loss.clone();
     let shown = directory.display().to_string();
-    let (receipts, problems) = on_disk(move || loss::receipts(&directory)).await?;
-    Ok(respond::json(StatusCode::OK, &json!({"directory": shown, "receipts": receipts, "problems": problems})))
+    let read = on_disk(move || Ok((loss::receipts(&directory)?, loss::acknowledged(&directory)))).await?;
+    let ((receipts, problems), acknowledged) = read;
+    let document =
+        json!({"directory": shown, "receipts": receipts, "acknowledged": acknowledged, "problems": problems});
+    Ok(respond::json(StatusCode::OK, &document))
 }
 
 pub async fn acknowledge(app: &App, path: &str) -> Result<Response, Refusal> {

@@ -232,6 +232,9 @@ fn losses(facts: &Facts<'_>, page: &mut Page) {
     page.gauge("surus_loss_receipts", "Loss receipts that nobody has acknowledged.", losses.receipts);
     page.gauge("surus_loss_transactions", "Transactions that those tell of.", losses.transactions);
     page.gauge("surus_loss_bytes", "Size of the log that is kept with them.", losses.bytes);
+    let view = facts.published.view.as_ref().map(|(view, _)| view);
+    let remembered: usize = view.map_or(0, |view| view.losses.values().map(|l| l.value.len()).sum());
+    page.gauge("surus_cluster_loss_receipts", "The same of all members, also of those that are gone.", remembered);
 }
 
 fn stalls(facts: &Facts<'_>, page: &mut Page) {

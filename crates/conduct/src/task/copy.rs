@@ -31,6 +31,7 @@ pub async fn reinitialize(cx: &TaskContext, hands: &impl Hands, from: &Upstream)
         if let Some(why) = record(cx, hands, leader.as_ref().unwrap_or(from), Destroying::Removal).await? {
             return Err(format!("{why}, the local copy is kept"));
         }
+        keep_rows(hands).await;
     }
     let all = if from.remote { hands.remote_methods() } else { hands.replica_methods() };
     methods::create(cx, hands, Some(from), &all, true).await
@@ -79,6 +80,10 @@ pub async fn rewind(cx: &TaskContext, hands: &impl Hands, from: &Upstream) -> Ou
     if hands.recover().await? {
         info!("crash recovery before pg_rewind took {:.1} s", hands.now().since(begun).as_secs_f64());
     }
+    // There is something to recover again if that was cut short.
+    if keep_rows(hands).await {
+        hands.recover().await?;
+    }
     let begun = hands.now();
     if let Err(why) = hands.rewind(from, cx.patience).await {
         // That the source went away says nothing about this server: it is tried again with whoever leads then.
@@ -97,6 +102,16 @@ async fn unreachable(hands: &impl Hands, from: &Upstream) -> Option<String> {
         Some(Err(e)) => Some(format!("cannot be reached ({e})")),
         None => Some("does not answer".to_owned()),
     }
+}
+
+/// The log is safe already: rows that cannot be read hold nothing up. `false`: nothing was done.
+async fn keep_rows(hands: &impl Hands) -> bool {
+    match hands.keep_lost_rows().await {
+        Ok(Some(what)) => warn!("of what is lost, {what}"),
+        Ok(None) => return false,
+        Err(why) => warn!("the rows that are lost could not be kept beside their receipt: {why}"),
+    }
+    true
 }
 
 /// `Some`: it cannot be told yet what would be lost.

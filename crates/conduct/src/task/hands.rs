@@ -255,6 +255,12 @@ pub trait Hands: Send + Sync {
         limit: Duration,
     ) -> impl Future<Output = Made<Recorded>> + Send;
 
+    /// Puts the rows themselves beside the receipt that was written last, as far as that goes in half a minute; in words.
+    /// May leave the stopped server in need of recovery. `None`: there is nothing to do.
+    fn keep_lost_rows(&self) -> impl Future<Output = Made<Option<String>>> + Send {
+        async { Ok(None) }
+    }
+
     /// Archives what the stopped server has not, each segment within `limit`; returns how many. Ends early, as an
     /// error, when the task is cancelled.
     fn archive_pending(&self, limit: Duration) -> impl Future<Output = Made<usize>> + Send;

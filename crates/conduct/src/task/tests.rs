@@ -314,6 +314,15 @@ fn nothing_is_cut_off_or_removed_before_it_is_written_down() {
         assert_eq!(fake.done(), ["stop Fast", "orphans", "receipt", "archive", "recover", "rewind"]);
         fake.with(|s| s.done.clear()).run(reinitialize(), context()).unwrap();
     }
+    // Rows are read when all else is safe, and hold nothing up. Where that was cut short, the server is to be recovered.
+    for fails in [false, true] {
+        let fake = told(Recorded::Receipt("x".into())).with(|s| s.rows_lost = true);
+        let fake = if fails { fake.fails("rows") } else { fake };
+        assert_eq!(fake.run(rewind(), context()), Ok(TaskDone::Done));
+        let done = ["stop Fast", "orphans", "receipt", "archive", "recover", "rows", "recover", "rewind"];
+        assert_eq!(fake.done(), done);
+        fake.with(|s| s.done.clear()).run(reinitialize(), context()).unwrap();
+    }
     // Whoever is to be followed is no primary any more: nothing is touched.
     let later = || Recorded::Undecided("b is not a primary".into());
     let fake = told(later());

@@ -23,6 +23,7 @@ pub use status::Status;
 pub use sync::SyncState;
 
 use crate::ids::{MemberName, SystemId};
+use crate::loss::Remembered;
 
 /// The version of one key as the store counts it; what compare-and-set compares.
 pub type KeyVersion = u64;
@@ -90,6 +91,9 @@ pub struct ClusterView {
     /// Also of one that makes no sense, for overwriting it by compare-and-set.
     #[serde(default)]
     pub announced_version: Option<KeyVersion>,
+    /// Loss receipts that nobody has acknowledged, by the member they are or were on. Not known to Patroni.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub losses: BTreeMap<MemberName, Versioned<Vec<Remembered>>>,
     pub garbage: Vec<Garbage>,
 }
 
@@ -169,6 +173,13 @@ impl ClusterView {
                             }
                         };
                         view.members.insert(name, member);
+                    } else if let Some(name) = key.strip_prefix("loss/").filter(|n| !n.is_empty()) {
+                        // One that makes no sense is overwritten by its member.
+                        let value = Remembered::parse(text).unwrap_or_else(|problem| {
+                            view.spoilt(&raw.key, &problem);
+                            vec![]
+                        });
+                        view.losses.insert(MemberName::from(name), Versioned { value, version: raw.version });
                     }
                 }
             }
@@ -275,6 +286,10 @@ mod tests {
                 raw("failover", "{}"),
                 raw("unguarded", "node1"),
                 raw("timeline", r#"{"leader":"node2","timeline":2}"#),
+                raw(
+                    "loss/gone",
+                    r#"[{"id":"x","at":"","transactions":2,"what":"w","changed":[],"wal_bytes":1,"directory":"/d"}]"#,
+                ),
                 raw("unknown/thing", "x"),
                 raw("members/x/y", "x"),
             ],
@@ -289,13 +304,24 @@ mod tests {
         assert_eq!(view.left_alone_beside(&"node2".into()), Some(&"node1".into()));
         assert_eq!(view.left_alone_beside(&"node1".into()), None);
         assert_eq!(view.announced.as_ref().map(|a| a.value.timeline), Some(crate::Timeline(2)));
+        assert_eq!(view.losses[&MemberName::from("gone")].value[0].transactions, 2);
         assert_eq!(view.members.len(), 1);
     }
 
     #[test]
     fn garbage_in_every_key_is_named_and_survived() {
-        let keys =
-            ["initialize", "config", "status", "failover", "sync", "history", "failsafe", "timeline", "members/a"];
+        let keys = [
+            "initialize",
+            "config",
+            "status",
+            "failover",
+            "sync",
+            "history",
+            "failsafe",
+            "timeline",
+            "loss/a",
+            "members/a",
+        ];
         let raws: Vec<_> = keys.iter().map(|k| raw(k, "\u{1}{[not json")).chain([raw("leader", " ")]).collect();
         let view = ClusterView::read(1, &raws);
         let named: Vec<_> = view.garbage.iter().map(|g| g.key.as_str()).collect();

@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use surus_core::loss::Receipt;
 
 use crate::config::beside;
-use crate::disk::{give_to, make_dirs, replace_file, sync_parent};
+use crate::disk::{clear_dir, give_to, make_dirs, replace_file, sync_parent};
 use crate::os_user::OsUser;
 use crate::{ErrorKind, PgError, Result};
 
 const RECEIPT: &str = "receipt.json";
 pub(super) const WAL: &str = "wal";
+/// One line for each row.
+pub(super) const ROWS: &str = "rows.jsonl";
+/// Before the id of one that was acknowledged: an empty directory, until the store has forgotten it too.
+const ACKNOWLEDGED: &str = ".acknowledged-";
 /// What is being written: no receipt yet.
 const UNFINISHED: &str = ".unfinished";
 
@@ -57,11 +61,25 @@ pub fn acknowledge(dir: &Path, id: &str) -> Result<()> {
             format!("there is no loss receipt {id} in {}; `surus loss list` shows those there are", dir.display()),
         ));
     }
-    let gone = dir.join(format!(".acknowledged-{id}"));
+    let gone = dir.join(format!("{ACKNOWLEDGED}{id}"));
     // In one step: what is left of an interrupted removal is no receipt any more.
     fs::rename(&path, &gone).map_err(|e| PgError::io("rename", &path, &e))?;
     sync_parent(&gone);
-    fs::remove_dir_all(&gone).map_err(|e| PgError::io("remove", &gone, &e))
+    clear_dir(&gone)
+}
+
+/// Ids of receipts that were acknowledged here and that the store may still tell of. Blocking.
+pub fn acknowledged(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    names.filter_map(|n| n.strip_prefix(ACKNOWLEDGED).map(str::to_owned)).collect()
+}
+
+/// The store does not tell of them any more. Blocking.
+pub fn forgotten(dir: &Path, ids: &[String]) -> Result<()> {
+    ids.iter().try_for_each(|id| {
+        let path = dir.join(format!("{ACKNOWLEDGED}{id}"));
+        fs::remove_dir_all(&path).map_err(|e| PgError::io("remove", &path, &e))
+    })
 }
 
 /// A directory for the receipt's parts.
@@ -69,7 +87,10 @@ pub(super) fn begin(dir: &Path, user: Option<&OsUser>) -> Result<PathBuf> {
     make_dirs(dir, user)?;
     // Left by an attempt or an acknowledgement that was interrupted.
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(ACKNOWLEDGED) {
+            clear_dir(&entry.path())?;
+        } else if name.to_string_lossy().starts_with('.') {
             fs::remove_dir_all(entry.path()).map_err(|e| PgError::io("remove", &entry.path(), &e))?;
         }
     }
@@ -94,4 +115,27 @@ pub(super) fn finish(dir: &Path, work: &Path, receipt: &mut Receipt, user: Optio
     sync_parent(&to);
     sync_parent(dir);
     Ok(())
+}
+
+/// Changes a receipt that is there.
+pub(super) fn amend(dir: &Path, change: impl FnOnce(&mut Receipt), user: Option<&OsUser>) -> Result<()> {
+    let path = dir.join(RECEIPT);
+    let text = fs::read_to_string(&path).map_err(|e| PgError::io("read", &path, &e))?;
+    let broken = |e: serde_json::Error| PgError::new(ErrorKind::Io, format!("{}: {e}", path.display()));
+    let mut receipt = serde_json::from_str(&text).map_err(broken)?;
+    change(&mut receipt);
+    let text = serde_json::to_string_pretty(&receipt).map_err(broken)?;
+    replace_file(&path, &(text + "\n"), 0o600, user).map(drop)
+}
+
+/// The rows that lie beside a receipt, each a JSON object. Blocking.
+pub fn rows(dir: &Path, id: &str) -> Result<Vec<serde_json::Value>> {
+    let path = dir.join(id).join(ROWS);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(PgError::io("read", &path, &e)),
+    };
+    let parsed = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+    parsed.map_err(|e| PgError::new(ErrorKind::Io, format!("{}: {e}", path.display())))
 }

@@ -1,13 +1,15 @@
 //! Loss receipts: before a data directory is rewound or removed, what it holds that nobody else has is written down and
 //! its log is kept.
 //!
-//! It is read from the log by `pg_waldump`: a server whose history forked cannot be started for logical decoding
-//! without writing more of it.
+//! What was lost is counted from the log by `pg_waldump`, before anything is written. Only then, and with the log safe, is
+//! the server brought up in single-user mode for the rows themselves (`rows.rs`).
 
 mod files;
 mod keep;
 mod names;
+mod rows;
 mod tally;
+mod touched;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,12 +26,13 @@ use crate::bootstrap::SYNC_LIMIT;
 use crate::control::{parse_controldata, wal_segment_size};
 use crate::disk::{IO_LIMIT, blocking};
 use crate::divergence::{last_timeline, stopped_end};
-use crate::instance::Instance;
+use crate::instance::{Instance, lock};
 use crate::stop::segment_name;
 use crate::{ErrorKind, PgError, Result};
 
-pub use files::{acknowledge, directory, receipts};
-use tally::Tally;
+pub use files::{acknowledge, acknowledged, directory, forgotten, receipts, rows};
+pub(crate) use rows::Lost;
+use tally::{Sum, Tally};
 
 /// The new primary's answer.
 const ASK: Duration = Duration::from_secs(10);
@@ -63,6 +66,7 @@ impl Instance {
     ) -> Result<Recorded> {
         let _exclusive = self.inner.exclusive.lock().await;
         self.must_not_run("cannot look for what only this server has").await?;
+        *lock(&self.inner.lost) = None;
         let config = self.config();
         let mut receipt = Receipt {
             id: String::new(),
@@ -82,9 +86,11 @@ impl Instance {
             first_commit: None,
             last_commit: None,
             xids: vec![],
+            first_transactions: vec![],
             tables: vec![],
             catalog_rows: 0,
             wal: Default::default(),
+            rows: None,
             notes: vec![],
         };
         let local = match self.local().await {
@@ -93,7 +99,7 @@ impl Instance {
             Err(e) => {
                 receipt.notes.push(format!("the data directory could not be read: {e}"));
                 let segments = self.newest_segments().await?;
-                return self.write(receipt, segments).await;
+                return self.write(receipt, segments, None).await;
             }
         };
         receipt.system_id = Some(local.control.system_id.clone());
@@ -128,11 +134,12 @@ impl Instance {
         let mut tables: Vec<TableLoss> = read
             .files
             .iter()
-            .map(|(file, [inserted, updated, deleted])| TableLoss {
+            .map(|(file, Sum { rows: [inserted, updated, deleted], transactions })| TableLoss {
                 file: file.clone(),
                 inserted: *inserted,
                 updated: *updated,
                 deleted: *deleted,
+                transactions: *transactions,
                 ..TableLoss::default()
             })
             .collect();
@@ -145,7 +152,19 @@ impl Instance {
         receipt.unfinished = read.unfinished();
         receipt.catalog_rows = read.catalog_rows;
         (receipt.first_commit, receipt.last_commit, receipt.xids) = (read.first_commit, read.last_commit, read.xids);
+        receipt.first_transactions = read.detailed;
         receipt.tables = tables;
+        let databases = receipt.tables.iter().filter_map(|t| {
+            let number = t.file.split('/').nth(1)?.to_owned();
+            Some((number, t.database.clone()?))
+        });
+        let lost = receipt.fork.map(|fork| Lost {
+            dir: PathBuf::new(),
+            fork: fork.lsn,
+            touched: read.touched,
+            databases: databases.collect(),
+            budget: 0,
+        });
         // Of the last file of a timeline more than is read may be there, made for later.
         let last = |s: &Stretch| {
             s.end.or(receipt.to.map(|p| p.lsn).filter(|_| receipt.to.map(|p| p.timeline) == Some(s.timeline)))
@@ -161,7 +180,7 @@ impl Instance {
                 s.segments.iter().filter(wanted).cloned().collect::<Vec<_>>()
             })
             .collect();
-        self.write(receipt, segments).await
+        self.write(receipt, segments, lost).await
     }
 
     /// Where the local log leaves that of a primary, as their timelines tell; `None` on the same one, or with nothing in
@@ -296,17 +315,20 @@ impl Instance {
         Ok(listed.into_iter().rev().collect())
     }
 
-    async fn write(&self, mut receipt: Receipt, segments: Vec<PathBuf>) -> Result<Recorded> {
+    /// What is known of the rows of a receipt that lacks them is kept for [`Instance::keep_lost_rows`].
+    async fn write(&self, mut receipt: Receipt, segments: Vec<PathBuf>, lost: Option<Lost>) -> Result<Recorded> {
         let (config, user) = (self.config(), self.user().await?);
         let dir = config.loss_dir.clone().unwrap_or_else(|| directory(&config.data_dir));
         let keep = config.loss_keep_wal;
         let whole = blocking("writing a loss receipt", SYNC_LIMIT, move || {
             let (known, odd) = receipts(&dir)?;
             odd.iter().for_each(|text| tracing::warn!("{text}"));
-            if let Some(same) = known.iter().find(|r| r.same_loss(&receipt)) {
-                return Ok(format!("{}: {} (written at {})", same.id, same.summary(), same.at));
-            }
             let used: u64 = known.iter().map(|r| r.wal.bytes).sum();
+            if let Some(same) = known.iter().find(|r| r.same_loss(&receipt)) {
+                let said = format!("{}: {} (written at {})", same.id, same.summary(), same.at);
+                let without = same.rows.is_none().then(|| dir.join(&same.id));
+                return Ok((said, without.map(|dir| (dir, keep.saturating_sub(used)))));
+            }
             let timeline = receipt.fork.or(receipt.to).map_or_else(String::new, |p| format!("-tl{}", p.timeline));
             receipt.id = format!("{}{timeline}", receipt.at.replace(['-', ':'], ""));
             let work = files::begin(&dir, user.as_ref())?;
@@ -321,7 +343,9 @@ impl Instance {
                     kept.left_out.len()
                 ),
             };
-            Ok(format!("{id}: {}; {wal} in {}", receipt.summary(), dir.join(id).display()))
+            let here = dir.join(id);
+            let said = format!("{id}: {}; {wal} in {}", receipt.summary(), here.display());
+            Ok((said, Some((here, keep.saturating_sub(used + kept.bytes)))))
         });
         let what = |e: PgError| {
             PgError::new(
@@ -332,7 +356,9 @@ impl Instance {
                 ),
             )
         };
-        whole.await.map(Recorded::Receipt).map_err(what)
+        let (said, without_rows) = whole.await.map_err(what)?;
+        *lock(&self.inner.lost) = without_rows.zip(lost).map(|((dir, budget), lost)| Lost { dir, budget, ..lost });
+        Ok(Recorded::Receipt(said))
     }
 }
 
@@ -407,6 +433,12 @@ mod tests {
         acknowledge(&dir, "x").unwrap();
         assert_eq!(receipts(&dir).unwrap().0.len(), 1);
         assert!(!dir.join("x").exists());
+        // Remembered until the store has forgotten it, also over the next receipt.
+        assert_eq!(acknowledged(&dir), ["x"]);
+        drop(files::begin(&dir, None).unwrap());
+        assert_eq!(acknowledged(&dir), ["x"]);
+        forgotten(&dir, &["x".into()]).unwrap();
+        assert!(acknowledged(&dir).is_empty());
     }
 
     #[test]

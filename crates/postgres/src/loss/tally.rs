@@ -3,21 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use surus_core::Lsn;
+use surus_core::loss::TransactionLoss;
 
+use super::touched::{Change, Touched};
 use crate::divergence::record_end;
 use crate::stop::WalRecord;
 
 /// Transaction ids listed one by one.
 const XIDS: usize = 1000;
+/// Transactions listed with what they wrote.
+const DETAILED: usize = 100;
 /// Below that, files belong to relations that `initdb` made: catalogs.
 const FIRST_OF_USERS: u32 = 16384;
 
 /// Rows inserted, updated and deleted.
 pub(super) type Rows = [u64; 3];
 
+/// What committed transactions did to one file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub rows: Rows,
+    pub transactions: u64,
+}
+
 #[derive(Default)]
 struct Open {
     files: BTreeMap<String, Rows>,
+    changes: Vec<(String, Change)>,
     subxacts: Vec<u32>,
 }
 
@@ -28,10 +40,12 @@ pub(super) struct Tally {
     prepared: BTreeSet<u32>,
     /// Files that came into being in the stretch: their numbers mean something else to other servers.
     pub created: BTreeSet<String>,
-    pub files: BTreeMap<String, Rows>,
+    pub files: BTreeMap<String, Sum>,
     pub catalog_rows: u64,
     pub committed: u64,
     pub xids: Vec<u32>,
+    pub detailed: Vec<TransactionLoss>,
+    pub touched: Touched,
     pub first_commit: Option<String>,
     pub last_commit: Option<String>,
     pub records: u64,
@@ -92,7 +106,11 @@ impl Tally {
         let Some(file) = rest.split_once("blkref #0: rel ").and_then(|(_, r)| r.split_whitespace().next()) else {
             return;
         };
-        self.open.entry(xid).or_default().files.entry(file.to_owned()).or_default()[kind] += n;
+        let open = self.open.entry(xid).or_default();
+        open.files.entry(file.to_owned()).or_default()[kind] += n;
+        if self.touched.wants(n) && !of_catalog(file) {
+            open.changes.extend(Change::of(self.records, what, rest, n).map(|change| (file.to_owned(), change)));
+        }
     }
 
     fn committed(&mut self, xid: u32, rest: &str) {
@@ -102,30 +120,48 @@ impl Tally {
         }
         let at = rest.trim_start().split(';').next().unwrap_or_default().trim().to_owned();
         self.first_commit.get_or_insert_with(|| at.clone());
-        self.last_commit = Some(at);
-        for done in self.take(xid, rest) {
+        self.last_commit = Some(at.clone());
+        let mut written: BTreeMap<String, Rows> = BTreeMap::new();
+        let mut changes = vec![];
+        for (id, mut done) in self.take(xid, rest) {
+            changes.extend(std::mem::take(&mut done.changes).into_iter().map(|(file, change)| (id, file, change)));
             for (file, rows) in done.files {
-                if number(&file).is_some_and(|n| n < FIRST_OF_USERS) {
+                if of_catalog(&file) {
                     self.catalog_rows += rows.iter().sum::<u64>();
                     continue;
                 }
-                let sum = self.files.entry(file).or_default();
+                let sum = written.entry(file).or_default();
                 sum.iter_mut().zip(rows).for_each(|(sum, n)| *sum += n);
             }
+        }
+        // Subtransactions of one transaction change the rows of each other.
+        changes.sort_by_key(|(_, _, change)| change.number);
+        self.touched.committed(xid, &at, changes);
+        let mut all = Rows::default();
+        for (file, rows) in written {
+            let sum = self.files.entry(file).or_default();
+            sum.transactions += 1;
+            sum.rows.iter_mut().chain(&mut all).zip(rows.iter().chain(&rows)).for_each(|(sum, n)| *sum += n);
+        }
+        if self.detailed.len() < DETAILED {
+            let [inserted, updated, deleted] = all;
+            self.detailed.push(TransactionLoss { xid, at, inserted, updated, deleted });
         }
     }
 
     fn forget(&mut self, xid: u32, rest: &str) {
-        drop(self.take(xid, rest));
+        for (_, gone) in self.take(xid, rest) {
+            self.touched.forget(gone.changes.len());
+        }
     }
 
     /// A transaction with its subtransactions.
-    fn take(&mut self, xid: u32, rest: &str) -> Vec<Open> {
+    fn take(&mut self, xid: u32, rest: &str) -> Vec<(u32, Open)> {
         let own = self.open.remove(&xid).unwrap_or_default();
         let mut all: BTreeSet<u32> = subxacts(rest).into_iter().collect();
         all.extend(&own.subxacts);
-        let mut taken: Vec<Open> = all.iter().filter_map(|sub| self.open.remove(sub)).collect();
-        taken.push(own);
+        let mut taken: Vec<(u32, Open)> = all.iter().filter_map(|sub| Some((*sub, self.open.remove(sub)?))).collect();
+        taken.push((xid, own));
         taken
     }
 }
@@ -156,8 +192,8 @@ fn file_of_path(path: &str) -> Option<String> {
     }
 }
 
-fn number(file: &str) -> Option<u32> {
-    file.rsplit('/').next()?.parse().ok()
+fn of_catalog(file: &str) -> bool {
+    file.rsplit('/').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n < FIRST_OF_USERS)
 }
 
 #[cfg(test)]
@@ -189,8 +225,10 @@ mod tests {
             ("Heap", 702, "HOT_UPDATE off 6 xmax 7, blkref #0: rel 1663/5/16391 blk 0"),
             ("Transaction", 0, "COMMIT"),
         ]);
-        assert_eq!(tally.files["1663/5/16391"], [1, 0, 1]);
-        assert_eq!(tally.files["1663/5/16400"], [5, 0, 0]);
+        assert_eq!(tally.files["1663/5/16391"], Sum { rows: [1, 0, 1], transactions: 1 });
+        assert_eq!(tally.files["1663/5/16400"], Sum { rows: [5, 0, 0], transactions: 1 });
+        let detail = &tally.detailed[0];
+        assert_eq!((detail.xid, detail.inserted, detail.updated, detail.deleted), (700, 6, 0, 1));
         assert_eq!((tally.files.len(), tally.catalog_rows, tally.unfinished()), (2, 1, 1));
         assert_eq!((tally.committed, tally.xids.as_slice()), (2, &[700, 0][..]));
         assert_eq!(tally.first_commit.as_deref(), Some("2026-11-26 00:13:45.189980 UTC"));
@@ -211,7 +249,7 @@ mod tests {
             ("Transaction", 0, "ABORT_PREPARED 801: 2026-11-26 00:13:47 UTC"),
         ]);
         assert_eq!((tally.committed, tally.prepared(), tally.unfinished()), (1, 1, 0));
-        assert_eq!(tally.files["1663/5/16391"], [2, 0, 0]);
+        assert_eq!(tally.files["1663/5/16391"], Sum { rows: [2, 0, 0], transactions: 1 });
         assert_eq!(tally.last_commit.as_deref(), Some("2026-11-26 00:13:47 UTC"));
     }
 

@@ -1,17 +1,23 @@
-//! `loss`: receipts of what only one member had, asked of the members or read from their disks.
+//! `loss`: receipts of what only one member had, asked of the members or read from their disks. Of those whose disk is
+//! gone, what the store remembers.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+mod render;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use surus_core::loss::{Destroying, Receipt};
+use surus_core::MemberName;
+use surus_core::cluster::ClusterView;
+use surus_core::loss::{Receipt, Remembered};
 use surus_postgres::loss;
+use surus_store::TxnOutcome;
 
 use super::{API_LIMIT, journal};
 use crate::cli::{Format, Loss, LossCommand, LossSource};
-use crate::context::Context;
+use crate::context::{Cluster, Context};
 use crate::failure::{OrFail, Outcome, failed};
 use crate::listing::size;
 use crate::table;
@@ -25,7 +31,18 @@ struct Told {
     api_url: Option<String>,
     directory: PathBuf,
     receipts: Vec<Receipt>,
+    /// What the store may still tell of.
+    #[serde(default)]
+    acknowledged: Vec<String>,
     problems: Vec<String>,
+}
+
+/// A receipt that only the store remembers.
+struct Gone {
+    member: MemberName,
+    receipt: Remembered,
+    /// Why the receipt itself is not to be had.
+    why: String,
 }
 
 pub async fn loss(context: &Context, terminal: &mut Terminal, args: &Loss) -> Outcome {
@@ -39,14 +56,40 @@ pub async fn loss(context: &Context, terminal: &mut Terminal, args: &Loss) -> Ou
         Ok(Told { api_url: Some(url.to_owned()), ..told })
     });
     let answers: Vec<Result<Told, String>> = join_all(asked).await;
-    let mut told = vec![];
+    let (mut told, mut silent) = (BTreeMap::new(), vec![]);
     for (name, answer) in reading.view.members.keys().zip(answers) {
         match answer {
-            Ok(answer) => told.push(answer),
-            Err(why) => crate::warn(&format!("{name} tells nothing: {why}; read its receipts with --dir")),
+            Ok(answer) => drop(told.insert(name.clone(), answer)),
+            Err(why) => {
+                crate::warn(&format!("{name} tells nothing: {why}; read its receipts with --dir"));
+                silent.push(name);
+            }
         }
     }
-    perform(Some(context), terminal, args, told).await
+    let gone = gone(&reading.view, &told, &silent);
+    let told = told.into_values().collect();
+    perform(Some((context, &cluster)), terminal, args, told, gone).await
+}
+
+/// What the store remembers and no member has.
+fn gone(view: &ClusterView, told: &BTreeMap<MemberName, Told>, silent: &[&MemberName]) -> Vec<Gone> {
+    let mut all = vec![];
+    for (member, remembered) in &view.losses {
+        for receipt in &remembered.value {
+            let why = match told.get(member) {
+                Some(told)
+                    if told.receipts.iter().any(|r| r.id == receipt.id) || told.acknowledged.contains(&receipt.id) =>
+                {
+                    continue;
+                }
+                Some(_) => format!("{member} does not have it any more: its disk was replaced"),
+                None if silent.contains(&member) => format!("it lies on {member}, which does not answer"),
+                None => format!("it was on {member}, which is gone"),
+            };
+            all.push(Gone { member: member.clone(), receipt: receipt.clone(), why });
+        }
+    }
+    all
 }
 
 /// The same from directories on this machine.
@@ -55,32 +98,65 @@ pub async fn offline(terminal: &mut Terminal, args: &Loss) -> Outcome {
         // Also the data directory itself may be named: that is what people know.
         let named = if dir.join("PG_VERSION").exists() { loss::directory(dir) } else { dir.clone() };
         let (receipts, problems) = loss::receipts(&named).or_fail()?;
-        Ok(Told { api_url: None, directory: named, receipts, problems })
+        Ok(Told { api_url: None, directory: named, receipts, acknowledged: vec![], problems })
     };
     let told = args.source().dir.iter().map(one).collect::<Outcome<Vec<Told>>>()?;
-    perform(None, terminal, args, told).await
+    perform(None, terminal, args, told, vec![]).await
 }
 
-async fn perform(context: Option<&Context>, terminal: &mut Terminal, args: &Loss, told: Vec<Told>) -> Outcome {
+async fn perform(
+    online: Option<(&Context, &Cluster)>,
+    terminal: &mut Terminal,
+    args: &Loss,
+    told: Vec<Told>,
+    gone: Vec<Gone>,
+) -> Outcome {
     told.iter().flat_map(|t| &t.problems).for_each(|problem| crate::warn(problem));
     match &args.command {
-        LossCommand::List { format, .. } => list(terminal, *format, &told),
+        LossCommand::List { format, .. } => list(terminal, *format, &told, &gone),
         LossCommand::Show { id, format, .. } => {
+            if let Some(gone) = gone.iter().find(|g| g.receipt.id == *id) {
+                return match format {
+                    Format::Pretty | Format::Tsv => terminal.write(&render::gone(gone)),
+                    format => table::objects_out(terminal, *format, &gone.document()),
+                };
+            }
             let (told, receipt) = find(&told, id)?;
+            // They are nobody's business on the network: the API does not need a password for reading.
+            let rows = match told.api_url {
+                None => Some(loss::rows(&told.directory, id).or_fail()?),
+                Some(_) => None,
+            };
             match format {
-                Format::Pretty | Format::Tsv => terminal.write(&render(receipt, &told.directory)),
-                format => table::objects_out(terminal, *format, &serde_json::to_value(receipt).or_fail()?),
+                Format::Pretty | Format::Tsv => {
+                    terminal.write(&render::receipt(receipt, &told.directory))?;
+                    rows.iter().flatten().try_for_each(|row| terminal.write(&format!("{row}\n")))
+                }
+                format => {
+                    let mut document = serde_json::to_value(receipt).or_fail()?;
+                    if let Some(rows) = rows {
+                        document["rows"]["lines"] = rows.into();
+                    }
+                    table::objects_out(terminal, *format, &document)
+                }
             }
         }
         LossCommand::Ack { id, .. } => {
+            if let (Some(gone), Some((_, cluster))) = (gone.iter().find(|g| g.receipt.id == *id), online) {
+                forget(cluster, &gone.member, id).await?;
+                say!(terminal, "Removed {id} of {} from the store: {}. {}", gone.member, gone.receipt.what, gone.why);
+                return Ok(());
+            }
             let (told, receipt) = find(&told, id)?;
-            match (&told.api_url, context) {
-                (Some(url), Some(context)) => {
+            match (&told.api_url, online) {
+                (Some(url), Some((context, cluster))) => {
                     let path = format!("/loss/{id}");
                     let answer = context.api.delete(url, &path, API_LIMIT * 4).await.or_fail()?;
                     if !answer.is_success() {
                         return failed(format!("{} did not remove {id}: {}", receipt.member, answer.body));
                     }
+                    // The member does that as well, in a moment.
+                    forget(cluster, &receipt.member, id).await?;
                 }
                 _ => loss::acknowledge(&told.directory, id).or_fail()?,
             }
@@ -93,6 +169,29 @@ async fn perform(context: Option<&Context>, terminal: &mut Terminal, args: &Loss
             );
             Ok(())
         }
+    }
+}
+
+/// Has the store forget a receipt.
+async fn forget(cluster: &Cluster, member: &MemberName, id: &str) -> Outcome {
+    for _ in 0..5 {
+        let view = cluster.read().await?.view;
+        let Some(known) = view.losses.get(member).filter(|k| k.value.iter().any(|r| r.id == id)) else { return Ok(()) };
+        let rest: Vec<Remembered> = known.value.iter().filter(|r| r.id != id).cloned().collect();
+        let written = cluster.store.remember_losses_of(member, &rest, Some(known.version), API_LIMIT).await;
+        if let TxnOutcome::Applied(_) = written.or_fail()? {
+            return Ok(());
+        }
+    }
+    failed(format!("the store's memory of {member}'s receipts changes all the time; try `surus loss ack {id}` again"))
+}
+
+impl Gone {
+    fn document(&self) -> Value {
+        let mut document = json!(self.receipt);
+        document["member"] = json!(self.member);
+        document["gone"] = json!(self.why);
+        document
     }
 }
 
@@ -114,14 +213,29 @@ fn find<'a>(told: &'a [Told], id: &str) -> Outcome<(&'a Told, &'a Receipt)> {
 const COLUMNS: [&str; 8] =
     ["Receipt", "Member", "Written", "Transactions", "Last commit", "Behind", "Up to", "Kept WAL"];
 
-fn list(terminal: &mut Terminal, format: Format, told: &[Told]) -> Outcome {
+fn list(terminal: &mut Terminal, format: Format, told: &[Told], gone: &[Gone]) -> Outcome {
     let all: Vec<&Receipt> = told.iter().flat_map(|t| &t.receipts).collect();
     if matches!(format, Format::Json | Format::Yaml) {
-        return table::objects_out(terminal, format, &json!(all));
+        let documents: Vec<Value> = all.iter().map(|r| json!(r)).chain(gone.iter().map(Gone::document)).collect();
+        return table::objects_out(terminal, format, &json!(documents));
     }
+    gone.iter().for_each(|g| crate::warn(&format!("{} is told from the store: {}", g.receipt.id, g.why)));
     let position = |p: &Option<surus_core::loss::Position>| {
         p.map_or_else(|| "unknown".to_owned(), |p| format!("{} (TL {})", p.lsn, p.timeline))
     };
+    let remembered = gone.iter().map(|g| {
+        let r = &g.receipt;
+        vec![
+            r.id.clone().into(),
+            g.member.to_string().into(),
+            r.at.clone().into(),
+            r.transactions.into(),
+            r.last_commit.clone().unwrap_or_default().into(),
+            position(&r.fork).into(),
+            position(&r.to).into(),
+            "not to be had".into(),
+        ]
+    });
     let rows: Vec<Vec<Value>> = all
         .iter()
         .map(|r| {
@@ -136,104 +250,9 @@ fn list(terminal: &mut Terminal, format: Format, told: &[Told]) -> Outcome {
                 size(r.wal.bytes).into(),
             ]
         })
+        .chain(remembered)
         .collect();
     table::print(terminal, format, &COLUMNS, &rows, false)
-}
-
-/// Transaction ids and tables shown; the JSON document has all.
-const SHOWN: usize = 40;
-
-fn render(r: &Receipt, directory: &Path) -> String {
-    let mut out = String::new();
-    let before = match r.destroying {
-        Destroying::Rewind => "before pg_rewind from",
-        Destroying::Removal => "before its data directory was replaced by a copy, compared with",
-    };
-    let _ = writeln!(
-        out,
-        "Loss receipt {} of {} in {}, written {} {before} {}.\n",
-        r.id, r.member, r.scope, r.at, r.against
-    );
-    match (&r.fork, &r.to) {
-        (Some(fork), Some(to)) => {
-            let _ = writeln!(out, "The histories part at {fork}; the log here went on to {to}.");
-        }
-        (None, Some(to)) => {
-            let _ = writeln!(out, "Where the histories part is not known; the log here went on to {to}.");
-        }
-        _ => out.push_str("Nothing could be read of the log.\n"),
-    }
-    let when = match (&r.first_commit, &r.last_commit) {
-        (Some(first), Some(last)) => format!(", from {first} to {last}"),
-        _ => String::new(),
-    };
-    let _ = writeln!(out, "Committed here and in no other history: {} transactions{when}.", r.committed);
-    if !r.xids.is_empty() {
-        let ids: Vec<String> = r.xids.iter().take(SHOWN).map(ToString::to_string).collect();
-        let more = if r.committed > ids.len() as u64 { ", ..." } else { "" };
-        let _ = writeln!(out, "Their ids: {}{more}", ids.join(", "));
-    }
-    if r.prepared > 0 {
-        let _ = writeln!(out, "Prepared for two-phase commit: {} transactions.", r.prepared);
-    }
-    if r.unfinished > 0 {
-        let _ = writeln!(out, "Begun and not committed, so promised to nobody: {} transactions.", r.unfinished);
-    }
-    if !r.tables.is_empty() || r.catalog_rows > 0 {
-        out.push_str("\nWhat they changed, in rows:\n");
-    }
-    let names: Vec<String> = r.tables.iter().take(SHOWN).map(surus_core::loss::TableLoss::name).collect();
-    let width = names.iter().map(String::len).max().unwrap_or(0);
-    for (name, t) in names.iter().zip(&r.tables) {
-        let _ = writeln!(
-            out,
-            "  {name:width$}  {} inserted, {} updated, {} deleted{}",
-            t.inserted,
-            t.updated,
-            t.deleted,
-            if t.table.is_none() { " (created, rewritten or truncated since, or not known)" } else { "" }
-        );
-    }
-    if r.tables.len() > SHOWN {
-        let _ = writeln!(out, "  and {} more tables", r.tables.len() - SHOWN);
-    }
-    if r.catalog_rows > 0 {
-        let _ = writeln!(
-            out,
-            "  system catalogs: {} rows (objects created, altered or dropped, statistics)",
-            r.catalog_rows
-        );
-    }
-    let wal = directory.join(&r.id).join("wal");
-    if r.wal.segments.is_empty() {
-        out.push_str("\nNo log is kept");
-    } else {
-        let n = r.wal.segments.len();
-        let _ =
-            write!(out, "\nIts log is kept on {}: {n} segments, {}, in {}", r.member, size(r.wal.bytes), wal.display());
-    }
-    match &r.wal.why {
-        Some(why) => {
-            let _ = writeln!(out, "; {} segments are not, because {why}.", r.wal.left_out.len());
-        }
-        None => out.push_str(".\n"),
-    }
-    for note in &r.notes {
-        let _ = writeln!(out, "Note: {note}.");
-    }
-    if let (Some(from), Some(first), Some(last)) = (r.from, r.wal.segments.first(), r.wal.segments.last()) {
-        out.push_str("\nTo see every record of it:\n");
-        let range =
-            if r.timelines.len() > 1 { format!("  # first of {} timelines", r.timelines.len()) } else { String::new() };
-        let last = if last.get(..8) == first.get(..8) { last } else { first };
-        let _ = writeln!(out, "  pg_waldump -s {} {}/{first} {}/{last}{range}", from.lsn, wal.display(), wal.display());
-    }
-    let _ = writeln!(
-        out,
-        "How to get rows back out of it: docs/loss.md. When nothing of it is needed any more:\n  surus loss ack {}",
-        r.id
-    );
-    out
 }
 
 impl Loss {
@@ -248,49 +267,46 @@ impl Loss {
 
 #[cfg(test)]
 mod tests {
+    use surus_core::cluster::Versioned;
+
+    use super::render::tests::receipt;
     use super::*;
 
-    fn receipt() -> Receipt {
-        serde_json::from_value(json!({
-            "id": "20260101T000000Z-tl1", "at": "2026-01-01T00:00:00Z", "scope": "demo", "member": "n1",
-            "destroying": "rewind", "against": "n2", "fork": {"timeline": 1, "lsn": 0x300_0060},
-            "from": {"timeline": 1, "lsn": 0x300_0060}, "to": {"timeline": 1, "lsn": 0x300_1000},
-            "timelines": [1], "committed": 2, "prepared": 0, "unfinished": 1,
-            "first_commit": "2026-01-01 00:00:00 UTC", "last_commit": "2026-01-01 00:00:01 UTC", "xids": [745, 746],
-            "tables": [
-                {"database": "postgres", "table": "public.t", "file": "1663/5/16391", "inserted": 2, "updated": 1, "deleted": 0},
-                {"database": "postgres", "file": "1663/5/16400", "inserted": 7, "updated": 0, "deleted": 0},
-            ],
-            "catalog_rows": 3,
-            "wal": {"segments": ["000000010000000000000003"], "bytes": 16_777_216, "left_out": ["000000010000000000000004"],
-                    "why": "the budget (loss.keep_wal) is used up"},
-            "notes": ["the server was asleep"],
-        }))
-        .unwrap()
-    }
-
     #[test]
-    fn a_receipt_tells_what_a_person_needs() {
-        let text = render(&receipt(), Path::new("/d.surus.loss"));
-        for part in [
-            "part at 0/3000060 on timeline 1; the log here went on to 0/3001000",
-            "2 transactions, from 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:01 UTC",
-            "Their ids: 745, 746\n",
-            "postgres: public.t           2 inserted, 1 updated, 0 deleted\n",
-            "postgres: file 1663/5/16400  7 inserted",
-            "system catalogs: 3 rows",
-            "1 segments, 16 MB, in /d.surus.loss/20260101T000000Z-tl1/wal; 1 segments are not, because the budget",
-            "Note: the server was asleep.",
-            "pg_waldump -s 0/3000060 /d.surus.loss/20260101T000000Z-tl1/wal/000000010000000000000003 ",
-            "surus loss ack 20260101T000000Z-tl1",
-        ] {
+    fn what_only_the_store_remembers() {
+        let (a, b, c) = (MemberName::from("a"), MemberName::from("b"), MemberName::from("c"));
+        let remembered = Remembered::of(&receipt(), "/d.surus.loss");
+        let mut view = ClusterView::default();
+        for name in [&a, &b, &c] {
+            view.losses.insert(name.clone(), Versioned { value: vec![remembered.clone()], version: 1 });
+        }
+        let told = |receipts, acknowledged| Told {
+            api_url: None,
+            directory: "/d".into(),
+            receipts,
+            acknowledged,
+            problems: vec![],
+        };
+        let there: BTreeMap<_, _> = [(a.clone(), told(vec![receipt()], vec![]))].into();
+        let found = gone(&view, &there, &[&b]);
+        let why: Vec<&str> = found.iter().map(|g| g.why.as_str()).collect();
+        assert_eq!(why, ["it lies on b, which does not answer", "it was on c, which is gone"]);
+        let text = render::gone(&found[1]);
+        for part in
+            ["of c, written 2026", "2 transactions behind", "postgres: public.t: 2 inserted", "16 MB of its log"]
+        {
             assert!(text.contains(part), "{part}\n{text}");
+        }
+        for (acknowledged, left) in [(vec![remembered.id], 2), (vec![], 3)] {
+            let there = [(a.clone(), told(vec![], acknowledged))].into();
+            assert_eq!(gone(&view, &there, &[]).len(), left);
         }
     }
 
     #[test]
     fn one_of_that_id() {
-        let told = |receipts| Told { api_url: None, directory: "/d".into(), receipts, problems: vec![] };
+        let told =
+            |receipts| Told { api_url: None, directory: "/d".into(), receipts, acknowledged: vec![], problems: vec![] };
         let all = [told(vec![receipt()]), told(vec![])];
         assert!(find(&all, "20260101T000000Z-tl1").is_ok());
         assert!(find(&all, "x").is_err());

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Agent;
+use crate::loss::Memory;
 
 const WRITE: Duration = Duration::from_secs(2);
 /// Long for a checkpoint, and an end for one that hangs.
@@ -126,6 +127,7 @@ impl Agent {
         if let Some(look) = self.losses.look(facts.now, facts.finished.is_some()) {
             self.upkeep.spawn("reading loss receipts", look);
         }
+        self.remember_losses(facts);
         self.follow_role(facts);
         self.reload_postgres(facts);
         self.cache_settings(facts);
@@ -161,6 +163,32 @@ impl Agent {
             }
             written.map(drop).map_err(|e| e.to_string())
         });
+    }
+
+    /// Has the store know of loss receipts, for when this machine is no more.
+    fn remember_losses(&mut self, facts: &Facts) {
+        let Some(view) = facts.store.view.as_ref().filter(|_| is_ours(facts)) else { return };
+        let known = view.losses.get(&self.me);
+        let (store, directory) = (self.store.clone(), self.losses.directory.clone());
+        match self.losses.shown().memory(known.map_or(&[], |k| &k.value)) {
+            Memory::Right => {}
+            Memory::Write(all) => {
+                let version = known.map(|k| k.version);
+                self.upkeep.spawn("writing the loss key", async move {
+                    let written = store.remember_losses(&all, version, WRITE).await;
+                    if written.is_err() {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    written.map(drop).map_err(|e| e.to_string())
+                });
+            }
+            Memory::Forgotten(ids) => {
+                self.upkeep.spawn("forgetting loss receipts", async move {
+                    let work = tokio::task::spawn_blocking(move || surus_postgres::loss::forgotten(&directory, &ids));
+                    work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+                });
+            }
+        }
     }
 
     fn follow_role(&mut self, facts: &Facts) {

@@ -364,6 +364,7 @@ async fn metrics_have_the_names_and_order_dashboards_know() {
             ("surus_loss_receipts", "0"),
             ("surus_loss_transactions", "0"),
             ("surus_loss_bytes", "0"),
+            ("surus_cluster_loss_receipts", "0"),
             ("surus_stall_postmaster_seconds", "0"),
             ("surus_stall_postmaster_total", "0"),
             ("surus_stall_postmaster_seconds_total", "0"),

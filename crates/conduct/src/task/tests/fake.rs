@@ -63,6 +63,7 @@ pub struct State {
     /// Which of the user's commands there are: written down among what is done.
     pub hooks: bool,
     pub recorded: Option<Recorded>,
+    pub rows_lost: bool,
     pub custom_bootstrap: Option<&'static str>,
     pub methods: Vec<ReplicaMethod>,
     pub failing_methods: Vec<String>,
@@ -500,6 +501,13 @@ impl Hands for Fake {
         self.op("receipt", "").await?;
         let told = self.state().recorded.clone();
         Ok(told.unwrap_or_else(|| Recorded::Nothing("nothing".into())))
+    }
+
+    async fn keep_lost_rows(&self) -> Made<Option<String>> {
+        if !self.state().rows_lost {
+            return Ok(None);
+        }
+        self.op("rows", "").await.map(|()| Some("3 rows".into()))
     }
 
     async fn archive_pending(&self, _: Duration) -> Made<usize> {
