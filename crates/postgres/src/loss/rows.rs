@@ -5,8 +5,6 @@
 //! everywhere, the records of the heap say where the rows are, and they are read from the tables.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::{ROWS, amend};
 use super::touched::{InFile, Kind, Place, Touched};
-use crate::disk::{IO_LIMIT, blocking, give_to};
+use crate::disk::{IO_LIMIT, blocking, replace_file};
 use crate::instance::{Instance, lock};
-use crate::{ErrorKind, PgError, Result};
+use crate::{ErrorKind, Result};
 
 /// A row whose text is longer is told without it.
 const ROW: usize = 16 * 1024;
 /// Lines of decoded changes.
 const CHANGES: usize = 20_000;
-/// The file, if the budget for the log leaves as much.
-const FILE: u64 = 16 << 20;
+/// The file, if the budget for the log leaves as much. It is made in memory, since the disk must not hold up whoever reads.
+const FILE: u64 = 4 << 20;
 const SLOT: &str = "surus_loss_receipt";
 
 /// What a receipt was written about, and where its rows are.
@@ -42,15 +40,18 @@ pub(crate) struct Lost {
     pub(super) budget: u64,
 }
 
-/// What one database said.
-#[derive(Default)]
-struct Told {
+/// Takes what one database says.
+struct Reader<'a> {
+    lost: &'a Lost,
+    database: &'a str,
+    files: &'a BTreeMap<&'a str, &'a InFile>,
+    out: &'a mut Out,
     /// Of tables, by file.
     names: BTreeMap<String, String>,
-    rows: Vec<(String, Value)>,
     slot: Option<String>,
-    changes: Vec<(String, String)>,
-    errors: Vec<String>,
+    /// The slot had something to tell, so that nothing else is asked.
+    decoded: bool,
+    too_long: u64,
 }
 
 impl Instance {
@@ -64,10 +65,14 @@ impl Instance {
             return Ok(None);
         }
         let deadline = Instant::now() + limit;
-        let mut out = Out::create(&lost, self.user().await?).await?;
+        let mut out = Out { budget: lost.budget.min(FILE), ..Out::default() };
         let mut kept = KeptRows::default();
         let cut = self.read_rows(&lost, &mut out, &mut kept, deadline, cancel).await;
         if let Err(e) = &cut {
+            if e.kind == ErrorKind::Cancelled {
+                // The next attempt reads them.
+                return cut.map(|()| None);
+            }
             kept.notes.push(format!("reading them was cut short: {e}"));
         }
         if lost.touched.beyond > 0 {
@@ -78,13 +83,16 @@ impl Instance {
                 .push(format!("{} are left out, since the file would grow too large (loss.keep_wal)", out.left_out));
         }
         kept.kept = out.lines;
-        let said = format!("{} rows are kept in {}", kept.kept, out.path.display());
-        out.finish().await?;
+        let path = lost.dir.join(ROWS);
+        let said = format!("{} rows are kept in {}", kept.kept, path.display());
+        let user = self.user().await?;
+        blocking("writing lost rows", IO_LIMIT, move || {
+            // What is in it is nobody else's business.
+            replace_file(&path, &out.text, 0o600, user.as_ref()).map(drop)
+        })
+        .await?;
         self.amend(&lost, kept.clone()).await?;
-        match cut {
-            Err(e) if e.kind == ErrorKind::Cancelled => Err(e),
-            _ => Ok(Some(kept.notes.iter().fold(said, |said, note| format!("{said}; {note}")))),
-        }
+        Ok(Some(kept.notes.iter().fold(said, |said, note| format!("{said}; {note}"))))
     }
 
     async fn amend(&self, lost: &Lost, rows: KeptRows) -> Result<()> {
@@ -136,16 +144,27 @@ impl Instance {
                     }
                 },
             };
-            let told = self.ask_alone(&name, &statements(lost, &files), deadline, cancel).await?;
-            if !told.errors.is_empty() {
-                kept.notes.push(format!("in database {name}: {}", told.errors.join("; ")));
+            let mut reader = Reader {
+                lost,
+                database: &name,
+                files: &files,
+                out,
+                names: BTreeMap::new(),
+                slot: None,
+                decoded: false,
+                too_long: 0,
+            };
+            let script = statements(lost, &files);
+            let mut errors =
+                self.single_user(&name, &script, deadline, cancel, |key, value| reader.take(key, value)).await?;
+            reader.deleted();
+            if reader.too_long > 0 {
+                errors.push(format!("{} rows are too long to be kept", reader.too_long));
             }
-            let decoded = told.slot.clone().filter(|_| !told.changes.is_empty());
-            kept.sources.push(RowSource { database: name.clone(), slot: decoded.clone() });
-            if decoded.is_some() {
-                decoded_lines(lost, &name, &told, out)?;
-            } else {
-                row_lines(lost, &name, &files, &told, out)?;
+            let slot = reader.slot.filter(|_| reader.decoded);
+            kept.sources.push(RowSource { database: name.clone(), slot });
+            if !errors.is_empty() {
+                kept.notes.push(format!("in database {name}: {}", errors.join("; ")));
             }
         }
         Ok(())
@@ -161,43 +180,6 @@ impl Instance {
         })
         .await?;
         Ok(name)
-    }
-
-    async fn ask_alone(
-        &self,
-        database: &str,
-        statements: &[String],
-        end: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<Told> {
-        let mut told = Told::default();
-        let mut longer = 0_u64;
-        let errors = self
-            .single_user(database, statements, end, cancel, |key, value| {
-                let parsed = || serde_json::from_str::<Value>(value).ok();
-                match key {
-                    "slot" => told.slot = Some(value.to_owned()),
-                    "name" => {
-                        if let Some((file, name)) = value.split_once(' ') {
-                            told.names.insert(file.to_owned(), name.to_owned());
-                        }
-                    }
-                    "change" => match parsed().as_ref().map(|v| (v["xid"].as_str(), v["data"].as_str())) {
-                        Some((Some(xid), Some(data))) => told.changes.push((xid.to_owned(), data.to_owned())),
-                        _ => longer += 1,
-                    },
-                    file => match parsed() {
-                        Some(row) => told.rows.push((file.replace('_', "/"), row)),
-                        None => longer += 1,
-                    },
-                }
-            })
-            .await?;
-        told.errors = errors;
-        if longer > 0 {
-            told.errors.push(format!("{longer} rows are too long to be kept"));
-        }
-        Ok(told)
     }
 
     /// `line` is given the name and the text of each column that has a value. Returns what went wrong.
@@ -279,7 +261,7 @@ fn statements(lost: &Lost, files: &BTreeMap<&str, &InFile>) -> Vec<String> {
         if places.is_empty() {
             continue;
         }
-        let xids: Vec<String> = lost.touched.xids.keys().map(u32::to_string).collect();
+        let xids: Vec<String> = here.xids.iter().map(u32::to_string).collect();
         // There is no other way to run a statement whose table is not known when it is written; its text goes through XML. A
         // column of type json keeps its line breaks, which mean nothing there.
         all.push(format!(
@@ -297,45 +279,75 @@ fn statements(lost: &Lost, files: &BTreeMap<&str, &InFile>) -> Vec<String> {
     all
 }
 
-fn decoded_lines(lost: &Lost, database: &str, told: &Told, out: &mut Out) -> Result<()> {
-    for (xid, change) in &told.changes {
-        let number = xid.parse::<u32>().unwrap_or_default();
-        let at = lost.touched.xids.get(&number).map(|(_, at)| at);
-        out.line(&json!({"database": database, "xid": number, "at": at, "change": change}))?;
+impl Reader<'_> {
+    fn take(&mut self, key: &str, value: &str) {
+        match key {
+            "slot" => self.slot = Some(value.to_owned()),
+            "name" => {
+                if let Some((file, name)) = value.split_once(' ') {
+                    self.names.insert(file.to_owned(), name.to_owned());
+                }
+            }
+            "change" => self.change(value),
+            _ if self.decoded => {}
+            file => self.row(&file.replace('_', "/"), value),
+        }
     }
-    Ok(())
-}
 
-fn row_lines(lost: &Lost, database: &str, files: &BTreeMap<&str, &InFile>, told: &Told, out: &mut Out) -> Result<()> {
-    for (file, row) in &told.rows {
-        let Some(place) = row["c"].as_str().and_then(place) else { continue };
-        let Some((xid, at)) = row["x"].as_str().and_then(|x| lost.touched.xids.get(&x.parse().ok()?)) else { continue };
-        let was = match files.get(file.as_str()).and_then(|here| here.rows.get(&place)) {
+    fn change(&mut self, value: &str) {
+        self.decoded = true;
+        let parsed = serde_json::from_str::<Value>(value).unwrap_or_default();
+        let (Some(xid), Some(change)) = (parsed["xid"].as_str().and_then(|x| x.parse().ok()), parsed["data"].as_str())
+        else {
+            self.too_long += 1;
+            return;
+        };
+        let at = self.committed_at(xid);
+        self.out.line(&json!({"database": self.database, "xid": xid, "at": at, "change": change}));
+    }
+
+    fn row(&mut self, file: &str, value: &str) {
+        let Ok(parsed) = serde_json::from_str::<Value>(value) else {
+            self.too_long += 1;
+            return;
+        };
+        let Some(place) = parsed["c"].as_str().and_then(place) else { return };
+        let xid = parsed["x"].as_str().and_then(|x| x.parse::<u32>().ok());
+        let Some((xid, at)) = xid.and_then(|x| self.lost.touched.xids.get(&x)) else { return };
+        let was = match self.files.get(file).and_then(|here| here.rows.get(&place)) {
             Some(Kind::Updated(was)) => Some(ctid(*was)),
             Some(Kind::Inserted) | None => None,
         };
         let what = if was.is_some() { "update" } else { "insert" };
         let mut line = json!({
-            "database": database, "table": told.names.get(file), "xid": xid, "at": at, "what": what, "row": row["r"],
+            "database": self.database, "table": self.names.get(file), "xid": xid, "at": at, "what": what,
+            "row": parsed["r"],
         });
         if let Some(was) = was {
             line["was_at"] = was.into();
         }
-        if row["r"].is_null() {
+        if parsed["r"].is_null() {
             line["note"] = format!("longer than {ROW} bytes").into();
         }
-        out.line(&line)?;
+        self.out.line(&line);
     }
-    for (file, here) in files {
-        let Some(name) = told.names.get(*file) else { continue };
-        for (was, xid) in &here.deleted {
-            let at = lost.touched.xids.get(xid).map(|(_, at)| at);
-            out.line(&json!({
-                "database": database, "table": name, "xid": xid, "at": at, "what": "delete", "was_at": ctid(*was),
-            }))?;
+
+    fn deleted(&mut self) {
+        let files = self.files.iter().filter(|_| !self.decoded);
+        for (file, here) in files {
+            let Some(name) = self.names.get(*file) else { continue };
+            for (was, xid) in &here.deleted {
+                let at = self.committed_at(*xid);
+                self.out.line(&json!({
+                    "database": self.database, "table": name, "xid": xid, "at": at, "what": "delete", "was_at": ctid(*was),
+                }));
+            }
         }
     }
-    Ok(())
+
+    fn committed_at(&self, xid: u32) -> Option<&str> {
+        self.lost.touched.xids.get(&xid).map(|(_, at)| at.as_str())
+    }
 }
 
 fn ctid((page, row): Place) -> String {
@@ -347,46 +359,24 @@ fn place(ctid: &str) -> Option<Place> {
     Some((page.parse().ok()?, row.parse().ok()?))
 }
 
+#[derive(Default)]
 struct Out {
-    path: PathBuf,
-    file: BufWriter<File>,
+    text: String,
     budget: u64,
     lines: u64,
     left_out: u64,
 }
 
 impl Out {
-    async fn create(lost: &Lost, user: Option<crate::os_user::OsUser>) -> Result<Out> {
-        let (path, budget) = (lost.dir.join(ROWS), lost.budget.min(FILE));
-        blocking("creating the file for lost rows", IO_LIMIT, move || {
-            // What is in it is nobody else's business.
-            let mut options = File::options();
-            std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), 0o600);
-            let file = options.open(&path).map_err(|e| PgError::io("create", &path, &e))?;
-            give_to(&path, user.as_ref())?;
-            Ok(Out { path, file: BufWriter::new(file), budget, lines: 0, left_out: 0 })
-        })
-        .await
-    }
-
-    fn line(&mut self, line: &Value) -> Result<()> {
-        let text = format!("{line}\n");
-        match self.budget.checked_sub(text.len() as u64) {
+    fn line(&mut self, line: &Value) {
+        let line = format!("{line}\n");
+        match self.budget.checked_sub(line.len() as u64) {
             Some(left) if self.left_out == 0 => {
-                self.file.write_all(text.as_bytes()).map_err(|e| PgError::io("write", &self.path, &e))?;
+                self.text.push_str(&line);
                 (self.budget, self.lines) = (left, self.lines + 1);
             }
             _ => self.left_out += 1,
         }
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<()> {
-        blocking("writing lost rows", IO_LIMIT, move || {
-            let written = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-            written.map_err(|e| PgError::io("write", &self.path, &e))
-        })
-        .await
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct InFile {
     /// Where the last version of a row is, and whether it was there before.
     pub rows: BTreeMap<Place, Kind>,
     pub pages: BTreeSet<u32>,
+    /// What rows can carry that were written here.
+    pub xids: BTreeSet<u32>,
     /// Where a row was at the fork, and the transaction that deleted it.
     pub deleted: BTreeMap<Place, u32>,
 }
@@ -126,6 +128,7 @@ impl Touched {
         for (under, file, change) in changes {
             self.xids.entry(under).or_insert_with(|| (xid, at.to_owned()));
             let here = self.files.entry(file).or_default();
+            here.xids.insert(under);
             match change.what {
                 What::Insert(place) => drop(here.rows.insert(place, Kind::Inserted)),
                 What::Page(page, rows) => here.rows.extend((1..=rows).map(|row| ((page, row), Kind::Inserted))),
