@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::{LIMIT, Site, eventually, no_progress, one, processes_in, upstream};
 use surus_core::Timeline;
 use surus_core::loss::{Destroying, Receipt, Recorded};
+use surus_core::postgres::ControlState;
 use surus_postgres::{Divergence, ErrorKind, Instance, StartAs, StopMode, loss};
 use tokio_util::sync::CancellationToken;
 
@@ -280,6 +281,7 @@ async fn the_rows_that_are_lost_are_kept() {
     .await;
     write_rows(&a).await;
     a.kill_hard().await.unwrap();
+    stood_by(&a, &b).await;
     a.record_loss(&upstream(&b), Destroying::Removal, LIMIT, &token()).await.unwrap();
     let receipt = only_receipt(&a);
     assert_eq!(receipt.rows, None);
@@ -350,6 +352,14 @@ async fn the_rows_that_are_lost_are_kept() {
     // It got no worse by being looked at.
     a.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap();
     follows(&a, &b).await;
+}
+
+/// One that was started as a standby before anybody saw that it has more than its upstream: it has replayed all of it.
+async fn stood_by(a: &Instance, b: &Instance) {
+    a.start(&StartAs::standby_of(upstream(b), None), LIMIT).await.unwrap();
+    eventually("a has replayed its log", || async { a.observe(LIMIT).await.is_ok_and(|o| o.in_recovery) }).await;
+    a.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    assert_eq!(a.control_data().await.unwrap().state, ControlState::ShutDownInRecovery);
 }
 
 /// A logical slot that lies before the fork tells each change, and is where it was afterwards.

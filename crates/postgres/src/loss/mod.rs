@@ -161,6 +161,7 @@ impl Instance {
         let lost = receipt.fork.map(|fork| Lost {
             dir: PathBuf::new(),
             fork: fork.lsn,
+            timeline: local.timeline,
             touched: read.touched,
             databases: databases.collect(),
             budget: 0,

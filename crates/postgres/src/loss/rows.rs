@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use surus_core::Lsn;
 use surus_core::loss::{KeptRows, Receipt, RowSource};
-use surus_core::postgres::ControlState;
+use surus_core::{Lsn, Timeline};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +33,8 @@ pub(crate) struct Lost {
     /// That of the receipt.
     pub(super) dir: PathBuf,
     pub(super) fork: Lsn,
+    /// The last one of the log.
+    pub(super) timeline: Timeline,
     pub(super) touched: Touched,
     /// As far as they are known, by their numbers.
     pub(super) databases: BTreeMap<String, String>,
@@ -60,7 +61,7 @@ impl Instance {
     pub async fn keep_lost_rows(&self, limit: Duration, cancel: &CancellationToken) -> Result<Option<String>> {
         let _exclusive = self.inner.exclusive.lock().await;
         let Some(lost) = lock(&self.inner.lost).take() else { return Ok(None) };
-        if let Some(why) = self.unfit_alone().await? {
+        if let Some(why) = self.unfit_alone(&lost).await? {
             self.amend(&lost, KeptRows { notes: vec![why], ..KeptRows::default() }).await?;
             return Ok(None);
         }
@@ -104,17 +105,18 @@ impl Instance {
     }
 
     /// Why single-user mode would not see the end of this log.
-    async fn unfit_alone(&self) -> Result<Option<String>> {
-        let state = self.control_data().await?.state;
+    async fn unfit_alone(&self, lost: &Lost) -> Result<Option<String>> {
+        let control = self.control_data().await?;
         let label = self.config().data_dir.join("backup_label");
         let labelled = blocking("looking for backup_label", IO_LIMIT, move || Ok(label.exists())).await?;
-        Ok(match state {
-            // Its log may go through timelines that recovery without a signal file does not follow.
-            ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery => {
-                Some("rows are not read from a server that was a standby when it stopped".to_owned())
-            }
-            _ if labelled => Some("rows are not read in the middle of a backup (backup_label is there)".to_owned()),
-            _ => None,
+        // Without a signal file recovery stays on the timeline of the checkpoint.
+        let follows = |t: Timeline| t == control.checkpoint_timeline;
+        Ok(if labelled {
+            Some("rows are not read in the middle of a backup (backup_label is there)".to_owned())
+        } else if follows(lost.timeline) && control.min_recovery_timeline.is_none_or(follows) {
+            None
+        } else {
+            Some(format!("rows are not read where the log goes on to another timeline ({})", lost.timeline))
         })
     }
 

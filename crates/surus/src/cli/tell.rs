@@ -21,7 +21,7 @@ pub enum LossCommand {
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Tell what was lost, when, of which tables, and where its log is
+    /// Tell what was lost, when, of which tables, and where its log is; with --dir also the rows
     Show {
         id: String,
         #[command(flatten)]
