@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use common::{LIMIT, Site, eventually, no_progress, one, processes_in, upstream};
 use surus_core::Timeline;
 use surus_core::loss::{Destroying, Receipt, Recorded};
-use surus_core::postgres::ControlState;
 use surus_postgres::{Divergence, ErrorKind, Instance, StartAs, StopMode, loss};
 use tokio_util::sync::CancellationToken;
 
@@ -359,7 +358,7 @@ async fn stood_by(a: &Instance, b: &Instance) {
     a.start(&StartAs::standby_of(upstream(b), None), LIMIT).await.unwrap();
     eventually("a has replayed its log", || async { a.observe(LIMIT).await.is_ok_and(|o| o.in_recovery) }).await;
     a.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
-    assert_eq!(a.control_data().await.unwrap().state, ControlState::ShutDownInRecovery);
+    assert!(a.shutdown_position().await.unwrap().is_none(), "it was no primary when it stopped");
 }
 
 /// A logical slot that lies before the fork tells each change, and is where it was afterwards.
