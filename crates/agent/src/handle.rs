@@ -151,12 +151,11 @@ impl AgentHandle {
         self.published.load_full()
     }
 
-    pub async fn ask(&self, request: Request) -> Reply {
+    /// Nothing when the agent ends before it answers.
+    pub async fn ask(&self, request: Request) -> Option<Reply> {
         let (tx, rx) = oneshot::channel();
-        if self.requests.send((request, tx)).await.is_err() {
-            return Reply::Refused("the agent is shutting down".into());
-        }
-        rx.await.unwrap_or_else(|_| Reply::Refused("the agent is shutting down".into()))
+        self.requests.send((request, tx)).await.ok()?;
+        rx.await.ok()
     }
 }
 

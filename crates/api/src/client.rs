@@ -231,5 +231,15 @@ fn causes(error: &dyn std::error::Error) -> String {
             texts.push(text);
         }
     }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+    if texts.is_empty() {
+        return error.to_string();
+    }
+    let text = texts.join(": ");
+    if text.contains("invalid peer certificate") {
+        return format!(
+            "{text}; ctl.cacert (or restapi.cafile) must hold the authority that signed it, and the certificate the name \
+             that is called; ctl.insecure: true or --insecure checks neither"
+        );
+    }
+    text
 }

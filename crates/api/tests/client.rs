@@ -162,6 +162,9 @@ async fn certificates_are_checked_as_far_as_asked() {
     ] {
         let result = client(options).get(url, "/", LIMIT).await;
         assert_eq!(result.as_ref().map(|a| a.body.as_str()).ok(), good.then_some("hello"), "{what}: {result:?}");
+        if let Err(e) = result {
+            assert!(e.to_string().contains("ctl.cacert"), "{what}: {e} does not say what to do");
+        }
     }
 }
 

@@ -126,9 +126,14 @@ impl App {
     }
 
     /// For requests that the agent answers without working on PostgreSQL.
-    pub async fn ask_briefly(&self, request: Request) -> Reply {
-        let answer = tokio::time::timeout(limits::ASK, self.handle.ask(request)).await;
-        answer.unwrap_or_else(|_| Reply::Refused(format!("the agent did not answer within {:?}", limits::ASK)))
+    pub async fn ask_briefly(&self, request: Request) -> Result<Reply, Refusal> {
+        let answer = tokio::time::timeout(limits::ASK, self.ask(request)).await;
+        answer
+            .unwrap_or_else(|_| Err(Refusal::unavailable(format!("the agent did not answer within {:?}", limits::ASK))))
+    }
+
+    pub async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
+        self.handle.ask(request).await.ok_or_else(|| Refusal::unavailable("the agent is shutting down"))
     }
 }
 

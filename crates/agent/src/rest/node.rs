@@ -16,11 +16,11 @@ use super::respond::{Refusal, text};
 use super::schedule;
 use crate::handle::{Reply, Request, RestartFilters};
 
-pub async fn reload(app: &App) -> Response {
-    match app.ask_briefly(Request::Reload).await {
+pub async fn reload(app: &App) -> Result<Response, Refusal> {
+    Ok(match app.ask_briefly(Request::Reload).await? {
         Reply::Ok(_) => text(StatusCode::ACCEPTED, "reload scheduled"),
         Reply::Refused(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
-    }
+    })
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -45,7 +45,7 @@ pub async fn restart(app: &App, body: Map<String, Value>) -> Result<Response, Re
     }
     let order = read_order(body, Timestamp::now())?;
     let Some(schedule) = order.schedule else {
-        return Ok(match app.handle.ask(Request::Restart(order.filters)).await {
+        return Ok(match app.ask(Request::Restart(order.filters)).await? {
             Reply::Ok(done) => text(StatusCode::OK, done),
             Reply::Refused(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
         });
@@ -55,17 +55,17 @@ pub async fn restart(app: &App, body: Map<String, Value>) -> Result<Response, Re
         postmaster_start_time: published.observed.as_ref().map(|o| o.postmaster_start_time.clone()),
         filters: order.submitted,
     };
-    Ok(match app.ask_briefly(Request::ScheduleRestart(scheduled, order.filters)).await {
+    Ok(match app.ask_briefly(Request::ScheduleRestart(scheduled, order.filters)).await? {
         Reply::Ok(_) => text(StatusCode::ACCEPTED, "Restart scheduled"),
         Reply::Refused(why) => text(StatusCode::CONFLICT, why),
     })
 }
 
-pub async fn cancel_restart(app: &App) -> Response {
-    match app.ask_briefly(Request::CancelScheduledRestart).await {
+pub async fn cancel_restart(app: &App) -> Result<Response, Refusal> {
+    Ok(match app.ask_briefly(Request::CancelScheduledRestart).await? {
         Reply::Ok(_) => text(StatusCode::OK, "scheduled restart deleted"),
         Reply::Refused(why) => text(StatusCode::NOT_FOUND, why),
-    }
+    })
 }
 
 pub async fn reinitialize(app: &App, body: &Map<String, Value>) -> Result<Response, Refusal> {
@@ -79,7 +79,7 @@ pub async fn reinitialize(app: &App, body: &Map<String, Value>) -> Result<Respon
         return Ok(text(StatusCode::SERVICE_UNAVAILABLE, refusal));
     }
     let ReinitRequest { force, from_leader } = ReinitRequest::read(body);
-    Ok(match app.ask_briefly(Request::Reinitialize { force, from_leader }).await {
+    Ok(match app.ask_briefly(Request::Reinitialize { force, from_leader }).await? {
         Reply::Ok(_) => text(StatusCode::OK, "reinitialize started"),
         Reply::Refused(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     })

@@ -117,9 +117,9 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
     }
     let limits = &app.limits;
     match change {
-        Change::Reload => Ok(node::reload(app).await),
+        Change::Reload => node::reload(app).await,
         Change::Restart => node::restart(app, body::optional(request, limits).await?).await,
-        Change::CancelRestart => Ok(node::cancel_restart(app).await),
+        Change::CancelRestart => node::cancel_restart(app).await,
         Change::Reinitialize => node::reinitialize(app, &body::optional(request, limits).await?).await,
         Change::Switchover => {
             switchover::request(app, Action::Switchover, body::required(request, limits).await?).await

@@ -243,8 +243,11 @@ pub const ROUTES: &[Route] = &[
             (500, "Nothing is scheduled while the cluster is paused"),
             (503, "Not restarted, and why"),
         ]),
-    change("DELETE", "/restart", Change::CancelRestart, Input::None, "Take a scheduled restart back")
-        .answers(&[(200, "Taken back"), (404, "None is scheduled")]),
+    change("DELETE", "/restart", Change::CancelRestart, Input::None, "Take a scheduled restart back").answers(&[
+        (200, "Taken back"),
+        (404, "None is scheduled"),
+        (503, "The agent does not answer"),
+    ]),
     change(
         "POST",
         "/reinitialize",

@@ -287,7 +287,7 @@ mod tests {
             "waiting_for": [],
             "recent": [{"at": "just now", "goal": "no action"}, {"at": "09:59:58", "rule": 70, "goal": "promoted"}]
         });
-        let b = json!({"member": "b", "waiting_for": ["the checkpoint of a", "a slot"], "rule": "r1"});
+        let b = json!({"member": "b", "waiting_for": ["the checkpoint of a", "a slot"], "rule": "r1", "certificate": {"warning": "it ends"}});
         let accounts = [("a".to_owned(), Ok(a)), ("b".to_owned(), Ok(b)), ("c".to_owned(), Err("gone".to_owned()))];
         let weighed = [
             Candidate { name: "b".into(), fit: true, why: "streams, 0 bytes behind".into() },
@@ -318,6 +318,7 @@ a, decided at just now
 b
   (rule r1)
   waits for the checkpoint of a; a slot
+  it ends
 
 c: does not explain itself: gone
 ";

@@ -247,6 +247,9 @@ async fn an_agent_that_is_gone() {
     let fake = Fake::new(published(), &[("leader", "node2")]).await;
     let router = fake.router().await;
     drop(fake.requests);
-    let (code, body) = super::super::testing::send(router, "POST", "/restart", None).await;
-    assert_eq!((code, body.as_str()), (503, "the agent is shutting down"));
+    for (method, path) in [("POST", "/restart"), ("DELETE", "/restart"), ("POST", "/reload"), ("POST", "/reinitialize")]
+    {
+        let (code, body) = super::super::testing::send(router.clone(), method, path, None).await;
+        assert_eq!((code, body.as_str()), (503, "the agent is shutting down"), "{method} {path}");
+    }
 }
