@@ -49,13 +49,16 @@ const FILE_SYSTEM: Need = Need {
 };
 const BACKUP: Need =
     Need { what: "pgBackRest, for backups", packages: &["pgbackrest"], present: || on_path("pgbackrest") };
+const TMUX: Need =
+    Need { what: "tmux, for what is shown on a whole screen", packages: &["tmux"], present: || on_path("tmux") };
 const PYTHON: Need = Need {
     what: "Python with venv, for Patroni and schemathesis",
     packages: &["python3-venv"],
     present: python::python_present,
 };
 
-pub const EVERYTHING: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP];
+pub const EVERYTHING: &[Need] =
+    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX];
 /// Patroni itself follows: it is no Debian package of the version that is compared with.
 const PYTHON_PROGRAMS: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];

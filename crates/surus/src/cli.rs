@@ -63,6 +63,8 @@ pub enum Command {
     List(List),
     /// Show the members as a tree of who replicates from whom
     Topology(Topology),
+    /// Show a cluster live on the whole screen, with keys for what is safe to do
+    Top(Top),
     /// Hand the lead over to another member
     Switchover(Switchover),
     /// Make a member the leader of a cluster whose leader is gone

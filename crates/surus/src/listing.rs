@@ -118,7 +118,7 @@ fn pretty(title: &str, group: bool, layout: Layout, rows: &[Row]) -> String {
     table::draw(Some(title), &shown, &cells)
 }
 
-fn title(name: &str, group: Option<u32>, reading: &Reading) -> String {
+pub fn title(name: &str, group: Option<u32>, reading: &Reading) -> String {
     let id = match &reading.view.initialize {
         Initialize::Done(id) => id.to_string(),
         Initialize::InProgress => "initializing".to_owned(),
@@ -181,11 +181,11 @@ fn rows(
     hosts.sort_unstable();
     hosts.dedup();
     let with_port = hosts.len() < count || members.iter().any(|m| m.port.is_some_and(|p| p != 5432));
-    let ordered: Vec<(String, &ClusterMember)> =
-        if layout.topology { tree(members) } else { members.iter().map(|m| (m.name.to_string(), m)).collect() };
+    let flat = || members.iter().map(|member| Branch { shown: member.name.to_string(), member }).collect();
+    let ordered = if layout.topology { tree(members) } else { flat() };
     ordered
         .into_iter()
-        .map(|(shown, member)| {
+        .map(|Branch { shown, member }| {
             let host = match (&member.host, member.port) {
                 (Some(host), Some(port)) if with_port => format!("{host}:{port}"),
                 (Some(host), _) => host.clone(),
@@ -220,7 +220,7 @@ fn rows(
         .collect()
 }
 
-fn role(role: ClusterRole) -> &'static str {
+pub fn role(role: ClusterRole) -> &'static str {
     match role {
         ClusterRole::Leader => "Leader",
         ClusterRole::StandbyLeader => "Standby Leader",
@@ -244,6 +244,16 @@ fn positions(member: &ClusterMember) -> [Value; 4] {
     let lsn = |p: Option<Position>| p.map_or(Value::from("unknown"), |p| p.lsn.to_string().into());
     let lag = |p: Option<Position>| p.map_or(Value::Null, |p| megabytes(p.lag).into());
     [lsn(receive), lag(receive), lsn(replay), lag(replay)]
+}
+
+/// Bytes that a member has not replayed yet.
+pub fn lag(member: &ClusterMember) -> Option<u64> {
+    member.positions.and_then(|p| p.replay.or(p.total)).map(|p| p.lag)
+}
+
+/// Bytes that a member does not have yet.
+pub fn received_lag(member: &ClusterMember) -> Option<u64> {
+    member.positions.and_then(|p| p.total.or(p.receive)).map(|p| p.lag)
 }
 
 /// Rounded, halves to the even side.
@@ -276,9 +286,15 @@ fn scheduled_restart(member: &ClusterMember) -> Value {
     }
 }
 
+/// A member and its name as the tree shows it.
+pub struct Branch<'a> {
+    pub shown: String,
+    pub member: &'a ClusterMember,
+}
+
 /// Depth first from the leader; who replicates from nobody known replicates from the leader. Members
 /// that replicate from each other in a circle cannot be reached and are left out.
-fn tree(members: &[ClusterMember]) -> Vec<(String, &ClusterMember)> {
+pub fn tree(members: &[ClusterMember]) -> Vec<Branch<'_>> {
     let root = members.iter().find(|m| m.role.is_leader());
     let parent = |member: &ClusterMember| -> Option<MemberName> {
         let other = member.tags.replicatefrom().filter(|name| *name != member.name);
@@ -295,11 +311,11 @@ fn tree(members: &[ClusterMember]) -> Vec<(String, &ClusterMember)> {
         }
     }
     while let Some((depth, member)) = pending.pop() {
-        let name = match depth {
+        let shown = match depth {
             0 => member.name.to_string(),
             depth => format!("{}+ {}", "  ".repeat(depth - 1), member.name),
         };
-        out.push((name, member));
+        out.push(Branch { shown, member });
         let children = members.iter().filter(|m| !m.role.is_leader() && parent(m).as_ref() == Some(&member.name));
         pending.extend(children.map(|m| (depth + 1, m)).collect::<Vec<_>>().into_iter().rev());
     }

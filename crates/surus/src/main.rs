@@ -13,6 +13,7 @@ mod listing;
 mod logging;
 mod table;
 mod terminal;
+mod top;
 mod when;
 mod yaml;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Builder, Cluster, StoreKind, WRITER, wait_for};
+use surus_testbed::{Builder, Cluster, Screen, StoreKind, WRITER, wait_for};
 
 fn cluster() -> Builder {
     Cluster::builder(env!("CARGO_BIN_EXE_surus"))
@@ -327,12 +327,22 @@ async fn the_commands_show_and_do() -> Result<()> {
         assert!((400..500).contains(&answer.status), "{body}: {} {}", answer.status, answer.body);
     }
     assert_eq!(cluster.leader().await?, candidate);
+    the_whole_screen(&cluster).await?;
     cluster.passed();
     Ok(())
 }
 
 /// As a user who needs no password.
 async fn queries(cluster: &Cluster, leader: usize) -> Result<()> {
+    cluster.sql(leader, &format!("create role {WRITER} login")).await?;
+    for node in cluster.others(leader) {
+        wait_for("the user is there", LONG, async || {
+            let there = cluster.sql(node, &format!("select count(*) from pg_roles where rolname = '{WRITER}'")).await?;
+            ensure!(there == "1", "not yet");
+            Ok(())
+        })
+        .await?;
+    }
     let as_writer = ["query", "-U", WRITER, "-d", "postgres"];
     let query = async |args: &[&str]| surus(cluster, &[&as_writer[..], args].concat()).await;
     let role = ["-c", "select pg_is_in_recovery() as standby"];
@@ -360,5 +370,67 @@ async fn queries(cluster: &Cluster, leader: usize) -> Result<()> {
         let told = text(&done);
         assert!(told.contains("\tERROR, SQLSTATE: ") && told.contains(code), "{args:?}: {told}");
     }
+    Ok(())
+}
+
+async fn the_whole_screen(cluster: &Cluster) -> Result<()> {
+    let refused = cluster.surus(0, &["top"]).await?;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("top needs a terminal"));
+
+    let (binary, config) = (env!("CARGO_BIN_EXE_surus"), cluster.node(0).config_path());
+    let line = format!("{binary} -c {} top; echo ended with $?; exec sleep 1000", config.display());
+    let screen = Screen::run(cluster.dir(), &line, 80, 24)?;
+    let shows = async |what: &str| {
+        wait_for("it is on the screen", LONG, async || {
+            let text = screen.text()?;
+            ensure!(text.contains(what), "no {what:?} in\n{text}");
+            Ok(())
+        })
+        .await
+    };
+    let leader = cluster.leader().await?;
+    let (candidate, other) = (cluster.others(leader)[0], cluster.others(leader)[1]);
+    let name = |node: usize| cluster.nodes[node].name.as_str();
+    shows(&format!("Cluster: {}", cluster.scope)).await?;
+    shows("would take over").await?;
+    screen.press("?")?;
+    shows("Any key closes this").await?;
+    screen.press("x")?;
+
+    // The first replica is selected.
+    screen.press("s")?;
+    shows(&format!("Hand the lead over from {} to {}?", name(leader), name(candidate))).await?;
+    screen.press("y")?;
+    shows(&format!("{} has taken the lead", name(candidate))).await?;
+    wait_for("the candidate leads", LONG, async || {
+        ensure!(cluster.healthy().await? == candidate, "not yet");
+        Ok(())
+    })
+    .await?;
+
+    screen.resize(120, 40)?;
+    wait_for("it is drawn for the new size", LONG, async || {
+        let text = screen.text()?;
+        ensure!(text.lines().nth(39).is_some_and(|line| line.contains("q quit")), "{text}");
+        Ok(())
+    })
+    .await?;
+
+    // A member that does not answer holds nothing up: the clock goes on, and what it means is told.
+    cluster.freeze_node(other)?;
+    shows(&format!("not {}: not reachable", name(other))).await?;
+    let clock = || anyhow::Ok(screen.text()?.lines().next().unwrap_or_default().to_owned());
+    let before = clock()?;
+    wait_for("the clock goes on", LONG, async || {
+        ensure!(clock()? != before, "it stands at {before}");
+        Ok(())
+    })
+    .await?;
+    cluster.thaw(other);
+
+    screen.press("C-c")?;
+    shows("ended with 0").await?;
+    ensure!(!screen.text()?.contains("q quit"), "the screen is not what it was");
     Ok(())
 }

@@ -56,6 +56,12 @@ pub struct Topology {
 }
 
 #[derive(Debug, Args)]
+pub struct Top {
+    #[command(flatten)]
+    pub cluster: ClusterArg,
+}
+
+#[derive(Debug, Args)]
 pub struct History {
     #[command(flatten)]
     pub cluster: ClusterArg,

@@ -1,7 +1,7 @@
 //! `explain`: what the members say about their own decisions (`GET /explain`), put together, and who
 //! could take over.
 
-mod candidates;
+pub mod candidates;
 
 use std::fmt::Write;
 

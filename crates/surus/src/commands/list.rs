@@ -81,7 +81,7 @@ async fn once(context: &Context, terminal: &mut Terminal, view: &View<'_>, clear
 }
 
 /// How far members are that copy data now. Who does not answer has no progress to show.
-async fn progresses(context: &Context, reading: &Reading) -> Progresses {
+pub async fn progresses(context: &Context, reading: &Reading) -> Progresses {
     let busy = reading.view.members.values().filter(|m| m.state == MemberState::CreatingReplica);
     let asked = busy.filter_map(|m| Some((m.name.clone(), m.api_url.clone()?))).map(|(name, url)| async move {
         let answer = context.api.get(&url, "/patroni", PROBE_LIMIT).await.ok()?;

@@ -3,14 +3,14 @@
 mod check;
 mod dsn;
 mod edit_config;
-mod explain;
+pub mod explain;
 pub mod fence;
 mod flush;
 mod generate;
 mod handover;
 mod history;
 mod journal;
-mod list;
+pub mod list;
 mod loss;
 mod pause;
 mod plan;
@@ -39,6 +39,7 @@ use crate::context::Context;
 use crate::demo;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::{Terminal, say};
+use crate::top;
 
 /// For requests that are answered at once.
 const API_LIMIT: Duration = Duration::from_secs(10);
@@ -53,6 +54,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::GenerateConfig(args) => return generate::generate(terminal, &args).await,
         Command::Fence(args) => return fence::fence(args, terminal).await,
         Command::Demo(args) => return demo::run(args).await.map_err(|e| Failure::Message(format!("{e:#}"))),
+        Command::Top(args) => return top::top(global, &args).await,
         Command::Completions(args) => return shell::completions(terminal, args.shell),
         Command::Man(args) => return shell::man(terminal, &args.dir),
         Command::Replay(args) => return replay::replay(terminal, &args),
@@ -92,6 +94,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         | Command::Store(_)
         | Command::Fence(_)
         | Command::Completions(_)
+        | Command::Top(_)
         | Command::Man(_)
         | Command::Replay(_)
         | Command::Demo(_) => Err(Failure::Message("this command does not use a store".to_owned())),

@@ -160,7 +160,7 @@ fn for_programs() {
 fn trees() {
     let names = |keys: &[(&str, &str)]| {
         let reading = reading(keys);
-        tree(&reading.document.members).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        tree(&reading.document.members).into_iter().map(|branch| branch.shown).collect::<Vec<_>>()
     };
     let from = |name: &'static str| format!(r#"{{"tags":{{"replicatefrom":"{name}"}}}}"#);
     let (via_b, via_c, via_d, ghost) = (from("b"), from("c"), from("d"), from("ghost"));

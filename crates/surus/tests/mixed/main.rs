@@ -86,6 +86,8 @@ async fn agree(cluster: &Cluster) -> Result<()> {
 
 /// What only shows is printed the same by both commands, byte for byte, and ends the same.
 async fn same_texts(cluster: &Cluster) -> Result<()> {
+    let role = format!("do $$ begin create role {WRITER} login; exception when duplicate_object then null; end $$");
+    cluster.sql(cluster.leader().await?, &role).await?;
     let scope = cluster.scope.as_str();
     let values = "select 1 as a, true as b, null as c, 2::float8 as d, 'x' as e";
     let query = ["query", "-U", WRITER, "-d", "postgres", "-c"];
@@ -114,7 +116,7 @@ async fn same_texts(cluster: &Cluster) -> Result<()> {
         vec!["remove", scope],
         vec!["demote-cluster"],
         vec!["promote-cluster", "--force"],
-        vec!["query", "-c", "x", "-f", "y"],
+        vec!["query", "-c", "x", "-f", "/dev/null"],
         [&query[..], &["select 1", "-m", "node3", "--delimiter", ";"]].concat(),
         [&query[..], &["select pg_is_in_recovery()", "-r", "replica"]].concat(),
         vec!["nothing"],
