@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use surus_config::{Log, LogLevel};
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -45,18 +45,21 @@ enum Sink {
     File(RotatingFile),
 }
 
-struct SharedSink(Arc<Mutex<Sink>>);
+struct SharedSink {
+    sink: Arc<Mutex<Sink>>,
+    layout: Arc<RwLock<Layout>>,
+    /// Of the queue before this, known once that is made.
+    lost: Arc<OnceLock<ErrorCounter>>,
+    told: usize,
+}
 
 struct EventLayout(Arc<RwLock<Layout>>);
 
 pub fn start(log: &Log) -> Result<Logs, String> {
     let sink = Arc::new(Mutex::new(open(log)?));
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(log.max_queue_size.clamp(64, 65_536))
-        .thread_name("log")
-        .finish(SharedSink(sink.clone()));
     let (layout, complaints) = Layout::of(log);
     let layout = Arc::new(RwLock::new(layout));
+    let (writer, guard) = queue(&sink, &layout, log.max_queue_size);
     let (filter, handle) = reload::Layer::new(targets(log));
     let lines =
         tracing_subscriber::fmt::layer().with_ansi(false).event_format(EventLayout(layout.clone())).with_writer(writer);
@@ -70,6 +73,15 @@ pub fn start(log: &Log) -> Result<Logs, String> {
         tracing::warn!("{complaint}");
     }
     Ok(Logs { _guard: guard })
+}
+
+fn queue(sink: &Arc<Mutex<Sink>>, layout: &Arc<RwLock<Layout>>, size: usize) -> (NonBlocking, WorkerGuard) {
+    let lost = Arc::<OnceLock<ErrorCounter>>::default();
+    let shared = SharedSink { sink: sink.clone(), layout: layout.clone(), lost: lost.clone(), told: 0 };
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(size.clamp(64, 65_536)).thread_name("log").finish(shared);
+    let _ = lost.set(writer.error_counter());
+    (writer, guard)
 }
 
 /// Takes over a changed `log` section. What cannot be used leaves everything as it was.
@@ -103,7 +115,9 @@ fn targets(log: &Log) -> Targets {
     // by the embedded store itself.
     let raft = if level == LevelFilter::DEBUG { LevelFilter::INFO } else { LevelFilter::OFF };
     let all = Targets::new().with_default(libraries).with_target("openraft", raft).with_target("surus", level);
-    log.loggers.iter().fold(all, |all, (name, wanted)| all.with_target(name.clone(), self::level(*wanted)))
+    // The name that a configuration of Patroni has for everything that is its own.
+    let named = |name: &str| if name == "patroni" { "surus".to_owned() } else { name.to_owned() };
+    log.loggers.iter().fold(all, |all, (name, wanted)| all.with_target(named(name), self::level(*wanted)))
 }
 
 fn level(level: LogLevel) -> LevelFilter {
@@ -115,13 +129,27 @@ fn level(level: LogLevel) -> LevelFilter {
     }
 }
 
+impl Sink {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Sink::Stderr => io::stderr().write_all(bytes),
+            Sink::File(file) => file.write_all(bytes),
+        }
+    }
+}
+
 impl Write for SharedSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *sink {
-            Sink::Stderr => io::stderr().write_all(bytes)?,
-            Sink::File(file) => file.write_all(bytes)?,
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        // With the first line that gets through again.
+        let lost = self.lost.get().map_or(0, ErrorCounter::dropped_lines);
+        if lost > self.told {
+            let layout = self.layout.read().unwrap_or_else(PoisonError::into_inner);
+            let line = layout.line(&Record::lost(lost - self.told)) + "\n";
+            sink.put(line.as_bytes())?;
+            self.told = lost;
         }
+        sink.put(bytes)?;
         Ok(bytes.len())
     }
 
@@ -153,6 +181,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_stuck_disk_costs_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log { dir: Some(dir.path().to_owned()), ..Log::default() };
+        let sink = Arc::new(Mutex::new(open(&log).unwrap()));
+        let layout = Arc::new(RwLock::new(Layout::of(&log).0));
+        let (mut writer, guard) = queue(&sink, &layout, 1);
+        let lost = writer.error_counter();
+        let stuck = sink.lock().unwrap();
+        while lost.dropped_lines() < 3 {
+            writer.write_all(b"a line\n").unwrap();
+        }
+        drop(stuck);
+        drop(guard);
+        let text = std::fs::read_to_string(dir.path().join("patroni.log")).unwrap();
+        assert!(
+            text.contains("WARNING: 3 log records were lost: they came faster than they could be written"),
+            "{text}"
+        );
+        assert!(text.matches("a line\n").count() >= 64, "{text}");
+    }
+
+    #[test]
     fn libraries_are_quieter() {
         let with = |level, loggers: &[(&str, LogLevel)]| {
             let loggers = loggers.iter().map(|(n, l)| ((*n).to_owned(), *l)).collect();
@@ -165,6 +215,8 @@ mod tests {
         assert!(info.would_enable("h2", &tracing::Level::WARN));
         assert!(!info.would_enable("openraft", &tracing::Level::WARN));
         assert!(info.would_enable("h2::x", &tracing::Level::DEBUG));
+        let quiet = with(LogLevel::Info, &[("patroni", LogLevel::Error)]);
+        assert!(!quiet.would_enable("surus_agent::rest", &tracing::Level::WARN));
         assert!(!with(LogLevel::Error, &[]).would_enable("etcd_client", &tracing::Level::WARN));
     }
 }

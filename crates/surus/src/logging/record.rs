@@ -49,6 +49,23 @@ impl Record {
     }
 }
 
+impl Record {
+    /// Of records that no line was written for.
+    pub fn lost(count: usize) -> Record {
+        Record {
+            at: Zoned::now(),
+            level: "WARNING",
+            target: module_path!().to_owned(),
+            path: file!(),
+            line: line!(),
+            message: format!(
+                "{count} log records were lost: they came faster than they could be written (log.max_queue_size)"
+            ),
+            thread: std::thread::current().name().unwrap_or("-").to_owned(),
+        }
+    }
+}
+
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // Text of others must not steer the terminal that shows the log.
