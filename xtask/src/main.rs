@@ -3,6 +3,7 @@
 //! Depends on nothing heavy: it has to build on a machine that cannot build the rest yet.
 
 mod commands;
+mod deb;
 mod machine;
 mod newer;
 mod python;
@@ -23,6 +24,7 @@ usage: cargo xtask COMMAND
   chaos [ARG]...    failures on a real cluster with writing clients, in an order that a seed decides, or scenario files;
                     `cargo xtask chaos --help` lists the options
   demo [ARG]...     a real cluster on this machine; `cargo demo --help` lists its options
+  deb [ARG]...      build the Debian package, target/debian/surus_*.deb, from a release build (or --binary FILE, --out DIR)
   install           only install what is missing
 ";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         (Some("bench"), _) => commands::bench(&rest),
         (Some("chaos"), _) => commands::chaos(&rest),
         (Some("sim"), _) => commands::sim(&rest),
+        (Some("deb"), _) => deb::deb(&rest),
         (Some("demo"), _) => commands::demo(&rest),
         (None | Some("help" | "-h" | "--help"), _) => {
             print!("{USAGE}");
