@@ -37,6 +37,7 @@ pub struct Published {
     /// I may call myself leader until then. `None`: I do not hold the lease.
     pub lease_until: Option<BootTime>,
     pub fence: crate::fence::Shown,
+    pub watchdog: crate::watchdog::Shown,
     pub stalls: crate::stall::Shown,
     pub wal: WalKept,
     pub losses: Arc<crate::loss::Shown>,
@@ -54,6 +55,7 @@ pub struct Published {
     /// Store adapter and its state in words.
     pub store: surus_store::Health,
     pub counters: Counters,
+    pub measures: Arc<crate::measure::Measures>,
 }
 
 /// WAL that slots hold back, the biggest first, and the disk that bears it.

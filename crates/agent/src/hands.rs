@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surus_conduct::task::{self, BASEBACKUP, Hands, Happened, Launched, Made, Outcome, ReplicaMethod, TaskContext};
+use surus_conduct::task::{
+    self, BASEBACKUP, Hands, Happened, Launched, Made, Outcome, Phase, ReplicaMethod, TaskContext,
+};
 use surus_core::cluster::{ClusterView, KeyVersion, Upstream};
 use surus_core::facts::{Lead, PeerAnswer};
 use surus_core::loss::{Destroying, Recorded};
@@ -26,6 +28,8 @@ use crate::callbacks::CallbackRunner;
 use crate::fence::FenceKeeper;
 use crate::inherited::Deadline;
 use crate::lease::LeaseKeeper;
+use crate::measure::Measures;
+use crate::watchdog::WatchdogKeeper;
 
 /// A member stays out that much longer at most for the sake of rows it lost; its log is kept in any case.
 const LOST_ROWS: Duration = Duration::from_secs(30);
@@ -40,9 +44,11 @@ pub struct RealHands {
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
+    pub watchdog: WatchdogKeeper,
     pub deadline: Arc<Deadline>,
     pub api: Arc<surus_api::Client>,
     pub progress: Arc<watch::Sender<Option<Progress>>>,
+    pub measures: Arc<Measures>,
     pub cancel: CancellationToken,
 }
 
@@ -95,6 +101,10 @@ impl Hands for RealHands {
         self.progress.send_replace(Some(Progress { what, ..Progress::default() }));
     }
 
+    fn took(&self, phase: Phase, planned: bool, time: Duration) {
+        self.measures.phase(phase, planned, time);
+    }
+
     fn happened(&self, what: Happened) {
         self.callbacks.happened(what);
     }
@@ -131,8 +141,15 @@ impl Hands for RealHands {
 
     async fn arm_fence(&self) -> Made {
         let Some(lead) = self.lease.lead() else { return Err("the leader lock is gone".into()) };
-        let (armed, left) = tokio::join!(Box::pin(self.fence.armed()), Box::pin(self.deadline.write(lead.until)));
-        armed.and(left)
+        let watched = async {
+            if self.watchdog.waits_for_a_renewal() {
+                self.lease.renew();
+            }
+            self.watchdog.started().await
+        };
+        let (armed, left, watched) =
+            tokio::join!(Box::pin(self.fence.armed()), Box::pin(self.deadline.write(lead.until)), Box::pin(watched));
+        armed.and(left).and(watched)
     }
 
     async fn take_lead(&self) -> StoreResult<bool> {
@@ -391,11 +408,17 @@ mod tests {
             remote_methods: vec![],
             instance,
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe(), None),
+            watchdog: WatchdogKeeper::start(
+                surus_config::Watchdog { mode: surus_config::WatchdogMode::Off, ..Default::default() },
+                Timing::NEW_CLUSTER,
+                lease.subscribe(),
+            ),
             deadline: Arc::new(Deadline::open("".as_ref()).0),
             lease,
             store,
             api: Arc::new(surus_api::Client::new(&surus_api::ClientOptions::default()).unwrap()),
             progress: Arc::default(),
+            measures: Arc::default(),
             cancel: CancellationToken::new(),
         };
         let context = TaskContext {

@@ -24,6 +24,7 @@ enum Message {
     Lost {
         revision: u64,
     },
+    Renew,
     /// An earlier process may have let the server count on the lead until then.
     Promised(BootTime),
 }
@@ -90,6 +91,11 @@ impl LeaseKeeper {
     /// Said again for as long as the store shows it, so that one may get lost.
     pub fn lost(&self, revision: u64) {
         let _ = self.messages.try_send(Message::Lost { revision });
+    }
+
+    /// At once, and not only when it is due.
+    pub fn renew(&self) {
+        let _ = self.messages.try_send(Message::Renew);
     }
 
     /// Before the first take.
@@ -168,6 +174,7 @@ impl Driver {
                         self.keeper.command(self.tickets, command);
                     }
                     Some(Message::Lost { revision }) => self.keeper.lost(revision),
+                    Some(Message::Renew) => self.keeper.renew(),
                     Some(Message::Promised(until)) => self.keeper.promised(until),
                 },
                 Ok(()) = timings.changed() => self.keeper.set_timing(*timings.borrow_and_update()),

@@ -10,17 +10,20 @@ mod journal;
 mod keys;
 pub mod lease;
 mod loss;
+mod measure;
 mod member;
 pub mod rest;
 mod run;
 #[cfg(test)]
 mod sample;
+mod service;
 mod settings;
 mod shown;
 mod source;
 mod stall;
 pub mod stores;
 mod timer;
+mod watchdog;
 
 pub use run::run;
 pub use source::ConfigSource;

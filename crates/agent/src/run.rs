@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::agent::{Agent, Parts, Signals};
+use crate::measure::{Measures, measured};
 use crate::rest::{RestOptions, RestServer};
+use crate::service;
 use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::stores::OpenStore;
@@ -33,17 +35,19 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let local = &settings.local;
     let opened = OpenStore::open(&local.store).await?;
     let layout = Layout::new(&local.namespace, &local.scope, None);
-    let store = Arc::new(ClusterStore::new(opened.kv.clone(), layout, local.name.clone()));
+    let measures = Arc::<Measures>::default();
+    let kv = measured(opened.kv.clone(), &measures);
+    let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
     info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
 
-    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api, rest: rest.reloader() });
+    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api, rest: rest.reloader(), measures });
     let stop = CancellationToken::new();
-    let server = rest.serve(handle, stop.clone());
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let server = rest.serve(handle.clone(), stop.clone());
+    service::start(handle, stop.clone());
 
     let end = agent.run(signals).await;
 
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    service::stopping();
     stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(2), server.stopped()).await;
     opened.close().await;

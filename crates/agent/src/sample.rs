@@ -44,6 +44,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         inherited: None,
         unguarded: false,
         fence: Default::default(),
+        watchdog: Default::default(),
         stalls: Default::default(),
         synchronous: Default::default(),
         postgres: PostgresFact {

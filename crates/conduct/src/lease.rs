@@ -172,6 +172,11 @@ impl Keeper {
         self.due = BootTime::default();
     }
 
+    /// Somebody needs a confirmation that is not old.
+    pub fn renew(&mut self) {
+        self.due = BootTime::default();
+    }
+
     /// What to do now. Asked again after every input, and after every [`Next::Reply`].
     pub fn next(&mut self, at: Moment) -> Next {
         if let Some((ticket, reply)) = self.replies.pop_front() {

@@ -8,6 +8,7 @@
 //! - [`pause`]: how a primary comes to be left alone while paused.
 //! - [`publish`]: the member key, and when it is written.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
+//! - [`watchdog`]: when a hardware watchdog is started, kept alive and stopped.
 
 pub mod callbacks;
 pub mod fence;
@@ -17,3 +18,4 @@ pub mod pause;
 pub mod publish;
 pub mod race;
 pub mod task;
+pub mod watchdog;

@@ -102,6 +102,7 @@ mod tests {
             lead: (leader == "a").then_some(Lead { until: now, version: 1 }),
             inherited: None,
             fence: Default::default(),
+            watchdog: Default::default(),
             stalls: Default::default(),
             postgres: PostgresFact {
                 data_dir: DataDir::Empty,

@@ -8,6 +8,7 @@ mod copy;
 mod demote;
 mod hands;
 mod methods;
+mod phase;
 mod run;
 mod slots;
 mod synchronous;
@@ -24,6 +25,7 @@ use surus_core::{BootTime, MemberName, follow};
 
 pub use hands::{Hands, Happened, Launched, Made};
 pub use methods::{BASEBACKUP, ReplicaMethod};
+pub use phase::Phase;
 
 use crate::race::first;
 

@@ -182,6 +182,9 @@ pub struct Facts {
     pub unguarded: bool,
     #[serde(default)]
     pub fence: Fence,
+    /// The hardware watchdog.
+    #[serde(default)]
+    pub watchdog: Fence,
     #[serde(default)]
     pub stalls: Stalls,
     pub postgres: PostgresFact,
@@ -209,6 +212,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Why this member must not lead, or go on leading: nothing would end its server, or its machine.
+    pub fn may_not_lead(&self) -> Option<String> {
+        let fence = self.fence.forbids().map(|why| format!("the fence does not work: {why}"));
+        fence.or_else(|| self.no_watchdog())
+    }
+
+    /// The part of it that is the hardware's.
+    pub fn no_watchdog(&self) -> Option<String> {
+        self.watchdog.forbids().map(|why| format!("the watchdog is required and cannot be used: {why}"))
+    }
+
     /// An earlier run of this agent led and may have ordered a promotion that this standby still has to finish. It does so
     /// before the end of that lead, or the fence ends it.
     pub fn promotion_pending(&self) -> bool {

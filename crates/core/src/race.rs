@@ -50,8 +50,8 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
             facts.me
         ));
     }
-    if let Some(why) = facts.fence.forbids() {
-        return leave(format!("my fence does not work: {why}"));
+    if let Some(why) = facts.may_not_lead() {
+        return leave(why);
     }
     if facts.stalls.disk_hangs(&facts.settings.timing) {
         return leave("my disk hangs".into());

@@ -4,8 +4,11 @@
 //! it knows the end of the lead on the boot-time clock, and when that passes it kills the server, whatever state the
 //! server, the agent or the store is in. It does nothing else, waits for no disk and no network, and needs no privilege
 //! beyond PostgreSQL's own.
+//!
+//! [`Device`] is what ends the whole machine, where there is one.
 
 mod client;
+mod device;
 mod memory;
 mod process;
 mod protocol;
@@ -13,6 +16,7 @@ mod standing;
 mod trial;
 
 pub use client::{FenceClient, FenceError, own_program};
+pub use device::{Device, Driver, usable};
 pub use process::{ServeOptions, serve};
 pub use protocol::{Ask, Fired, Meeting, Postmaster, State, VERSION, resolved};
 pub use standing::Standing;

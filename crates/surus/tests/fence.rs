@@ -329,3 +329,80 @@ async fn without_a_working_fence_a_member_does_not_lead() -> Result<()> {
     cluster.passed();
     Ok(())
 }
+
+/// A file stands for the device of two members; the third has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hardware_watchdog_goes_with_the_lead() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let device = |node: usize| dir.path().join(format!("watchdog{node}"));
+    let mut builder = cluster();
+    for node in 0..3 {
+        if node < 2 {
+            std::fs::write(device(node), "")?;
+        }
+        let watchdog = serde_json::json!({"mode": "required", "driver": "testing", "device": device(node)});
+        builder = builder.settings_of(node, serde_json::json!({"watchdog": watchdog}));
+    }
+    let mut cluster = builder.healthy().await?;
+    let heard = |node: usize| std::fs::read_to_string(device(node)).unwrap_or_default();
+    let leader = cluster.leader().await?;
+    assert!(leader < 2, "no lead without a watchdog");
+    let other = 1 - leader;
+    assert!(heard(leader).starts_with("Ctimeout=") && heard(leader).ends_with('1'), "{:?}", heard(leader));
+    assert_eq!(heard(other), "", "a standby has none");
+    let kept = heard(leader).len();
+    wait_for("it is kept alive", SOON, async || {
+        ensure!(heard(leader).len() > kept + 1, "{:?}", heard(leader));
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.status(2).await?["watchdog_failed"], true);
+    let status = cluster.status(leader).await?;
+    assert_eq!(status["surus"]["watchdog"]["state"], "running", "{status}");
+
+    // Whoever has no watchdog is no candidate.
+    let name = |cluster: &surus_testbed::Cluster, node: usize| cluster.node(node).name.clone();
+    let ask = |leader: String, candidate: String| serde_json::json!({"leader": leader, "candidate": candidate});
+    let body = ask(name(&cluster, leader), name(&cluster, 2));
+    let refused = cluster.send(leader, "POST", "/switchover", &body).await?;
+    ensure!(refused.status == 412 && refused.body.contains("watchdog"), "{} {}", refused.status, refused.body);
+
+    // It is stopped in order with the lead, and started with the other.
+    let body = ask(name(&cluster, leader), name(&cluster, other));
+    let done = cluster.send(leader, "POST", "/switchover", &body).await?;
+    ensure!(done.status == 200, "{} {}", done.status, done.body);
+    assert!(heard(other).starts_with("Ctimeout="), "{:?}", heard(other));
+    assert_eq!(cluster.wait_healthy().await?, other);
+    assert!(heard(leader).ends_with('V'), "{:?}", heard(leader));
+
+    // An agent that is frozen keeps nothing alive: the machine would be reset.
+    cluster.freeze_agent(other)?;
+    let frozen = heard(other);
+    assert_eq!(cluster.wait_leader_other_than(other).await?, leader);
+    assert_eq!(heard(other), frozen);
+    cluster.thaw(other);
+    assert_eq!(cluster.wait_healthy().await?, leader);
+    assert!(heard(other).ends_with('V'), "what it was before is a standby: {:?}", heard(other));
+
+    // Paused means hands off, for the machine too.
+    let paused = cluster.surus(leader, &["pause", "--wait"]).await?;
+    ensure!(paused.status.success(), "{}", String::from_utf8_lossy(&paused.stderr));
+    wait_for("it is stopped", SOON, async || {
+        ensure!(heard(leader).ends_with('V'), "{:?}", heard(leader));
+        Ok(())
+    })
+    .await?;
+    let resumed = cluster.surus(leader, &["resume", "--wait"]).await?;
+    ensure!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    wait_for("it runs again", SOON, async || {
+        ensure!(heard(leader).ends_with('1'), "{:?}", heard(leader));
+        Ok(())
+    })
+    .await?;
+
+    // The end of its agent stops it as well.
+    assert!(cluster.stop(leader).await?.success());
+    assert!(heard(leader).ends_with('V'), "{:?}", heard(leader));
+    cluster.passed();
+    Ok(())
+}

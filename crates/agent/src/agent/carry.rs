@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surus_conduct::member::{Deed, PROBE};
-use surus_conduct::task::TaskContext;
+use surus_conduct::task::{Phase, TaskContext};
 use surus_config::RoleOverlay;
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::{Facts, PeerFact};
@@ -34,6 +34,11 @@ impl Agent {
                 Deed::TakeLead { again, beside, limit } => {
                     let take = async { if again { self.lease.retake().await } else { self.lease.take(beside).await } };
                     let taken = timeout(limit, take).await.ok();
+                    let leaderless = self.member.memory().leaderless_since.filter(|_| !again);
+                    if let (Some(Ok(true)), Some(since)) = (&taken, leaderless) {
+                        let planned = facts.store.view.as_ref().is_some_and(|v| v.failover.is_some());
+                        self.measures.phase(Phase::Race, planned, boot_now().since(since));
+                    }
                     self.member.lead_taken(taken, facts, boot_now());
                 }
                 Deed::ReleaseLead { limit } => {
@@ -90,9 +95,11 @@ impl Agent {
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),
+            watchdog: self.watchdog.clone(),
             deadline: self.deadline.clone(),
             api: self.api.clone(),
             progress: self.progress.clone(),
+            measures: self.measures.clone(),
             cancel: cancel.clone(),
         };
         let end = tokio::spawn(hands::perform(task, context, hands));

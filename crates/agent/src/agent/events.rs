@@ -16,6 +16,7 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    leave: Signal,
 }
 
 impl Signals {
@@ -24,6 +25,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            leave: signal(SignalKind::user_defined1())?,
         })
     }
 }
@@ -46,6 +48,10 @@ impl Agent {
                 biased;
                 _ = signals.terminate.recv() => return self.end("SIGTERM"),
                 _ = signals.interrupt.recv() => return self.end("SIGINT"),
+                _ = signals.leave.recv() => {
+                    self.leaves_as_it_is = true;
+                    return;
+                }
                 () = exited => {
                     self.postmaster_ended();
                     return;
@@ -67,6 +73,12 @@ impl Agent {
                     }
                     let lease = self.lease_state.borrow().clone();
                     self.publish_lease(&lease);
+                }
+                Ok(()) = self.watchdog_state.changed() => {
+                    let works = self.watchdog_state.borrow_and_update().works.clone();
+                    if works != self.published.load().watchdog.state.works {
+                        return;
+                    }
                 }
                 Ok(()) = self.followed.changed() => {
                     if self.view_matters() {

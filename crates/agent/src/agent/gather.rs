@@ -61,6 +61,7 @@ impl Agent {
             inherited: self.member.inherited(),
             unguarded: self.member.unguarded(),
             fence: self.fence.fact(),
+            watchdog: self.watchdog.fact(),
             stalls: self.stalls.fact(),
             synchronous: self.member.synchronous(lease.lead),
             postgres: PostgresFact {

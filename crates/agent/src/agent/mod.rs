@@ -40,10 +40,12 @@ use crate::journal;
 use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
 use crate::loss::Losses;
+use crate::measure::Measures;
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::stall::StallWatch;
+use crate::watchdog::{WatchdogKeeper, WatchdogState};
 
 pub use events::Signals;
 
@@ -79,6 +81,8 @@ pub struct Agent {
     stalls: StallWatch,
     losses: Losses,
     fence_state: watch::Receiver<FenceState>,
+    watchdog: WatchdogKeeper,
+    watchdog_state: watch::Receiver<WatchdogState>,
     deadline: Arc<Deadline>,
     api: Arc<surus_api::Client>,
     rest: Reloader,
@@ -116,8 +120,11 @@ pub struct Agent {
     /// How long gathering the facts of this step took.
     gathered: Duration,
     counters: Counters,
+    measures: Arc<Measures>,
     upkeep: upkeep::Upkeep,
     name_checked: bool,
+    /// This process ends, and nothing else: a successor goes on where it was.
+    leaves_as_it_is: bool,
     /// Background work has something for a step to see.
     wake: Arc<Notify>,
 }
@@ -130,11 +137,12 @@ pub struct Parts {
     pub store: Arc<ClusterStore>,
     pub api: Arc<surus_api::Client>,
     pub rest: Reloader,
+    pub measures: Arc<Measures>,
 }
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, api, rest } = parts;
+        let Parts { source, settings, lock, store, api, rest, measures } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
@@ -149,6 +157,7 @@ impl Agent {
             lease.subscribe(),
             inherited.and_then(Inherited::until),
         );
+        let watchdog = WatchdogKeeper::start(settings.local.watchdog.clone(), timing, lease.subscribe());
         let wake = Arc::<Notify>::default();
         let stalls = StallWatch::start(instance.clone(), settings.data_dir(), timing, lease.subscribe(), wake.clone());
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
@@ -157,7 +166,7 @@ impl Agent {
         let (changed, changed_rx) = watch::channel(0);
         let losses = Losses::new(settings.loss_directory.clone());
         let member = Member::new(me.clone(), follower.current(), inherited, boot_now());
-        let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store)));
+        let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store, &measures)));
         let observer = publish::Observer::new(instance.clone());
         let handle = AgentHandle {
             published: published.clone(),
@@ -177,6 +186,8 @@ impl Agent {
             lease_state: lease.subscribe(),
             fence_state: fence.subscribe(),
             fence,
+            watchdog_state: watchdog.subscribe(),
+            watchdog,
             stalls,
             losses,
             deadline: Arc::new(deadline),
@@ -202,8 +213,10 @@ impl Agent {
             recorder,
             gathered: Duration::ZERO,
             counters: Counters::default(),
+            measures,
             upkeep: upkeep::Upkeep::default(),
             name_checked: false,
+            leaves_as_it_is: false,
             wake,
             me,
             source,
@@ -227,6 +240,9 @@ impl Agent {
     /// Until the agent is told to end, or must. `Err` is what it says then.
     pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
         self.fence.settled().await;
+        if self.settings.local.watchdog.mode != surus_config::WatchdogMode::Off {
+            self.watchdog.settled().await;
+        }
         self.member.inherit(self.fence.shown().state.armed_until);
         if let Some(until) = self.member.inherited() {
             self.lease.promised(until).await;
@@ -238,6 +254,10 @@ impl Agent {
                 return end;
             }
             self.wait(&mut signals).await;
+            if self.leaves_as_it_is {
+                self.leave_as_it_is().await;
+                return Ok(());
+            }
         }
     }
 
@@ -265,6 +285,7 @@ impl Agent {
 
     fn guard(&self, facts: &surus_core::facts::Facts) {
         let Some(guard) = surus_conduct::fence::guard(facts) else { return };
+        self.watchdog.guard(guard);
         let held = self.postmaster.as_ref();
         self.fence.guard(guard, held.map(|p| surus_fence::Postmaster { pid: p.pid, start_ticks: p.start_ticks }));
     }
@@ -279,6 +300,19 @@ impl Agent {
         self.carry_out(facts).await
     }
 
+    /// As if the agent were killed, which everything is made for: PostgreSQL, its fence and the keys in the store stay, for
+    /// as long as the lead is good.
+    async fn leave_as_it_is(&mut self) {
+        let left = self.lease.lead_until().map(|until| until.since(boot_now()).as_secs());
+        match left.filter(|_| !self.settings.effective.settings.pause) {
+            Some(left) => info!(
+                "ending (SIGUSR1); PostgreSQL and the leader lock stay as they are: an agent that is started within {left} s goes on"
+            ),
+            None => info!("ending (SIGUSR1); PostgreSQL stays as it is"),
+        }
+        journal::finish(&self.recorder).await;
+    }
+
     /// Ends the session, so that nobody waits for the ttl. While paused everything stays as it is.
     async fn leave(&mut self, orderly: bool) {
         self.callbacks.started(CALLBACKS).await;
@@ -287,6 +321,10 @@ impl Agent {
         let guarded = paused && !self.member.unguarded() && self.fence.shown().state.armed_until.is_some();
         if orderly && !guarded {
             self.fence.close().await;
+        }
+        // A primary that stays guarded is the fence's, which spares the machine. After a disorderly end it counts on.
+        if orderly {
+            self.watchdog.close().await;
         }
         if orderly && paused {
             info!("leaving the session and PostgreSQL as they are because the cluster is paused");
@@ -369,6 +407,7 @@ impl Agent {
     fn apply_settings(&mut self) {
         let timing = self.settings.effective.settings.timing;
         self.lease.set_timing(timing);
+        self.watchdog.set(&self.settings.local.watchdog, timing);
         self.keys.send_modify(|d| d.loop_wait = timing.loop_wait);
         self.instance.set_config(self.settings.instance());
         self.upkeep.reload_wanted = true;

@@ -17,13 +17,14 @@ use tracing::{debug, info};
 use super::Agent;
 use crate::handle::{Counters, Published};
 use crate::lease::LeaseState;
+use crate::measure::Measures;
 use crate::member::{self, Extra};
 use crate::settings::Settings;
 
 /// Decisions kept for `GET /explain`.
 const DECISIONS: usize = 50;
 
-pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
+pub fn initial(settings: &Settings, store: &ClusterStore, measures: &Arc<Measures>) -> Published {
     Published {
         at: boot_now(),
         name: settings.local.name.clone(),
@@ -38,6 +39,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
         store_last_seen: 0,
         lease_until: None,
         fence: Default::default(),
+        watchdog: Default::default(),
         stalls: Default::default(),
         wal: Default::default(),
         losses: Default::default(),
@@ -50,6 +52,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore) -> Published {
         decisions: Arc::new(vec![]),
         store: store.kv().health(),
         counters: Counters::default(),
+        measures: measures.clone(),
     }
 }
 
@@ -125,6 +128,7 @@ impl Agent {
             store_last_seen: self.store_last_seen(),
             lease_until: lease.lead.map(|l| l.until),
             fence: self.fence.shown(),
+            watchdog: self.watchdog.shown(),
             stalls: self.stalls.shown(),
             wal: self.upkeep.slots.wal(),
             losses: self.losses.shown(),
@@ -137,6 +141,7 @@ impl Agent {
             decisions: Arc::new(self.decisions.iter().cloned().collect()),
             store: self.store.kv().health(),
             counters: self.counters,
+            measures: self.measures.clone(),
         };
         self.replace(published);
         let leads = facts.postgres.is_primary() || facts.settings.standby_cluster;
@@ -188,6 +193,7 @@ impl Agent {
         let mut published = Published::clone(&self.published.load());
         published.lease_until = lease.lead.map(|l| l.until);
         published.fence = self.fence.shown();
+        published.watchdog = self.watchdog.shown();
         published.stalls = self.stalls.shown();
         published.counters.lease_renewals = lease.renewals;
         published.counters.lease_renewal_failures = lease.failures;
@@ -216,6 +222,7 @@ impl Agent {
             }
             self.last_goal = Some(key);
         }
+        self.measures.rule(report.rule, facts.now);
         let at = jiff::Timestamp::now().to_string();
         let mut entry = serde_json::to_value(report).unwrap_or(Value::Null);
         if let Value::Object(map) = &mut entry {

@@ -80,6 +80,9 @@ pub fn document(published: &Published, now: BootTime, certificate: Option<&Valid
         }),
     );
     out.insert("fence".into(), published.fence.document(now));
+    if let Some(watchdog) = published.watchdog.document() {
+        out.insert("watchdog".into(), watchdog);
+    }
     if let Some(losses) = published.losses.document() {
         out.insert("loss".into(), losses);
     }

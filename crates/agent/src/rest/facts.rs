@@ -99,6 +99,9 @@ impl<'a> Facts<'a> {
                 "store": {"kind": store.kind, "summary": store.summary},
                 "fence": self.published.fence.document(self.now),
             });
+            if let Some(watchdog) = self.published.watchdog.document() {
+                ours["watchdog"] = watchdog;
+            }
             if let Some(stalls) = self.published.stalls.document(self.now) {
                 ours["stalls"] = stalls;
             }
@@ -148,7 +151,7 @@ impl<'a> Facts<'a> {
                 .clone()
                 .map(|restart| ScheduledRestart { postmaster_start_time: None, ..restart }),
             // Peers ask for it before they choose a candidate.
-            watchdog_failed: published.fence.fact.forbids().is_some(),
+            watchdog_failed: published.fence.fact.forbids().is_some() || published.watchdog.fact.forbids().is_some(),
             progress: published.progress.clone(),
             task: published.task.clone(),
             ..PatroniStatus::default()

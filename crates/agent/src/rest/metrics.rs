@@ -3,6 +3,9 @@
 //! Names, order, types and helps are what dashboards and alerts match, among them counters without
 //! the suffix that an OpenMetrics encoder would append; hence the text is written here.
 
+mod measures;
+mod readiness;
+
 use std::fmt::{Display, Write};
 
 use jiff::Timestamp;
@@ -18,6 +21,8 @@ pub fn render(facts: &Facts<'_>, certificate: Option<&Validity>) -> String {
     let mut page = Page::new(&facts.published.scope, facts.published.name.as_str());
     peers(facts, &mut page);
     ours(facts, &mut page);
+    measures::failover(facts, &mut page);
+    measures::measures(facts, &mut page);
     losses(facts, &mut page);
     stalls(facts, &mut page);
     slots(facts, &mut page);
@@ -186,6 +191,22 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
         fence.state.armed_until.is_some(),
     );
     page.counter("surus_fence_firings_total", "Times the fence had to end PostgreSQL.", fence.state.firings);
+    let watchdog = &published.watchdog;
+    page.flag(
+        "surus_watchdog_usable",
+        "Value is 1 if a hardware watchdog runs here or could, 0 if it is off or cannot be used.",
+        watchdog.fact == surus_core::facts::Fence::Working,
+    );
+    page.gauge(
+        "surus_watchdog_timeout_seconds",
+        "Time after which the hardware watchdog resets this machine unless the lead is renewed, 0 while it does not run.",
+        watchdog.state.running.unwrap_or_default().as_secs(),
+    );
+    page.counter(
+        "surus_watchdog_keepalives_total",
+        "Times the hardware watchdog was kept alive.",
+        watchdog.state.keepalives,
+    );
     page.gauge(
         "surus_store_last_seen",
         "Epoch timestamp of the last successful reading of the store.",
@@ -212,13 +233,13 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
 fn slots(facts: &Facts<'_>, page: &mut Page) {
     let shown = &facts.published.wal;
     let held = || shown.withheld.iter().map(|w| (w.slot.as_str(), w.bytes as f64));
-    page.for_each("surus_slot_withheld_bytes", "WAL that a replication slot holds back.", "slot", held());
+    page.for_each("surus_slot_withheld_bytes", "WAL that a replication slot holds back.", "gauge", "slot", held());
     let full = shown.withheld.iter().filter_map(|w| Some((w.slot.as_str(), w.full_in?.as_secs_f64())));
     let help = "Until the disk is full if the reader of a replication slot stays where it is.";
-    page.for_each("surus_slot_disk_full_seconds", help, "slot", full);
+    page.for_each("surus_slot_disk_full_seconds", help, "gauge", "slot", full);
     let ready = shown.ready.iter().map(|(slot, ready)| (slot.as_str(), if *ready { 1.0 } else { 0.0 }));
     let help = "Value is 1 if a permanent logical slot is safe to be used here after a failover, 0 otherwise.";
-    page.for_each("surus_slot_failover_ready", help, "slot", ready);
+    page.for_each("surus_slot_failover_ready", help, "gauge", "slot", ready);
     if let Some(room) = shown.room {
         page.gauge("surus_wal_disk_free_bytes", "Free space on the disk of the WAL.", room.free);
         let low = room.free < facts.published.settings.disk_guard.warn.bytes(room.total);
@@ -277,17 +298,6 @@ impl Page {
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.series(name, help, None, "counter", value);
-    }
-
-    /// One series with a label more, for each of several things; nothing without any.
-    fn for_each<'a>(&mut self, name: &str, help: &str, label: &str, values: impl Iterator<Item = (&'a str, f64)>) {
-        for (i, (thing, value)) in values.enumerate() {
-            if i == 0 {
-                let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
-            }
-            let labels = self.labels.trim_end_matches('}');
-            let _ = writeln!(self.text, "{name}{labels},{label}=\"{}\"}} {value}", escape(thing));
-        }
     }
 
     fn series(&mut self, name: &str, help: &str, comment: Option<&str>, kind: &str, value: impl Display) {

@@ -125,6 +125,7 @@ pub fn published() -> Published {
         store_last_seen: 1_721_815_200,
         lease_until: Some(NOW + Duration::from_secs(20)),
         fence: Default::default(),
+        watchdog: Default::default(),
         stalls: Default::default(),
         wal: Default::default(),
         losses: Default::default(),
@@ -137,6 +138,7 @@ pub fn published() -> Published {
         decisions: Arc::new(vec![]),
         store: Health { kind: "embedded", summary: "three of three voters".into() },
         counters: Counters::default(),
+        measures: Arc::default(),
     }
 }
 

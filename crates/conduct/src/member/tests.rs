@@ -62,6 +62,7 @@ fn facts(view: ClusterView) -> Facts {
         shutdown: false,
         failover_due: None,
         fence: Default::default(),
+        watchdog: Default::default(),
         stalls: Default::default(),
         synchronous: Default::default(),
     }

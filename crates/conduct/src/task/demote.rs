@@ -11,7 +11,7 @@ use surus_core::settings::SynchronousMode;
 use surus_core::{BootTime, Lsn, MemberName};
 use tracing::{error, info, warn};
 
-use super::{Hands, Happened, Outcome, TaskContext, lead_ends, lead_left, left, ms_since};
+use super::{Hands, Happened, Outcome, Phase, TaskContext, lead_ends, lead_left, left, ms_since};
 use crate::race::{first, within};
 
 /// How long giving the lead up is tried. When all members end together, the embedded store is gone before the last one.
@@ -40,8 +40,11 @@ pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, ups
         return Ok(TaskDone::GivenUp(why));
     }
     info!("checkpoint before the switchover took {} ms", ms_since(hands, begun));
+    let took = |phase, since| hands.took(phase, true, hands.now().since(since));
+    took(Phase::Checkpoint, begun);
 
     hands.tell(format!("stopping PostgreSQL to hand over to {to}"));
+    let ending = hands.now();
     before_stop(hands, true, Some(cx.patience)).await;
     let stopping = hands.now();
     hands.happened(Happened::HandingOver);
@@ -58,13 +61,18 @@ pub async fn handover(cx: &TaskContext, hands: &impl Hands, to: &MemberName, ups
         return go_on(hands, "PostgreSQL did not stop cleanly").await;
     };
     info!("PostgreSQL stopped in {} ms at {}", ms_since(hands, stopping), position.publish);
+    took(Phase::Stop, ending);
 
+    let stopped = hands.now();
     if !holds(cx, hands, to, position.checkpoint).await {
         let end = upstream.map(|u| format!(" at {}:{}", u.host, u.port)).unwrap_or_default();
         let why = format!("{to}{end} did not receive the last records up to {}", position.checkpoint);
         return go_on(hands, &why).await;
     }
+    took(Phase::CatchUp, stopped);
+    let held = hands.now();
     release_at(cx, hands, Some(position.publish)).await;
+    took(Phase::Release, held);
     info!("handed over to {to} {} ms after the stop began", ms_since(hands, stopping));
     Ok(TaskDone::Released)
 }

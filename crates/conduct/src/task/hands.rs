@@ -12,7 +12,7 @@ use surus_core::store::{Announce, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, SystemId, Timeline};
 
-use super::ReplicaMethod;
+use super::{Phase, ReplicaMethod};
 pub use crate::callbacks::Happened;
 
 /// `Err` tells a person what happened, to what, and what to do. The work may have been done in part.
@@ -50,6 +50,9 @@ pub trait Hands: Send + Sync {
 
     /// Says what the task is at.
     fn tell(&self, what: String);
+
+    /// A part of a change of leader came to its end; `planned`: an operator asked for the change.
+    fn took(&self, _phase: Phase, _planned: bool, _time: Duration) {}
 
     /// Tells what became of the server, for the user's callbacks. Nobody waits for those.
     fn happened(&self, _what: Happened) {}

@@ -8,7 +8,7 @@ use surus_core::facts::TaskDone;
 use surus_core::server::{FollowOutcome, StartAs, StopMode, Stopped};
 use tracing::{info, warn};
 
-use super::{Hands, Happened, Launched, Outcome, TaskContext, demote, lead_ends, lead_left, ms_since};
+use super::{Hands, Happened, Launched, Outcome, Phase, TaskContext, demote, lead_ends, lead_left, ms_since};
 use crate::race::{first, within};
 
 pub async fn start_primary(cx: &TaskContext, hands: &impl Hands) -> Outcome {
@@ -67,12 +67,16 @@ pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
 /// The lead is held; from here on the server leaves recovery, unless it is stopped.
 pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     hands.tell("promoting".into());
+    let called = hands.now();
+    // Its leader leaves the request in the store until the candidate has taken over.
+    let planned = cx.view.as_ref().is_some_and(|v| v.failover.is_some());
     match prepare(cx, hands).await {
         // Nothing was ordered, so the standby goes on, unless an earlier run has ordered it: the lead is given away now.
         Err(why) if cx.inherited => return stopped_because(hands, why).await,
         prepared => prepared?,
     }
     let begun = hands.now();
+    hands.took(Phase::Prepare, planned, begun.since(called));
     let promotion = async {
         hands.promote().await?;
         hands.wait_promoted(cx.start_timeout.max(Duration::from_secs(10))).await
@@ -81,6 +85,7 @@ pub async fn promote(cx: &TaskContext, hands: &impl Hands) -> Outcome {
         Either::Left(()) => "the leader lock was lost during the promotion".to_owned(),
         Either::Right(Ok(timeline)) => {
             info!("promoted to timeline {timeline} in {} ms", ms_since(hands, begun));
+            hands.took(Phase::Promote, planned, hands.now().since(begun));
             hands.happened(Happened::Promoted);
             return Ok(TaskDone::Done);
         }

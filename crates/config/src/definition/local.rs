@@ -182,7 +182,7 @@ const WATCHDOG: &[Key] = &[
         Kind::Int { min: -1, max: ANY_SIZE, what: "a whole number of seconds, or -1 for half of ttl" },
         "It fires so many seconds before the lead ends; -1 is half of `ttl`",
     )
-    .is("5"),
+    .otherwise("`5`, or a quarter of a `ttl` that is shorter than 20"),
     key("driver", Kind::Word(DRIVERS), "`testing`: a file in place of the device").is("default"),
 ];
 

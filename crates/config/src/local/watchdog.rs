@@ -12,6 +12,16 @@ pub enum WatchdogMode {
     Required,
 }
 
+impl WatchdogMode {
+    pub fn word(self) -> &'static str {
+        match self {
+            WatchdogMode::Off => "off",
+            WatchdogMode::Automatic => "automatic",
+            WatchdogMode::Required => "required",
+        }
+    }
+}
+
 /// Of the fence. Unlike a watchdog it works on every machine, so a member without one does not lead by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FenceMode {
@@ -35,8 +45,8 @@ impl FenceMode {
 pub struct Watchdog {
     pub mode: WatchdogMode,
     pub device: PathBuf,
-    /// Seconds; -1 stands for half of ttl.
-    pub safety_margin: i64,
+    /// Seconds; -1 stands for half of ttl. Absent: 5, or a quarter of a ttl that is shorter than 20.
+    pub safety_margin: Option<i64>,
     /// `default`, or `testing` for a file in place of the device.
     pub driver: String,
 }
@@ -65,7 +75,7 @@ pub(super) fn read(root: &Section<'_>) -> Watchdog {
     Watchdog {
         mode: mode(s.word("mode")),
         device: s.path("device").unwrap_or_default(),
-        safety_margin: s.int("safety_margin").unwrap_or_default(),
+        safety_margin: s.int("safety_margin"),
         driver: s.text("driver").unwrap_or_default(),
     }
 }

@@ -61,6 +61,24 @@ pub const RULES: &[Rule] = &[
         why: "A busy server is not a dead one.",
     },
     Rule {
+        id: 710,
+        section: Section::Primary,
+        name: "the watchdog that is required cannot be used",
+        when: |c| c.i_lead() && !c.leads_standbys() && !c.paused && c.facts.no_watchdog().is_some(),
+        then: |w| {
+            let why = w.facts.no_watchdog().unwrap_or_default();
+            if w.facts.postgres.is_primary() || w.facts.promotion_pending() {
+                w.goal(format!("demoting self because {why}"));
+                w.begin(Task::Demote(Demote::Release));
+            } else {
+                w.goal(format!("not promoting self because {why}"));
+                w.order(Order::ReleaseLead);
+            }
+            w.wait_for("the watchdog to work");
+        },
+        why: "Nothing would end this machine should all of it stand still, and its operator asked for that.",
+    },
+    Rule {
         id: 712,
         section: Section::Primary,
         name: "I hold the lead as a standby and its lease is about to end",

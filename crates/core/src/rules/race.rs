@@ -29,23 +29,23 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: 598,
         section: Section::Race,
-        name: "the leader key carries my name and no fence works here",
-        when: |c| c.leads == Leads::MeBefore && c.facts.fence.forbids().is_some(),
+        name: "the leader key carries my name and no fence or watchdog works here",
+        when: |c| c.leads == Leads::MeBefore && c.facts.may_not_lead().is_some(),
         then: |w| {
-            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
+            let why = w.facts.may_not_lead().unwrap_or_default();
             if w.facts.postgres.is_primary() && !w.facts.settings.pause {
-                w.goal(format!("demoting self because the fence does not work: {why}"));
+                w.goal(format!("demoting self because {why}"));
                 w.begin(Task::Demote(Demote::Deposed));
             } else {
-                w.goal(format!("not leading because the fence does not work: {why}"));
+                w.goal(format!("not leading because {why}"));
                 if !w.facts.postgres.is_primary() && !w.facts.promotion_pending() {
                     w.order(Order::ReleaseLead);
                 }
                 w.again_in(Duration::from_secs(1));
             }
-            w.wait_for("the fence to work");
+            w.wait_for("the fence and the watchdog to work");
         },
-        why: "Without a fence nothing ends this primary when its agent cannot (fence: required).",
+        why: "Without a fence nothing ends this primary when its agent cannot (fence: required, watchdog.mode: required).",
     },
     Rule {
         id: 600,

@@ -235,15 +235,15 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: 439,
         section: Section::Startup,
-        name: "no data, no cluster, and no fence works here",
-        when: |c| empty(c) && c.leads == Leads::Nobody && c.facts.fence.forbids().is_some() && may_create(c),
+        name: "no data, no cluster, and no fence or watchdog works here",
+        when: |c| empty(c) && c.leads == Leads::Nobody && c.facts.may_not_lead().is_some() && may_create(c),
         then: |w| {
-            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
-            w.goal(format!("not creating a cluster because the fence does not work: {why}"));
-            w.wait_for("the fence to work");
+            let why = w.facts.may_not_lead().unwrap_or_default();
+            w.goal(format!("not creating a cluster because {why}"));
+            w.wait_for("the fence and the watchdog to work");
             w.again_in(Duration::from_secs(1));
         },
-        why: "Whoever creates the cluster leads it (fence: required).",
+        why: "Whoever creates the cluster leads it (fence: required, watchdog.mode: required).",
     },
     Rule {
         id: 437,

@@ -43,15 +43,15 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: 507,
         section: Section::Stopped,
-        name: "the leader key carries my name and no fence works here",
-        when: |c| down(c) && c.leads == Leads::MeBefore && c.facts.fence.forbids().is_some(),
+        name: "the leader key carries my name and no fence or watchdog works here",
+        when: |c| down(c) && c.leads == Leads::MeBefore && c.facts.may_not_lead().is_some(),
         then: |w| {
-            let why = w.facts.fence.forbids().unwrap_or_default().to_owned();
-            w.goal(format!("leaving the lead of an earlier run to others because the fence does not work: {why}"));
+            let why = w.facts.may_not_lead().unwrap_or_default();
+            w.goal(format!("leaving the lead of an earlier run to others because {why}"));
             w.order(Order::ReleaseLead);
-            w.wait_for("the fence to work");
+            w.wait_for("the fence and the watchdog to work");
         },
-        why: "Without a fence nothing ends a primary here when its agent cannot (fence: required).",
+        why: "Without a fence nothing ends a primary here when its agent cannot (fence: required, watchdog.mode: required).",
     },
     Rule {
         id: 508,
@@ -333,7 +333,7 @@ pub const RULES: &[Rule] = &[
             } else {
                 "PostgreSQL to accept connections"
             });
-            if w.leads == Leads::MeBefore && w.facts.fence.forbids().is_none() {
+            if w.leads == Leads::MeBefore && w.facts.may_not_lead().is_none() {
                 w.order(Order::RetakeLead);
             }
             w.again_in(Duration::from_millis(500));
@@ -411,7 +411,7 @@ fn only_as_primary(c: &Ctx) -> bool {
         && view.left_alone_beside(&facts.me).is_none()
         && view.failover.is_none()
         && c.memory.abstain_until.is_none_or(|until| facts.now >= until)
-        && facts.fence.forbids().is_none()
+        && facts.may_not_lead().is_none()
         && !facts.tags.nofailover()
         && !facts.settings.standby_cluster
 }

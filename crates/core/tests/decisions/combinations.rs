@@ -109,8 +109,12 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             must(hands_off, "paused means hands off");
         }
     }
-    if facts.fence.forbids().is_some() {
-        must(!takes && !begun.contains(&&Task::Bootstrap), "without a fence no lead is taken");
+    if facts.may_not_lead().is_some() {
+        let takes = takes || begun.iter().any(|t| matches!(t, Task::Bootstrap));
+        must(!takes, "without a fence or a watchdog that is required no lead is taken");
+    }
+    if facts.no_watchdog().is_some() && ctx.i_lead() && !facts.settings.pause {
+        must(!begun.contains(&&Task::Promote), "without a watchdog that is required nothing is promoted");
     }
     if takes && facts.tags.nofailover() {
         must(primary || ctx.leads == Leads::MeBefore, "nofailover takes no lead");
@@ -311,6 +315,7 @@ fn every_combination_is_decided_and_safe() {
                 }
                 look("the postmaster hangs", &|s| s.facts.stalls.postmaster = hangs(20_000));
                 look("no fence works", &|s| *s = s.clone().unfenced());
+                look("no watchdog works", &|s| *s = s.clone().unwatched());
                 look("handed over while paused", &|s| s.memory.handed_over = true);
                 look("standby cluster", &|s| *s = s.clone().remote());
                 look("standby cluster of an archive", &|s| s.facts.settings.standby_cluster = true);

@@ -263,6 +263,7 @@ fn startup() -> Vec<Row> {
             &["clone c"],
         ),
         (439, Scenario::nothing().unfenced(), &[]),
+        (439, Scenario::nothing().unwatched(), &[]),
         (440, Scenario::nothing(), &["bootstrap"]),
         (442, no_leader_method(), &["clone without leader"]),
         (442, no_leader_method().with(|s| s.facts.may_bootstrap = false), &["clone without leader"]),
@@ -517,6 +518,7 @@ fn race() -> Vec<Row> {
             &["demote, deposed"],
         ),
         (640, Scenario::leaderless().unfenced().with_standby("b", 1000), &[]),
+        (640, Scenario::leaderless().unwatched().with_standby("b", 1000), &[]),
         (
             630,
             Scenario::leader().with(|s| {
@@ -595,6 +597,9 @@ fn primary() -> Vec<Row> {
         (704, promotable().paused().with(|s| s.facts.inherited = Some(after(1000))), &[]),
         (705, promotable().paused(), &["release"]),
         (708, Scenario::leader().silent(), &[]),
+        (710, Scenario::leader().unwatched(), &["demote, release"]),
+        (710, promotable().unwatched(), &["release"]),
+        (710, promotable().unwatched().with(|s| s.facts.inherited = Some(after(1000))), &["demote, release"]),
         (712, promotable().lead_until(after(100)), &[]),
         (715, promotable(), &["promote"]),
         (715, promotable().paused().with(|s| s.memory.called = true), &["promote"]),

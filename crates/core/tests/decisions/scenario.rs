@@ -150,6 +150,7 @@ impl Scenario {
             inherited: None,
             unguarded: false,
             fence: Default::default(),
+            watchdog: Default::default(),
             stalls: Default::default(),
             room: None,
             missing_slots: vec![],
@@ -269,6 +270,12 @@ impl Scenario {
 
     pub fn dir(mut self, dir: DataDir) -> Scenario {
         self.facts.postgres.data_dir = dir;
+        self
+    }
+
+    /// A hardware watchdog is required and cannot be used.
+    pub fn unwatched(mut self) -> Scenario {
+        self.facts.watchdog = Fence::Broken { required: true, why: "/dev/watchdog: no such device".into() };
         self
     }
 

@@ -104,6 +104,7 @@ impl World {
             inherited: None,
             unguarded: false,
             fence: Fence::default(),
+            watchdog: Fence::default(),
             stalls: Default::default(),
             synchronous: Default::default(),
             postgres: PostgresFact {

@@ -62,6 +62,7 @@ impl Member {
             inherited: mind.conduct.inherited(),
             unguarded: mind.conduct.unguarded() || bug == Some(Bug::LeftAloneUnnoted) && mind.settings.settings.pause,
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
+            watchdog: Fence::Off,
             stalls,
             synchronous: mind.conduct.synchronous(lease.lead),
             postgres: PostgresFact {

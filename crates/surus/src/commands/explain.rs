@@ -177,6 +177,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     if let Some(fence) = account.get("fence").and_then(fence_line) {
         line(out, 1, &fence);
     }
+    if let Some(watchdog) = account.get("watchdog").and_then(watchdog_line) {
+        line(out, 1, &watchdog);
+    }
     for loss in account.get("loss").map(|l| list(l, "receipts")).unwrap_or_default() {
         let (id, what) = (text(loss, "id").unwrap_or("?"), text(loss, "what").unwrap_or_default());
         line(out, 1, &format!("lost and not acknowledged: {what} (surus loss show {id})"));
@@ -234,6 +237,20 @@ fn slots_line(slots: &Value) -> Option<String> {
         .map(|(what, names)| format!("{what}: {names}"))
         .collect();
     (!told.is_empty()).then(|| format!("logical slots for a failover, {}", told.join("; ")))
+}
+
+fn watchdog_line(watchdog: &Value) -> Option<String> {
+    let device = text(watchdog, "device")?;
+    Some(match text(watchdog, "state")? {
+        "running" => {
+            let seconds = watchdog.get("timeout").and_then(Value::as_u64).unwrap_or_default();
+            format!("watchdog: {device} runs, resets this machine {seconds} s after the last confirmed renewal")
+        }
+        "ready" => format!("watchdog: {device} is ready"),
+        other => {
+            format!("watchdog: {other}{}", text(watchdog, "why").map(|why| format!(" ({why})")).unwrap_or_default())
+        }
+    })
 }
 
 fn fence_line(fence: &Value) -> Option<String> {
@@ -349,6 +366,9 @@ c: does not explain itself: gone
         let broken = json!({"state": "broken", "why": "it has ended"});
         assert_eq!(fence_line(&broken).as_deref(), Some("fence: broken (it has ended)"));
         assert_eq!(fence_line(&json!({})), None);
+        let watchdog = json!({"mode": "required", "state": "running", "device": "/dev/watchdog", "timeout": 25});
+        let told = "watchdog: /dev/watchdog runs, resets this machine 25 s after the last confirmed renewal";
+        assert_eq!(watchdog_line(&watchdog).as_deref(), Some(told));
     }
 
     #[test]

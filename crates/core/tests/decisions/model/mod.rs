@@ -424,6 +424,7 @@ impl World {
             inherited: None,
             unguarded: node.view.as_ref().and_then(|v| v.unguarded.as_ref()).is_some_and(|u| u.value == node.name),
             fence: Default::default(),
+            watchdog: Default::default(),
             stalls: Default::default(),
             room: None,
             missing_slots: vec![],

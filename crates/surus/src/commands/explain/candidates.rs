@@ -68,6 +68,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         inherited: None,
         unguarded: false,
         fence: Default::default(),
+        watchdog: Default::default(),
         stalls: Default::default(),
         room: None,
         missing_slots: vec![],
