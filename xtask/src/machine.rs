@@ -51,6 +51,11 @@ const BACKUP: Need =
     Need { what: "pgBackRest, for backups", packages: &["pgbackrest"], present: || on_path("pgbackrest") };
 const TMUX: Need =
     Need { what: "tmux, for what is shown on a whole screen", packages: &["tmux"], present: || on_path("tmux") };
+const PROMETHEUS: Need = Need {
+    what: "Prometheus, for the alert rules and the dashboard",
+    packages: &["prometheus"],
+    present: || on_path("prometheus") && on_path("promtool"),
+};
 const PYTHON: Need = Need {
     what: "Python with venv, for Patroni and schemathesis",
     packages: &["python3-venv"],
@@ -58,7 +63,7 @@ const PYTHON: Need = Need {
 };
 
 pub const EVERYTHING: &[Need] =
-    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX];
+    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX, PROMETHEUS];
 /// Patroni itself follows: it is no Debian package of the version that is compared with.
 const PYTHON_PROGRAMS: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
