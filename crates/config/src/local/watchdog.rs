@@ -41,7 +41,7 @@ impl FenceMode {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watchdog {
     pub mode: WatchdogMode,
     pub device: PathBuf,
