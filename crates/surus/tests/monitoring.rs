@@ -123,7 +123,8 @@ fn names(expression: &str) -> BTreeSet<&str> {
 }
 
 /// Shown only while there is something to show.
-const SOMETIMES: &[&str] = &["surus_slot_withheld_bytes", "surus_slot_disk_full_seconds"];
+const SOMETIMES: &[&str] =
+    &["surus_slot_withheld_bytes", "surus_slot_disk_full_seconds", "surus_certificate_expiry_seconds"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dashboard_and_the_alerts_know_a_real_cluster() -> Result<()> {
