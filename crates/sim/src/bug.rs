@@ -20,6 +20,8 @@ pub enum Bug {
     LeftAloneUnnoted,
     /// A fence that is started anew does not hear of the deadline that an earlier agent left.
     NewFenceNotTold,
+    /// An agent does not see that its cluster follows another site.
+    RemoteNotSeen,
     // Nothing acknowledged is lost.
     /// The timeline of members that are asked is not looked at, and positions are made up.
     PeersLookBehind,

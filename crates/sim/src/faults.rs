@@ -227,6 +227,18 @@ impl World {
                 let value = if setting == "check_timeline" { (value != 0).into() } else { value.into() };
                 self.configure(setting, value);
             }
+            A::RemoteFails { lasts } => {
+                self.remote_fails(true);
+                self.undo(lasts, |w| w.remote_fails(false));
+            }
+            A::RemoteFailsOver { lost } => self.remote_fails_over(lost),
+            A::CutRemote { who, lasts } => {
+                let n = self.who(who);
+                self.cut_remote(n, true);
+                self.undo(lasts, move |w| w.cut_remote(n, false));
+            }
+            A::PromoteCluster => self.promote_cluster(),
+            A::DemoteCluster { hasty } => self.demote_cluster(hasty),
             A::Restart { who } => {
                 let n = self.who(who);
                 self.request(n, Request::Restart);
@@ -367,6 +379,7 @@ impl World {
             self.power_on(node);
         }
         self.links_changed();
+        self.heal_remote();
         self.resume_cluster();
         self.healed = Some(self.now);
         self.stir_all();

@@ -162,6 +162,23 @@ pub enum Action {
         setting: &'static str,
         value: u64,
     },
+    /// The other site's primary is away.
+    RemoteFails {
+        lasts: True,
+    },
+    /// Another server takes over there, without so much of what the former one wrote last.
+    RemoteFailsOver {
+        lost: u64,
+    },
+    CutRemote {
+        who: Who,
+        lasts: True,
+    },
+    PromoteCluster,
+    /// To follow the other site, which takes over with everything, or in haste.
+    DemoteCluster {
+        hasty: bool,
+    },
     Restart {
         who: Who,
     },
@@ -207,6 +224,8 @@ impl Action {
             | A::SlowNode { lasts, .. }
             | A::Lag { lasts, .. }
             | A::PromotionFails { lasts, .. }
+            | A::RemoteFails { lasts }
+            | A::CutRemote { lasts, .. }
             | A::Pause { lasts } => Some(lasts),
             A::EndAgent { .. }
             | A::UpgradeAgent { .. }
@@ -216,6 +235,9 @@ impl Action {
             | A::Switchover { .. }
             | A::Failover { .. }
             | A::Set { .. }
+            | A::RemoteFailsOver { .. }
+            | A::PromoteCluster
+            | A::DemoteCluster { .. }
             | A::Restart { .. }
             | A::Reinit { .. } => None,
         }
@@ -227,6 +249,8 @@ pub struct Plan {
     pub seed: u64,
     pub members: usize,
     pub store: StoreKind,
+    /// There is another site, and one of the two follows the other.
+    pub remote: bool,
     pub timing: Timing,
     /// The founding configuration of the cluster.
     pub document: Value,
@@ -238,6 +262,12 @@ pub struct Plan {
 
 /// Sets the draws about synchronous replication apart.
 const SYNC: u64 = 0x73_796e_6368;
+
+/// And those about another site.
+const SITES: u64 = 0x73_6974_6573;
+
+/// And those about a recovery that takes long.
+const RECOVERY: u64 = 0x72_6563_6f76;
 
 /// From the loss of the embedded store's leader until there is one again, at the longest.
 pub const ELECTION: True = 3500 * MS;
@@ -257,6 +287,7 @@ impl Plan {
             seed,
             members,
             store: StoreKind::Service,
+            remote: false,
             timing,
             document,
             commit_bytes: 4000,
@@ -268,7 +299,7 @@ impl Plan {
     /// The same story of a cluster that has nothing special about it.
     pub fn plain(&self) -> Plan {
         let calm = Plan::calm(self.seed, self.members, Timing::NEW_CLUSTER);
-        Plan { store: self.store, actions: self.actions.clone(), heal_at: self.heal_at, ..calm }
+        Plan { store: self.store, remote: self.remote, actions: self.actions.clone(), heal_at: self.heal_at, ..calm }
     }
 
     /// Settings that a plan without anything special has not.
@@ -346,6 +377,8 @@ impl Plan {
                 _ => plan.trouble(r),
             },
         }
+        plan.two_sites(&mut Random::new(seed ^ SITES));
+        plan.long_recovery(&mut Random::new(seed ^ RECOVERY));
         if store != StoreKind::Service {
             plan.actions.iter_mut().for_each(|(_, action)| {
                 // A server that hears no leader knows it within moments: nothing is silent for longer.

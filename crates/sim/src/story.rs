@@ -115,6 +115,14 @@ pub fn words(action: Action) -> String {
         A::Failover { to } => format!("an operator fails over to {}", who(to)),
         A::Pause { lasts } => format!("the cluster is paused for {}", time(lasts)),
         A::Set { setting, value } => format!("{setting} is set to {value}"),
+        A::RemoteFails { lasts } => format!("the primary of the other site is away for {}", time(lasts)),
+        A::RemoteFailsOver { lost } => format!("the other site fails over, without the last {lost} bytes"),
+        A::CutRemote { who: n, lasts } => format!("{} is cut from the other site for {}", who(n), time(lasts)),
+        A::PromoteCluster => "an operator promotes the cluster".into(),
+        A::DemoteCluster { hasty: false } => "an operator demotes the cluster".into(),
+        A::DemoteCluster { hasty: true } => {
+            "an operator demotes the cluster, and the other site takes over at once".into()
+        }
         A::Restart { who: n } => format!("an operator restarts {}", who(n)),
         A::Reinit { who: n, .. } => format!("an operator reinitialises {}", who(n)),
     }

@@ -12,6 +12,7 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::StoreTimeJumps, "one writer", 1500),
     (Bug::LeftAloneUnnoted, "one writer", 3000),
+    (Bug::RemoteNotSeen, "one writer", 300),
     (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
     (Bug::NamesNotInForce, "nothing acknowledged is lost", 3000),

@@ -48,21 +48,56 @@ fn operations() -> Vec<Action> {
     ]
 }
 
+fn plan(seed: usize, failure: Action, operation: Action, distance: i64) -> Plan {
+    let at = AT.saturating_add_signed(distance * MS as i64);
+    let mut actions = vec![(AT, failure), (at, operation)];
+    actions.sort_by_key(|(at, _)| *at);
+    let mut plan = Plan::calm(seed as u64, 3, Timing::NEW_CLUSTER);
+    (plan.actions, plan.heal_at) = (actions, AT + 22 * SECOND);
+    plan
+}
+
 #[test]
 fn one_failure_and_one_operation_in_every_order() {
     let mut plans = vec![];
     for failure in failures() {
         for operation in operations() {
             for distance in DISTANCES {
-                let at = AT.saturating_add_signed(distance * MS as i64);
-                let mut actions = vec![(AT, failure), (at, operation)];
-                actions.sort_by_key(|(at, _)| *at);
-                let mut plan = Plan::calm(plans.len() as u64, 3, Timing::NEW_CLUSTER);
-                (plan.actions, plan.heal_at) = (actions, AT + 22 * SECOND);
+                plans.push(plan(plans.len(), failure, operation, distance));
+            }
+        }
+    }
+    assert_eq!(plans.len(), 26 * 8 * 13);
+    end_well(&plans);
+}
+
+/// A cluster that follows another site, or comes to.
+#[test]
+fn one_failure_and_two_sites_that_change_places_in_every_order() {
+    let changes = [
+        (true, Action::PromoteCluster),
+        (true, Action::RemoteFailsOver { lost: 20_000 }),
+        (false, Action::DemoteCluster { hasty: false }),
+        (false, Action::DemoteCluster { hasty: true }),
+    ];
+    let mut plans = vec![];
+    for failure in failures() {
+        for (follows, change) in changes {
+            for distance in [-4000, -700, -100, 0, 100, 1000, 9000] {
+                let mut plan = plan(plans.len(), failure, change, distance);
+                plan.remote = true;
+                if follows {
+                    plan.set("standby_cluster", serde_json::json!({"host": "far", "port": 5432}));
+                }
                 plans.push(plan);
             }
         }
     }
+    assert_eq!(plans.len(), 26 * 4 * 7);
+    end_well(&plans);
+}
+
+fn end_well(plans: &[Plan]) {
     let halves = plans.chunks(plans.len().div_ceil(2));
     let failed: Vec<_> = std::thread::scope(|scope| {
         let looks: Vec<_> = halves
@@ -78,5 +113,4 @@ fn one_failure_and_one_operation_in_every_order() {
         let (plan, violation) = shrink::shrink(plan, violation, None);
         panic!("{} of {} fail; the first:\n{}", failed.len(), plans.len(), story::tell(&plan, &violation, None));
     }
-    assert_eq!(plans.len(), 26 * 8 * 13);
 }

@@ -3,7 +3,8 @@
 //!
 //! In simulation: all faults of a run stop at one moment; machines that are off are switched on, frozen processes go on,
 //! agents that ended are started, a pause ends. Within four times the `ttl` and two minutes from then on the cluster must be
-//! [`well`], and stay so for ten seconds. A member is left to an operator whose rewind broke off and whom the leader
+//! [`well`], and stay so for ten seconds. A cluster that follows another site is well when one member leads and streams from
+//! there, and all others stream from it. A member is left to an operator whose rewind broke off and whom the leader
 //! of then cannot mend, where the settings do not allow to make it anew.
 
 use super::Invariant;
@@ -12,6 +13,7 @@ use crate::member::histories::parted;
 use crate::plan::us;
 use crate::world::World;
 use crate::world::clock::{SECOND, True};
+use crate::world::remote::FAR;
 
 #[derive(Default)]
 pub struct ComesBack {
@@ -25,7 +27,14 @@ pub fn well(w: &World) -> Result<usize, String> {
     let view = w.store.view();
     let Some(leader) = view.leader_name() else { return Err("nobody leads".into()) };
     let Some(leads) = w.number(leader) else { return Err(format!("{leader} leads and is no member")) };
-    if !w.acknowledges(leads) || !w.nodes[leads].postgres.writes() {
+    let follows = w.follows_remote();
+    if follows && w.nodes.iter().any(|n| n.postgres.writes()) {
+        return Err("a primary is left in a cluster that follows another".into());
+    }
+    if follows && !w.streams_from(leads, FAR) {
+        return Err(format!("{leader} leads and does not stream from the other site"));
+    }
+    if !follows && (!w.acknowledges(leads) || !w.nodes[leads].postgres.writes()) {
         return Err(format!("{leader} leads and accepts no writes"));
     }
     if w.lease(leads).lead.is_none() {
@@ -35,7 +44,7 @@ pub fn well(w: &World) -> Result<usize, String> {
         if n.agent.is_none() {
             return Err(format!("the agent of {} does not run", n.name));
         }
-        if left_to_an_operator(w, node, leads) {
+        if left_to_an_operator(w, node, if follows { FAR } else { leads }) {
             continue;
         }
         if !n.postgres.serves() {

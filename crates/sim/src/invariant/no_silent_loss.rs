@@ -52,6 +52,7 @@ impl Invariant for NoSilentLoss {
                     return Some(format!("n{} removed its data directory and did not say what was in it", node + 1));
                 }
                 let others = (0..w.nodes.len()).filter(|other| other != node).map(|o| &w.nodes[o].postgres);
+                let others = others.chain(w.remote.as_ref().map(|r| &r.postgres));
                 let alone = others.filter_map(Postgres::log).map(|o| log.beyond(o)).min().unwrap_or(1);
                 let receipts = &w.nodes[*node].postgres.receipts;
                 let receipt = receipts.iter().any(|r| log.continues_into(&r.log) && r.from <= log.end - alone);

@@ -150,6 +150,8 @@ impl Invariant for NothingLost {
             }
             Happened::Tick => {
                 self.look_who_is_there(w);
+                // What the other site did not get is lost when this one follows it.
+                self.planned = self.planned.filter(|_| !w.follows_remote());
                 let torn = |n: &Node| {
                     n.postgres.server.is_some() && n.postgres.data.as_ref().is_some_and(|d| d.torn.is_some())
                 };

@@ -5,12 +5,17 @@
 //! older one, and none may ever do so later. Being able means: the machine is on and awake, its disk works, and a primary
 //! serves there or backends of a dead postmaster are left.
 //!
+//! Two sites: an agent that has seen that its cluster follows another site begins neither a promotion nor a primary. That no
+//! primary is left there in the end is for the fourth promise.
+//!
 //! Whom nobody could stop in time is excused (`excuse.rs`).
 
 use super::Invariant;
 use super::excuse::Excuses;
 use crate::history::Happened;
 use crate::world::World;
+use crate::world::remote::follows;
+use surus_core::order::{Order, Task};
 
 #[derive(Default)]
 pub struct OneWriter {
@@ -42,6 +47,16 @@ impl Invariant for OneWriter {
                     .find(|other| other != node && w.acknowledges(*other) && !self.excuses.excused(w, *other));
                 return other
                     .map(|other| format!("n{} can be written to while n{} still acknowledges", node + 1, other + 1));
+            }
+            Happened::Decided { node, step, .. } => {
+                let seen = w.nodes[*node].agent.as_ref().and_then(|a| a.followed.view.as_ref())?;
+                let follows = seen.config.as_ref().is_some_and(|c| follows(&c.value));
+                let task = step.orders.iter().find_map(|o| match o {
+                    Order::Begin { task: task @ (Task::Promote | Task::StartPrimary), .. } => Some(task),
+                    _ => None,
+                });
+                let task = task.filter(|_| follows)?;
+                return Some(format!("n{} began \"{}\" although its cluster follows another", node + 1, task.name()));
             }
             Happened::Acknowledged(ack) if ack.place.stretch < self.reign && !self.excuses.excused(w, ack.node) => {
                 return Some(format!("n{} acknowledged a commit after another server was promoted", ack.node + 1));

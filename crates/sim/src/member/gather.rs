@@ -36,6 +36,7 @@ impl Member {
         let mind = self.mind();
         let mut settings = mind.settings.settings.clone();
         settings.pause &= bug != Some(Bug::PauseNotSeen);
+        settings.standby_cluster &= bug != Some(Bug::RemoteNotSeen);
         let required = "it does not run".to_owned();
         Facts {
             now,
@@ -70,7 +71,7 @@ impl Member {
                 process: mind.process.0,
                 since: mind.process.1,
                 orphans: orphans && mind.process.0 == ProcessState::NotRunning && mind.conduct.task().is_none(),
-                replay: None,
+                replay: self.sim.with(|w| w.replay(self.node)),
                 stand_alone: false,
                 answer: mind.answer.clone(),
             },

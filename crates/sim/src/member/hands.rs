@@ -24,7 +24,6 @@ use crate::history::{Happened, Operation};
 use crate::said;
 use crate::world::World;
 use crate::world::clock::{MS, SECOND, True};
-use crate::world::network::End;
 use crate::world::node::Disk;
 use crate::world::postgres::{Data, Phase, Receipt};
 
@@ -59,11 +58,7 @@ impl SimHands {
 
     /// The machine of that name, if a connection to its server can be made now.
     fn serving(&self, w: &World, node: usize, name: &MemberName) -> Option<usize> {
-        let peer = w.number(name)?;
-        let n = &w.nodes[peer];
-        let frozen = n.postgres.server.as_ref().is_none_or(|s| s.frozen);
-        let up = n.powered && !n.suspended && n.postgres.serves() && !frozen && n.disk != Disk::Hangs;
-        (up && w.network.both_ways(End::Node(node), End::Node(peer))).then_some(peer)
+        w.source(name).filter(|peer| w.lets_in(node, *peer))
     }
 
     async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
@@ -73,7 +68,7 @@ impl SimHands {
     /// Copies for a while, as long as the source serves and nobody says stop.
     async fn copies(&self, from: &Upstream, shortest: True, longest: True) -> Made<usize> {
         let rounds = 5;
-        let server = |w: &World, peer: usize| w.nodes[peer].postgres.server.as_ref().map(|s| s.pid);
+        let server = |w: &World, peer: usize| w.postgres_of(peer)?.server.as_ref().map(|s| s.pid);
         let first = self.with(|w, n| self.serving(w, n, &from.name).and_then(|peer| server(w, peer)));
         let us = self.with(|w, n| w.random.between(shortest, longest) * w.nodes[n].slowness / 100 / rounds);
         for _ in 0..rounds {
@@ -381,7 +376,7 @@ impl Hands for SimHands {
         self.takes(2 * MS, 15 * MS).await;
         self.operate(Operation::Follow);
         self.with(|w, n| {
-            let upstream = upstream.and_then(|u| w.number(&u.name));
+            let upstream = upstream.and_then(|u| w.source(&u.name));
             if let Some(data) = &mut w.nodes[n].postgres.data {
                 (data.upstream, data.slot) = (upstream, slot.map(str::to_owned));
             }
@@ -417,18 +412,8 @@ impl Hands for SimHands {
         self.operate(Operation::Clone);
         let peer = self.copies(from, 400 * MS, 3 * SECOND).await?;
         self.with(|w, n| {
-            let source = w.nodes[peer].postgres.data.clone().ok_or("the source has no data")?;
-            w.nodes[n].postgres.data = Some(crate::world::postgres::Data {
-                control: ControlState::InArchiveRecovery,
-                standby_signal: true,
-                upstream: Some(peer),
-                slot: None,
-                names: Names::Nobody,
-                names_before: None,
-                torn: None,
-                skips_to: None,
-                ..source
-            });
+            let source = w.postgres_of(peer).and_then(|p| p.data.clone()).ok_or("the source has no data")?;
+            w.nodes[n].postgres.data = Some(Data::standby_of(source, Some(peer)));
             Ok(())
         })
     }
@@ -498,14 +483,15 @@ impl Hands for SimHands {
                 return Some("the target server must be shut down cleanly".to_owned());
             }
             let peer = self.serving(w, n, &from.name);
-            let writes = peer.is_some_and(|peer| w.nodes[peer].postgres.writes());
+            let writes = peer.and_then(|peer| w.postgres_of(peer)).is_some_and(|p| p.writes());
             (!writes).then(|| format!("{} is no primary", from.name))
         });
         if let Some(why) = unfit {
             return Err(why);
         }
         let same = |w: &World, n: usize, peer: usize| {
-            w.nodes[n].postgres.log().map(|l| l.timeline()) == w.nodes[peer].postgres.log().map(|l| l.timeline())
+            let timeline = |at: usize| w.postgres_of(at).and_then(|p| p.log()).map(|l| l.timeline());
+            timeline(n) == timeline(peer)
         };
         let fork = self.with(|w, n| match self.serving(w, n, &from.name) {
             Some(peer) => super::histories::parted(w, n, peer),
@@ -532,7 +518,7 @@ impl Hands for SimHands {
         }
         self.destroys(None);
         self.with(|w, n| {
-            let source = w.nodes[peer].postgres.log().cloned().ok_or("the source has no data")?;
+            let source = w.postgres_of(peer).and_then(|p| p.log()).cloned().ok_or("the source has no data")?;
             if let Some(data) = &mut w.nodes[n].postgres.data {
                 data.log = source;
                 (data.control, data.standby_signal, data.torn) = (ControlState::InArchiveRecovery, true, None);

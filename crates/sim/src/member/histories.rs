@@ -9,7 +9,7 @@ use crate::world::World;
 use crate::world::wal::Log;
 
 pub fn compare(w: &World, node: usize, peer: usize) -> Result<Divergence, String> {
-    let (own, theirs) = (&w.nodes[node].postgres, &w.nodes[peer].postgres);
+    let (own, theirs) = (&w.nodes[node].postgres, w.postgres_of(peer).ok_or("there is no such server")?);
     if !theirs.server.as_ref().is_some_and(|s| s.primary) {
         return Err("it is not a primary (yet); whether we can follow it is not known".into());
     }
@@ -47,7 +47,7 @@ pub fn fork(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> 
 
 /// The same, also where the log here does not go that far.
 pub fn parted(w: &World, node: usize, peer: usize) -> Result<Option<u64>, String> {
-    let (own, theirs) = (&w.nodes[node].postgres, &w.nodes[peer].postgres);
+    let (own, theirs) = (&w.nodes[node].postgres, w.postgres_of(peer).ok_or("there is no such server")?);
     if !theirs.server.as_ref().is_some_and(|s| s.primary) {
         return Err("it is not a primary".into());
     }

@@ -51,7 +51,8 @@ impl Member {
                 version: Some("4.0.0".into()),
                 ..surus_conduct::publish::member(&shown, &server)
             };
-            let leads = lease.lead.is_some() && facts.postgres.is_primary() && mind.conduct.task().is_none();
+            let may = facts.postgres.is_primary() || facts.settings.standby_cluster;
+            let leads = lease.lead.is_some() && may && mind.conduct.task().is_none();
             let status = facts.postgres.observed().filter(|_| leads).map(|o| {
                 let known = facts.store.view.as_ref().map(|v| v.status.clone()).unwrap_or_default();
                 Status { optime: o.position(), ..known }.to_text()

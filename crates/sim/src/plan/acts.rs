@@ -1,8 +1,11 @@
 //! What operators do, close together or at a bad moment, and what is drawn beside the rest.
 
+use serde_json::json;
+
 use super::{Action, Plan, QUIET, StoreKind, Who, us};
 use crate::random::Random;
 use crate::world::clock::{MS, SECOND, True};
+use crate::world::remote::HOST;
 
 impl Plan {
     /// Acts of operators, one close on the other, and one failure among them.
@@ -74,6 +77,62 @@ impl Plan {
             };
             self.actions.push((at, action));
         }
+        self.actions.sort_by_key(|(at, _)| *at);
+    }
+}
+
+impl Plan {
+    /// Some clusters follow another site, or come to, and change places with it while all the rest happens.
+    pub(super) fn two_sites(&mut self, r: &mut Random) {
+        if !r.percent(15) || self.document.get("synchronous_mode").is_some() {
+            return;
+        }
+        self.remote = true;
+        if r.percent(75) {
+            self.set("standby_cluster", json!({"host": HOST, "port": 5432}));
+        }
+        // Without it nobody but an operator mends a fork.
+        self.set("postgresql", json!({"use_pg_rewind": true, "use_slots": true}));
+        let ttl = us(self.timing.ttl);
+        for _ in 0..r.between(1, 8) {
+            let at = r.between(QUIET, self.heal_at.max(QUIET + 30 * SECOND));
+            let lasts = r.pick(&[SECOND, 3 * SECOND, ttl, 3 * ttl]);
+            let action = match r.below(10) {
+                0 | 1 => Action::RemoteFails { lasts },
+                2 | 3 => Action::RemoteFailsOver { lost: r.pick(&[0, 400, 20_000]) },
+                4 => Action::CutRemote { who: self.who(r), lasts },
+                5..8 => Action::PromoteCluster,
+                _ => Action::DemoteCluster { hasty: r.percent(50) },
+            };
+            self.actions.push((at, action));
+            self.heal_at = self.heal_at.max(at + SECOND);
+        }
+        self.actions.sort_by_key(|(at, _)| *at);
+    }
+
+    /// The leader's server crashes and takes long to recover, and perhaps an operator does not wait for it.
+    pub(super) fn long_recovery(&mut self, r: &mut Random) {
+        if !r.percent(8) {
+            return;
+        }
+        let (who, lasts) = (Who::Leader, r.between(20, 120) * SECOND);
+        let at = r.between(QUIET, self.heal_at.max(QUIET + 20 * SECOND));
+        let crash = if r.percent(50) {
+            Action::CrashServer { who }
+        } else {
+            Action::KillPostmaster { who, outlive: r.pick(&[0, 500 * MS]) }
+        };
+        self.actions.extend([(at, Action::SlowNode { who, percent: 4000, lasts }), (at + 20 * MS, crash)]);
+        let to = Who::Other(r.index(self.members));
+        let asked = match r.below(4) {
+            0 => Some(Action::Switchover { to: None }),
+            1 => Some(Action::Switchover { to: Some(to) }),
+            2 => Some(Action::Failover { to }),
+            _ => None,
+        };
+        let later = at + r.between(500 * MS, 30 * SECOND);
+        self.actions.extend(asked.map(|asked| (later, asked)));
+        self.heal_at = self.heal_at.max(later + r.between(SECOND, 40 * SECOND));
         self.actions.sort_by_key(|(at, _)| *at);
     }
 }

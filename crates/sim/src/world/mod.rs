@@ -10,6 +10,7 @@ pub mod group;
 pub mod network;
 pub mod node;
 pub mod postgres;
+pub mod remote;
 pub mod replication;
 pub mod store;
 pub mod wal;
@@ -32,6 +33,7 @@ use clock::True;
 use group::Group;
 use network::Network;
 use node::Node;
+use remote::Remote;
 use store::Store;
 
 pub type Act = Box<dyn FnOnce(&mut World) + Send>;
@@ -71,6 +73,8 @@ pub struct World {
     last_id: u64,
     pub random: Random,
     pub nodes: Vec<Node>,
+    /// The other site, where there is one.
+    pub remote: Option<Remote>,
     pub store: Store,
     /// The embedded store; `None`: it is a service of its own.
     pub group: Option<Group>,
@@ -113,6 +117,7 @@ impl World {
             store: Store::new(plan.members, &mut random),
             network: Network::new(plan.members),
             nodes,
+            remote: None,
             random,
             bug,
             history: History::default(),
@@ -130,6 +135,9 @@ impl World {
             group,
         };
         world.watch_group();
+        if world.plan.remote {
+            world.found_remote();
+        }
         world
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use surus_core::facts::Replay;
 use surus_core::postgres::{ControlData, ControlState, DataDir, Observed, ProcessState, WalReceiver};
 use surus_core::server::{StartAs, StopMode};
 use surus_core::synchronous::Names;
@@ -40,6 +41,21 @@ pub struct Data {
 }
 
 impl Data {
+    /// A copy, as a base backup makes it.
+    pub fn standby_of(source: Data, upstream: Option<usize>) -> Data {
+        Data {
+            control: ControlState::InArchiveRecovery,
+            standby_signal: true,
+            upstream,
+            slot: None,
+            names: Names::Nobody,
+            names_before: None,
+            torn: None,
+            skips_to: None,
+            ..source
+        }
+    }
+
     pub fn next_timeline(&self) -> Timeline {
         self.skips_to.map_or(self.log.next_timeline(), |to| to.max(self.log.next_timeline()))
     }
@@ -66,7 +82,28 @@ pub struct Server {
     pub told: Option<StopMode>,
     /// Killed, but in the hands of a disk that hangs.
     pub doomed: bool,
+    /// It replays what a crash left: when that is done.
+    pub recovers: Option<True>,
     checkpointed: True,
+}
+
+impl Server {
+    /// A primary of which nothing else is to be told.
+    pub fn serving(pid: Pid, since: True) -> Server {
+        Server {
+            pid,
+            phase: Phase::Serving,
+            primary: true,
+            since,
+            frozen: false,
+            streaming: false,
+            promoting: false,
+            told: None,
+            doomed: false,
+            recovers: None,
+            checkpointed: since,
+        }
+    }
 }
 
 /// What was written down beside the data directory before something went.
@@ -154,7 +191,7 @@ impl World {
     pub fn observed(&self, node: usize) -> Option<Observed> {
         let postgres = &self.nodes[node].postgres;
         let (server, data) = (postgres.server.as_ref()?, postgres.data.as_ref()?);
-        let upstream = data.upstream.filter(|_| !server.primary).map(|u| self.nodes[u].name.to_string());
+        let upstream = data.upstream.filter(|_| !server.primary).map(|u| self.host_of(u));
         let at = if server.primary { (data.log.lsn(), Lsn::INVALID) } else { (Lsn::INVALID, data.log.lsn()) };
         let receiver = upstream.as_ref().map(|host| WalReceiver {
             status: if server.streaming { "streaming".into() } else { "waiting".into() },
@@ -210,7 +247,7 @@ impl World {
 
     pub fn start_server(&mut self, node: usize, role: &StartAs) -> Result<Pid, String> {
         let upstream = match role {
-            StartAs::Standby { upstream: Some(u), .. } => self.number(&u.name),
+            StartAs::Standby { upstream: Some(u), .. } => self.source(&u.name),
             _ => None,
         };
         let (now, pid) = (self.now, self.new_pid());
@@ -254,9 +291,13 @@ impl World {
             promoting: false,
             told: None,
             doomed: false,
+            recovers: None,
             checkpointed: 0,
         });
         let takes = if clean { self.takes(node, 40 * MS, 400 * MS) } else { self.takes(node, 200 * MS, 3 * SECOND) };
+        if let Some(server) = self.nodes[node].postgres.server.as_mut().filter(|s| s.primary && !clean) {
+            server.recovers = Some(now + takes);
+        }
         self.after(takes, move |w| w.server_up(node, pid));
         if !role.is_primary() {
             self.after(5 * MS, move |w| w.stream(node, pid));
@@ -279,6 +320,7 @@ impl World {
         }
         server.phase = Phase::Serving;
         server.since = self.now;
+        server.recovers = None;
         if server.primary {
             if data.control != ControlState::ShutDown {
                 data.checkpoint = (data.log.timeline(), data.log.end);
@@ -291,6 +333,24 @@ impl World {
         }
         self.nodes[node].stir();
         self.tell(node, || "postgres: accepts connections".into());
+    }
+
+    /// What the startup process of a server that recovers shows: whole segments, and here those are small.
+    pub fn replay(&self, node: usize) -> Option<Replay> {
+        const SEGMENT: u64 = 4096;
+        let postgres = &self.nodes[node].postgres;
+        let (server, data) = (postgres.server.as_ref()?, postgres.data.as_ref()?);
+        let until = server.recovers.filter(|until| *until > server.since)?;
+        let (from, end) = (data.checkpoint.1 / SEGMENT * SEGMENT, data.log.end);
+        let passed = (self.now - server.since).min(until - server.since);
+        let at = from + (end - from) * passed / (until - server.since);
+        Some(Replay {
+            since: self.nodes[node].clock.boot(server.since),
+            from: Lsn(from),
+            at: Lsn(at / SEGMENT * SEGMENT),
+            segment: SEGMENT,
+            end: Some(Lsn(end)),
+        })
     }
 
     fn begins_to_write(&mut self, node: usize, pid: Pid) {
@@ -533,10 +593,16 @@ impl World {
     }
 
     pub fn make_data(&mut self, node: usize) {
+        let data = self.new_data();
+        self.nodes[node].postgres.data = Some(data);
+        self.tell(node, || "initdb".into());
+    }
+
+    pub fn new_data(&mut self) -> Data {
         let id = self.new_id();
         let system_id = SystemId::parse(&format!("{}", 7_000_000_000_000_000_000_u64 + id)).expect("digits");
         let log = Log::new(id);
-        self.nodes[node].postgres.data = Some(Data {
+        Data {
             checkpoint: (log.timeline(), log.end - CHECKPOINT),
             log,
             system_id,
@@ -548,8 +614,7 @@ impl World {
             names_before: None,
             torn: None,
             skips_to: None,
-        });
-        self.tell(node, || "initdb".into());
+        }
     }
 
     pub fn observed_arc(&self, node: usize) -> Option<Arc<Observed>> {

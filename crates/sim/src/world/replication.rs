@@ -2,8 +2,8 @@
 
 use super::World;
 use super::clock::{MS, True};
-use super::network::End;
 use super::node::Disk;
+use super::remote::FAR;
 use super::wal::Place;
 use crate::exec::Pid;
 use crate::history::Ack;
@@ -137,11 +137,11 @@ impl World {
             return;
         }
         let data_upstream = data.upstream;
-        let upstream = data.upstream.filter(|u| self.connected(node, *u));
+        let upstream = data.upstream.filter(|u| self.sends_to(node, *u));
         let able = n.powered && !n.suspended && n.disk == Disk::Works && !server.frozen;
         let (lag, was) = (n.lag, server.streaming);
         let follows = |source: usize| {
-            let source = self.nodes[source].postgres.data.as_ref();
+            let source = self.postgres_of(source).and_then(|p| p.data.as_ref());
             source.is_some_and(|s| s.system_id == data.system_id && data.log.continues_into(&s.log))
         };
         let source = upstream.filter(|u| able && follows(*u));
@@ -150,18 +150,18 @@ impl World {
         if streaming != was {
             self.nodes[node].stir();
         }
-        if let Some(u) = data_upstream.filter(|_| was && !streaming) {
+        if let Some(u) = data_upstream.filter(|u| *u != FAR && was && !streaming) {
             // The walsender ends, and its agent holds it by a pidfd.
             if let Some(agent) = &mut self.nodes[u].agent {
                 agent.inbox.wake = true;
             }
             self.nodes[u].stir();
         }
-        if let Some(u) = upstream.filter(|_| streaming) {
+        if let Some(u) = upstream.filter(|u| *u != FAR && streaming) {
             self.acknowledge_synchronous(u);
         }
         // A stopping primary waits for the last records, and they are sent at once.
-        let hurry = upstream.is_some_and(|u| !self.nodes[u].postgres.serves());
+        let hurry = upstream.and_then(|u| self.postgres_of(u)).is_some_and(|p| !p.serves());
         let pause = match (streaming, hurry) {
             (true, true) => self.random.between(MS, 20 * MS) + lag,
             (true, false) => self.random.between(5 * MS, 60 * MS) + lag,
@@ -171,9 +171,13 @@ impl World {
     }
 
     fn receive(&mut self, node: usize, source: Option<usize>) {
-        let (postgres, log) = match source.map(|u| self.nodes.get_disjoint_mut([node, u])) {
-            Some(Ok([n, source])) => (&mut n.postgres, source.postgres.log()),
-            _ => (&mut self.nodes[node].postgres, None),
+        let (postgres, log) = match source {
+            Some(FAR) => (&mut self.nodes[node].postgres, self.remote.as_ref().and_then(|r| r.postgres.log())),
+            Some(u) => match self.nodes.get_disjoint_mut([node, u]) {
+                Ok([n, source]) => (&mut n.postgres, source.postgres.log()),
+                Err(_) => return,
+            },
+            None => (&mut self.nodes[node].postgres, None),
         };
         if let (Some(server), Some(data)) = (&mut postgres.server, &mut postgres.data) {
             server.streaming = source.is_some();
@@ -181,14 +185,5 @@ impl World {
                 data.log.receive(log, log.end);
             }
         }
-    }
-
-    fn connected(&self, standby: usize, upstream: usize) -> bool {
-        let n = &self.nodes[upstream];
-        n.powered
-            && !n.suspended
-            && n.postgres.sends()
-            && n.disk != Disk::Hangs
-            && self.network.both_ways(End::Node(standby), End::Node(upstream))
     }
 }
