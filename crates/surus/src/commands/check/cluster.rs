@@ -7,7 +7,6 @@ use surus_api::MemberSettings;
 use surus_config::{ClientConfig, DynamicConfig, Effective, Finding, LocalConfig, Place, Severity, Source};
 
 use crate::commands::plan;
-use crate::connect;
 use crate::context::{Context, Reading};
 use crate::failure::Outcome;
 
