@@ -1,12 +1,16 @@
 //! What others may know of the settings of this member: `GET /settings`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use surus_api::{Configured, MemberSettings, ServerSetting};
 use surus_config::Source;
+use surus_core::BootTime;
 use surus_core::cluster::MemberRole;
 use surus_postgres::{Instance, Setting};
+use surus_store::clock::boot_now;
+use tokio::sync::Mutex;
 use tracing::debug;
 
 use crate::settings::Settings;
@@ -43,8 +47,21 @@ pub fn configured(settings: &Settings) -> MemberSettings {
     }
 }
 
+/// The latest answer. Anybody may ask, and the server is asked on the session that the agent looks at it by: at most
+/// once a second, however many ask.
+pub type Latest = Arc<Mutex<Option<(BootTime, String)>>>;
+
+const FRESH: Duration = Duration::from_secs(1);
+
 /// With what the server says, as JSON.
-pub async fn document(mut told: MemberSettings, role: MemberRole, instance: &Instance) -> String {
+pub async fn document(mut told: MemberSettings, role: MemberRole, instance: &Instance, latest: &Latest) -> String {
+    let mut latest = latest.lock().await;
+    let asked = boot_now();
+    if let Some((at, text)) = &*latest
+        && asked.since(*at) < FRESH
+    {
+        return text.clone();
+    }
     role.as_str().clone_into(&mut told.role);
     let server = match instance.settings(LIMIT).await {
         Ok(server) => Some(server),
@@ -53,7 +70,9 @@ pub async fn document(mut told: MemberSettings, role: MemberRole, instance: &Ins
             None
         }
     };
-    serde_json::to_string(&beside(told, server)).unwrap_or_default()
+    let text = serde_json::to_string(&beside(told, server)).unwrap_or_default();
+    *latest = Some((boot_now(), text.clone()));
+    text
 }
 
 /// A value stays in only if the server knows it for something else than a text: anybody may ask for this.

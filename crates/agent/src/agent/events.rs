@@ -168,9 +168,9 @@ impl Agent {
             Request::Wake => Reply::Ok(String::new()),
             Request::Settings => {
                 let (told, instance) = (crate::shown::configured(&self.settings), self.instance.clone());
-                let role = self.published.load().role;
+                let (role, latest) = (self.published.load().role, self.shown.clone());
                 tokio::spawn(async move {
-                    let _ = reply.send(Reply::Ok(crate::shown::document(told, role, &instance).await));
+                    let _ = reply.send(Reply::Ok(crate::shown::document(told, role, &instance, &latest).await));
                 });
                 return;
             }

@@ -125,6 +125,7 @@ pub struct Agent {
     name_checked: bool,
     /// This process ends, and nothing else: a successor goes on where it was.
     leaves_as_it_is: bool,
+    shown: crate::shown::Latest,
     /// Background work has something for a step to see.
     wake: Arc<Notify>,
 }
@@ -217,6 +218,7 @@ impl Agent {
             upkeep: upkeep::Upkeep::default(),
             name_checked: false,
             leaves_as_it_is: false,
+            shown: crate::shown::Latest::default(),
             wake,
             me,
             source,

@@ -26,6 +26,7 @@ pub fn check(local: &LocalConfig, client: ClientConfig) -> Result<Vec<Finding>, 
     };
     let mut findings = Vec::new();
     same_name(local, &reading, &mut findings);
+    limits(local, &members, &mut findings);
     if let Some(config) = &reading.view.config {
         ignored(local, &config.value, &mut findings);
         let dynamic = DynamicConfig::read(&config.value).0;
@@ -61,6 +62,28 @@ fn same_name(local: &LocalConfig, reading: &Reading, findings: &mut Vec<Finding>
              another machine, choose another name"
         );
         findings.push(warning(local, "name", message));
+    }
+}
+
+/// A standby whose limit is lower than its primary's stops replaying.
+fn limits(local: &LocalConfig, members: &[MemberSettings], findings: &mut Vec<Finding>) {
+    let value = |m: &MemberSettings, name: &str| -> Option<i64> {
+        surus_config::parse_int(m.server.as_ref()?.get(name)?.value.as_deref()?)
+    };
+    let leads = |m: &&MemberSettings| matches!(m.role.as_str(), "primary" | "promoted" | "standby_leader");
+    let Some(leader) = members.iter().find(leads) else { return };
+    for name in plan::LIMITS {
+        let Some(most) = value(leader, name) else { continue };
+        for member in members.iter().filter(|m| !leads(m)) {
+            if let Some(less) = value(member, name).filter(|less| *less < most) {
+                let message = format!(
+                    "{} runs with {name} {less} and the leader {} with {most}: a standby must not have less, and stops \
+                     replaying when it matters; restart {}",
+                    member.name, leader.name, member.name
+                );
+                findings.push(warning(local, "", message));
+            }
+        }
     }
 }
 
@@ -204,6 +227,28 @@ postgresql:
             "{said:#?}"
         );
         assert!(said[1].contains("max_connections: is ignored") && said[1].contains("does not have it"), "{said:#?}");
+    }
+
+    #[test]
+    fn a_standby_with_less_than_its_primary_is_told() {
+        let (_dir, local) = local(FILE);
+        let member = |name: &str, role: &str, connections: &str| MemberSettings {
+            name: name.into(),
+            role: role.into(),
+            server: Some(BTreeMap::from([(
+                "max_connections".to_owned(),
+                surus_api::ServerSetting { value: Some(connections.into()), ..Default::default() },
+            )])),
+            ..MemberSettings::default()
+        };
+        let mut findings = Vec::new();
+        let members = [member("a", "primary", "200"), member("b", "replica", "100"), member("c", "replica", "300")];
+        limits(&local, &members, &mut findings);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(
+            findings[0].message.contains("b runs with max_connections 100 and the leader a with 200"),
+            "{findings:?}"
+        );
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Plan {
 }
 
 /// Limits that a standby must not have lower than its primary.
-const LIMITS: [&str; 5] = [
+pub const LIMITS: [&str; 5] = [
     "max_connections",
     "max_worker_processes",
     "max_wal_senders",
@@ -308,14 +308,32 @@ fn other_setting(change: &Change, key: &str, member: &MemberSettings) -> Row {
     }
 }
 
-/// With the unit, where that is not a multiple that would have to be reckoned.
+/// In the largest unit that divides it, as `SHOW` tells it.
 fn shown(setting: &ServerSetting) -> Option<String> {
     let value = setting.value.as_ref()?;
-    Some(match setting.unit.as_deref() {
-        Some(unit) if unit.starts_with(|c: char| c.is_ascii_digit()) => format!("{value} * {unit}"),
-        Some(unit) => format!("{value}{unit}"),
-        None => value.clone(),
-    })
+    let (Some(unit), Ok(number)) = (setting.unit.as_deref(), value.parse::<i64>()) else { return Some(value.clone()) };
+    let digits = unit.chars().take_while(char::is_ascii_digit).count();
+    let (factor, unit) = unit.split_at(digits);
+    let units: [(&str, i64); 9] = [
+        ("B", 1024),
+        ("kB", 1024),
+        ("MB", 1024),
+        ("GB", 1024),
+        ("TB", 0),
+        ("ms", 1000),
+        ("s", 60),
+        ("min", 60),
+        ("h", 0),
+    ];
+    let known = units.iter().position(|(name, _)| *name == unit);
+    // What is off or without limit has no unit.
+    let (Some(mut at), true) = (known, number > 0) else { return Some(value.clone()) };
+    let mut number = number.saturating_mul(factor.parse().unwrap_or(1));
+    while units[at].1 > 0 && number % units[at].1 == 0 {
+        number /= units[at].1;
+        at += 1;
+    }
+    Some(format!("{number}{}", units[at].0))
 }
 
 fn unreadable(wanted: &str, setting: &ServerSetting) -> Option<String> {
@@ -446,6 +464,25 @@ mod tests {
             let found = one(with(name, value.clone()), &primary);
             assert_eq!(found.len(), 1, "{name} {found:?}");
             assert!(found[0].1 == effect && found[0].2.contains(why), "{name} = {value}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn values_have_their_units() {
+        for (value, unit, expected) in [
+            ("16384", Some("8kB"), "128MB"),
+            ("4096", Some("kB"), "4MB"),
+            ("1000", Some("kB"), "1000kB"),
+            ("1024", Some("MB"), "1GB"),
+            ("300", Some("s"), "5min"),
+            ("500", Some("ms"), "500ms"),
+            ("-1", Some("kB"), "-1"),
+            ("0.5", Some("ms"), "0.5"),
+            ("100", None, "100"),
+        ] {
+            let (value, unit) = (Some(value.to_owned()), unit.map(str::to_owned));
+            let setting = ServerSetting { value, unit, ..ServerSetting::default() };
+            assert_eq!(shown(&setting).as_deref(), Some(expected));
         }
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use surus_api::MemberSettings;
 use surus_config::{DynamicConfig, LocalConfig};
 
+pub use self::effects::LIMITS;
 use self::effects::{Effect, Order, Row};
 use crate::cli::{Format, Plan};
 use crate::commands::edit_config::{self, Changes};
