@@ -205,6 +205,7 @@ async fn the_dynamic_configuration_reaches_every_server() -> Result<()> {
     let edited = surus(&cluster, &["edit-config", "-p", "shared_buffers=48MB", "--force"]).await?;
     ensure!(edited.contains("comes before the dynamic configuration"), "the preview does not warn:\n{edited}");
     surus(&cluster, &["edit-config", "-p", "shared_buffers=null", "--force"]).await?;
+    generated(&cluster, leader).await?;
     let shown = surus(&cluster, &["show-config"]).await?;
     assert!(shown.contains("work_mem: 8MB"), "{shown}");
     let removed = cluster.send(leader, "PATCH", "/config", &json!({"maximum_lag_on_failover": null})).await?;
@@ -269,7 +270,7 @@ async fn generated(cluster: &Cluster, node: usize) -> Result<()> {
     let path = file.display().to_string();
     surus(cluster, &["generate-config", "--dsn", &dsn, &path]).await?;
     let text = std::fs::read_to_string(&file)?;
-    for words in ["scope: testbed", "shared_buffers: 32MB", "max_connections: 100", "- host replication replicator"] {
+    for words in ["scope: testbed", "shared_buffers: 32MB", "max_connections: 111", "- host replication replicator"] {
         ensure!(text.contains(words), "{words}:\n{text}");
     }
     std::fs::write(&file, text.replace("'#FIXME'", "replicator") + "\nraft:\n  self_addr: 127.0.0.1:1\n")?;
@@ -306,7 +307,6 @@ async fn the_commands_show_and_do() -> Result<()> {
     })?;
 
     queries(&cluster, leader).await?;
-    generated(&cluster, leader).await?;
 
     let candidate = cluster.others(leader)[0];
     let (from, to) = (cluster.nodes[leader].name.clone(), cluster.nodes[candidate].name.clone());

@@ -129,6 +129,10 @@ pub fn of_server(machine: &Machine, environment: &Value, found: &Found) -> Value
         if ELSEWHERE.contains(&name) || !(theirs || ours.contains(&name)) || found.value == "(disabled)" {
             continue;
         }
+        // What Surus would not take, its default stands in for.
+        if surus_config::judge_parameter(name, &found.value).is_some_and(|judged| judged.is_err()) {
+            continue;
+        }
         let parameters = if LOCAL.contains(&name) { &mut local } else { &mut cluster };
         parameters.insert(name.to_owned(), value(&found.value));
     }
@@ -240,6 +244,7 @@ mod tests {
                 setting("max_connections", "200", "default"),
                 setting("port", "5433", "configuration file"),
                 setting("shared_buffers", "1GB", "configuration file"),
+                setting("wal_keep_size", "0", "default"),
                 setting("work_mem", "4MB", "default"),
             ],
         };

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn sections_come_in_order() {
         let document = json!({
-            "tags": {"a": 1}, "postgresql": {"pg_hba": ["local all all peer"]}, "name": "n", "scope": "#FIXME",
+            "tags": {"a": 1}, "postgresql": {"pg_hba": ["local all all peer"]}, "name": "n1", "scope": "#FIXME",
             "bootstrap": {"dcs": {"ttl": 30, "a": {"b": 1}, "loop_wait": 10}, "initdb": ["data-checksums"]},
         });
         let text = render(&document);
@@ -94,7 +94,7 @@ mod tests {
             lines,
             [
                 "scope: '#FIXME'",
-                "name: n",
+                "name: n1",
                 "",
                 "bootstrap:",
                 "  dcs:",
