@@ -257,6 +257,21 @@ async fn planned(cluster: &Cluster) -> Result<()> {
     for words in ["has no parameter of this name", "breaks the rule", "refused"] {
         ensure!(shown.contains(words), "{words}:\n{shown}");
     }
+    // The same for a file that its member has not read yet.
+    let mut config = cluster.node(leader).config.clone();
+    config["postgresql"]["parameters"]["shared_buffers"] = json!("48MB");
+    let file = cluster.node(leader).config_path().with_file_name("changed.yml");
+    std::fs::write(&file, config.to_string())?;
+    let plan: Value =
+        serde_json::from_str(&surus(cluster, &["plan", "-f", "json", &file.display().to_string()]).await?)?;
+    let change = &plan["changes"][0];
+    ensure!(plan["changes"].as_array().is_some_and(|changes| changes.len() == 1), "{plan:#}");
+    ensure!(
+        change["setting"] == "shared_buffers" && change["effect"] == "restart" && change["to"] == "48MB",
+        "{plan:#}"
+    );
+    ensure!(change["source"].as_str().is_some_and(|place| place.contains("changed.yml")), "{plan:#}");
+
     ensure!(cluster.dynamic(leader).await? == before, "a plan changed the configuration");
     cluster.sql(leader, "alter system reset maintenance_work_mem").await?;
     Ok(())
