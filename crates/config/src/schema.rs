@@ -28,7 +28,7 @@ fn section(keys: &'static [Key], others: Others, without: Only) -> Value {
     let properties: Map<String, Value> = keys
         .iter()
         // Older places of whole sections would double its length; as sections they pass for methods.
-        .filter(|key| key.only != without && !(key.older && !key.keys().is_empty()))
+        .filter(|key| key.only != without && (!key.older || key.keys().is_empty()))
         .map(|key| (key.name.to_owned(), property(key, without)))
         .collect();
     let others = match others {

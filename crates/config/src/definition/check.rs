@@ -181,10 +181,11 @@ pub(crate) fn is_method(entry: &Entry, section: &Node) -> bool {
 }
 
 fn unknown(entry: &Entry, path: &str, table: &Table, r: &mut Reader) {
-    if path == entry.key && table.document == Document::File {
-        if let Some(message) = elsewhere(&entry.key) {
-            return message.map_or((), |message| r.warn(&entry.node.place, path, message));
-        }
+    if path == entry.key
+        && table.document == Document::File
+        && let Some(message) = elsewhere(&entry.key)
+    {
+        return message.map_or((), |message| r.warn(&entry.node.place, path, message));
     }
     let names = table.keys.iter().map(|key| key.name);
     let others = if path == entry.key { OTHER_SECTIONS } else { &[] };
