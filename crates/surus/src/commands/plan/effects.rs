@@ -154,7 +154,7 @@ fn compare(path: &[String], from: Option<&Value>, to: Option<&Value>, out: &mut 
         let (from, to) = (map(from).unwrap_or_default(), map(to).unwrap_or_default());
         let keys: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
         for key in keys {
-            let path = [path, &[key.clone()]].concat();
+            let path = [path, std::slice::from_ref(key)].concat();
             compare(&path, from.get(key), to.get(key), out);
         }
         return;
