@@ -1,6 +1,7 @@
 //! Whether a data directory can follow a primary as it is: its history against the other's.
 
 use crate::ids::{Lsn, Timeline};
+use crate::loss;
 use crate::server::Divergence;
 
 /// One line of a timeline history file.
@@ -20,7 +21,33 @@ pub enum LocalEnd {
     Checkpoint { start: Lsn, end: Option<Lsn> },
 }
 
-/// The decision itself. `history` is that of the upstream's timeline.
+impl LocalEnd {
+    fn lsn(self) -> Lsn {
+        match self {
+            LocalEnd::Replayed(lsn) => lsn,
+            LocalEnd::Checkpoint { start, end } => end.unwrap_or(start),
+        }
+    }
+}
+
+/// As [`compare`], where the past of the local timeline is known too: two that were promoted without knowing of each other,
+/// as primaries of two sites, may have given one number to two timelines.
+pub fn compare_past(
+    local: (Timeline, &[HistoryRow]),
+    end: LocalEnd,
+    upstream: (Timeline, &[HistoryRow]),
+) -> Divergence {
+    let found = compare(local.0, end, upstream.0, upstream.1);
+    let parted = loss::fork(local, upstream).filter(|(common, _)| !local.1.is_empty() && *common < local.0);
+    match (&found, parted) {
+        (Divergence::None | Divergence::Forked { .. }, Some((common, Some(at)))) => {
+            Divergence::Forked { timeline: common, switchpoint: at, local: end.lsn() }
+        }
+        _ => found,
+    }
+}
+
+/// The decision itself, by numbers of timelines alone. `history` is that of the upstream's timeline.
 pub fn compare(local: Timeline, end: LocalEnd, upstream: Timeline, history: &[HistoryRow]) -> Divergence {
     if local > upstream {
         return Divergence::Ahead { local, upstream };
@@ -53,6 +80,30 @@ mod tests {
 
     fn row(timeline: u32, lsn: u64) -> HistoryRow {
         HistoryRow { timeline: Timeline(timeline), switch_lsn: Lsn(lsn), reason: String::new() }
+    }
+
+    #[test]
+    fn one_number_for_two_timelines() {
+        use LocalEnd::Replayed;
+        let (t, at) = (Timeline, |lsn| Replayed(Lsn(lsn)));
+        let forked = |timeline, switchpoint, local| Divergence::Forked {
+            timeline: t(timeline),
+            switchpoint: Lsn(switchpoint),
+            local: Lsn(local),
+        };
+        let (early, late) = (vec![row(1, 100)], vec![row(1, 150)]);
+        let later = vec![row(1, 150), row(2, 300)];
+        for (what, local, end, upstream, want) in [
+            ("the same", (t(2), &early), at(250), (t(2), &early), Divergence::None),
+            ("another second one", (t(2), &early), at(250), (t(2), &late), forked(1, 100, 250)),
+            ("it went on to a third", (t(2), &early), at(250), (t(3), &later), forked(1, 100, 250)),
+            ("and left that again", (t(2), &early), at(301), (t(3), &later), forked(1, 100, 301)),
+            ("as far as it was left", (t(2), &late), at(250), (t(3), &later), Divergence::None),
+            ("and further", (t(2), &late), at(301), (t(3), &later), forked(2, 300, 301)),
+            ("its past is not known", (t(2), &vec![]), at(250), (t(2), &late), Divergence::None),
+        ] {
+            assert_eq!(compare_past((local.0, local.1), end, (upstream.0, upstream.1)), want, "{what}");
+        }
     }
 
     #[test]

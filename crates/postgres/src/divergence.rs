@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use surus_core::cluster::Upstream;
-use surus_core::divergence::{HistoryRow, LocalEnd, compare};
+use surus_core::divergence::{HistoryRow, LocalEnd, compare_past};
 use surus_core::postgres::{ControlData, ControlState};
 use surus_core::server::Divergence;
 use surus_core::{Lsn, Timeline};
@@ -55,7 +55,8 @@ impl Instance {
             Local::End(end) => end,
             Local::Crashed { checkpoint, segment } => self.crashed_end(local, checkpoint, segment, &history).await?,
         };
-        Ok(compare(local, end, timeline, &history))
+        let past = self.past(local).await?;
+        Ok(compare_past((local, &past), end, (timeline, &history)))
     }
 
     /// Timeline and past of a primary of this cluster. An error: it is none, or does not answer.

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 
-use surus_core::Timeline;
 use surus_core::cluster::HistoryEntry;
 use surus_core::divergence::HistoryRow;
+use surus_core::{Lsn, Timeline};
 
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::Instance;
@@ -32,6 +32,15 @@ pub(crate) fn parse_history(text: &str) -> Vec<HistoryRow> {
 }
 
 impl Instance {
+    /// The timelines before `timeline`, as this data directory knows them; empty where it does not.
+    pub(crate) async fn past(&self, timeline: Timeline) -> Result<Vec<HistoryRow>> {
+        let known = self.timeline_history(timeline).await?;
+        // Nobody ever left a timeline at its very beginning: a placeholder.
+        let real = known.iter().all(|h| h.switch_lsn > Lsn(1));
+        let row = |h: HistoryEntry| HistoryRow { timeline: h.timeline, switch_lsn: h.switch_lsn, reason: h.reason };
+        Ok(known.into_iter().filter(|_| real).map(row).collect())
+    }
+
     /// The timelines before `timeline`, oldest first; the last one with the time it ended. Empty for timeline 1.
     pub async fn timeline_history(&self, timeline: Timeline) -> Result<Vec<HistoryEntry>> {
         if timeline.0 <= 1 {
@@ -63,8 +72,6 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
-    use surus_core::Lsn;
-
     use super::*;
 
     #[test]

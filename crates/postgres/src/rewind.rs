@@ -48,7 +48,17 @@ impl Instance {
         self.must_not_run("cannot rewind").await?;
         self.kill_orphans().await?;
         let before = self.half_rewound().await?;
-        let fork = self.fork(from, Instant::now() + PROBE_LIMIT).await?;
+        let (fork, same) = self.fork(from, Instant::now() + PROBE_LIMIT).await?;
+        if let (Some(fork), Some(number)) = (fork, same) {
+            // pg_rewind would find nothing to do.
+            let name = &from.name;
+            let text = format!(
+                "this server and {name} parted at {fork} and gave the number {number} to two timelines, which pg_rewind does \
+                 not see; give {name} another one (a switchover there) and it can be done, or make this server anew \
+                 (surus reinit)"
+            );
+            return Err(PgError::new(ErrorKind::Refused, text));
+        }
         if before.is_some_and(|before| fork.is_none_or(|fork| fork > before)) {
             let (dir, name) = (self.config().data_dir.display().to_string(), &from.name);
             let text = format!("{name} cannot mend {dir}, it left this history too late: {}", half_rewound::HINT);

@@ -544,3 +544,55 @@ async fn a_crashed_primary_that_has_nothing_more_just_follows() {
         follows(&a, &b).await;
     }
 }
+
+/// Each of two sites promotes a standby of its own, and both give the same number to the timeline that begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_number_for_two_timelines() {
+    let site = Site::new();
+    let a = site.primary("a").await;
+    one(&a, "CREATE TABLE public.t (n int); INSERT INTO public.t VALUES (1); SELECT 1").await;
+    let (b, c) = (site.instance("b"), site.instance("c"));
+    for standby in [&b, &c] {
+        standby.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
+        standby.start(&StartAs::standby_of(upstream(&a), None), LIMIT).await.unwrap();
+    }
+    let has_all = async |standby: &Instance| {
+        let flushed = a.observe(LIMIT).await.unwrap().flush_lsn;
+        eventually("it has all", || async { standby.observe(LIMIT).await.unwrap().replay_lsn >= flushed }).await;
+    };
+    has_all(&b).await;
+    b.promote().await.unwrap();
+    assert_eq!(b.wait_promoted(LIMIT).await.unwrap(), Timeline(2));
+    b.checkpoint(LIMIT).await.unwrap();
+    insert(&a, 2).await;
+    has_all(&c).await;
+    c.promote().await.unwrap();
+    assert_eq!(c.wait_promoted(LIMIT).await.unwrap(), Timeline(2));
+    insert(&c, 3).await;
+    c.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    insert(&b, 4).await;
+
+    let found = c.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert!(matches!(found, Divergence::Forked { timeline: Timeline(1), .. }), "{found:?}");
+    let refused = c.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap_err();
+    assert!(
+        refused.kind == ErrorKind::Refused && refused.to_string().contains("number 2 to two timelines"),
+        "{refused}"
+    );
+
+    // With another number there it can be told, and mended.
+    b.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    b.start(&StartAs::Standby { upstream: None, slot: None }, LIMIT).await.unwrap();
+    b.promote().await.unwrap();
+    assert_eq!(b.wait_promoted(LIMIT).await.unwrap(), Timeline(3));
+    b.checkpoint(LIMIT).await.unwrap();
+    let found = c.divergence(&upstream(&b), LIMIT).await.unwrap();
+    assert!(matches!(found, Divergence::Forked { timeline: Timeline(1), .. }), "{found:?}");
+    c.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap();
+    c.start(&StartAs::standby_of(upstream(&b), None), LIMIT).await.unwrap();
+    eventually("c follows b", || async { c.observe(LIMIT).await.is_ok_and(|o| o.is_streaming()) }).await;
+    eventually("c has what b has", || async {
+        one(&c, "SELECT string_agg(n::text, ' ' ORDER BY n) FROM public.t").await == "1 4"
+    })
+    .await;
+}

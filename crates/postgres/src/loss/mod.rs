@@ -185,24 +185,19 @@ impl Instance {
     }
 
     /// Where the local log leaves that of a primary, as their timelines tell; `None` on the same one, or with nothing in
-    /// common.
-    pub(crate) async fn fork(&self, from: &Upstream, deadline: Instant) -> Result<Option<Lsn>> {
+    /// common. And the timeline here, where the primary's has the same number.
+    pub(crate) async fn fork(&self, from: &Upstream, deadline: Instant) -> Result<(Option<Lsn>, Option<Timeline>)> {
         let local = self.local().await?;
         let (timeline, history) = self.upstream_history(from, deadline).await?;
-        Ok(fork((local.timeline, &local.history), (timeline, &history)).and_then(|(_, at)| at))
+        let at = fork((local.timeline, &local.history), (timeline, &history)).and_then(|(_, at)| at);
+        Ok((at, Some(timeline).filter(|timeline| *timeline == local.timeline)))
     }
 
     async fn local(&self) -> Result<Local> {
         let text = self.controldata_text().await?;
         let control = parse_controldata(&text).map_err(|e| PgError::new(ErrorKind::Tool, e))?;
         let timeline = stopped_end(&control).map_or_else(|| last_timeline(&control), |(timeline, _)| timeline);
-        let history = self.timeline_history(timeline).await?;
-        let row = |h: surus_core::cluster::HistoryEntry| HistoryRow {
-            timeline: h.timeline,
-            switch_lsn: h.switch_lsn,
-            reason: h.reason,
-        };
-        let history = history.into_iter().map(row).collect();
+        let history = self.past(timeline).await?;
         Ok(Local { control, segment_size: wal_segment_size(&text).unwrap_or(16 << 20), timeline, history })
     }
 
