@@ -48,9 +48,8 @@ impl Invariant for OneWriter {
                 return other
                     .map(|other| format!("n{} can be written to while n{} still acknowledges", node + 1, other + 1));
             }
-            Happened::Decided { node, step, .. } => {
-                let seen = w.nodes[*node].agent.as_ref().and_then(|a| a.followed.view.as_ref())?;
-                let follows = seen.config.as_ref().is_some_and(|c| follows(&c.value));
+            Happened::Decided { node, facts, step } => {
+                let follows = facts.store.view.as_ref()?.config.as_ref().is_some_and(|c| follows(&c.value));
                 let task = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task: task @ (Task::Promote | Task::StartPrimary), .. } => Some(task),
                     _ => None,

@@ -23,6 +23,8 @@ pub struct Paused {
     seen: [Option<BootTime>; 8],
     /// Until when a promotion may be pending that an earlier run of the agent ordered.
     inherited: [Option<BootTime>; 8],
+    /// It was pending at the last decision: the fence is told of each prolonged lead until the next one (seed 115301).
+    pending: [bool; 8],
     /// A task is at work.
     busy: [bool; 8],
     /// A promotion was ordered and given up, and its server has not been started again since.
@@ -59,6 +61,7 @@ impl Invariant for Paused {
                 self.seen[*node] = if seen { self.seen[*node].or(Some(facts.now)) } else { None };
                 self.busy[*node] = facts.task.is_some();
                 self.inherited[*node] = facts.inherited;
+                self.pending[*node] = facts.promotion_pending();
                 let begun = step.orders.iter().find_map(|o| match o {
                     Order::Begin { task, .. } => Some(task),
                     _ => None,
@@ -76,6 +79,7 @@ impl Invariant for Paused {
             Happened::FenceFires { node, deadline }
                 if self.seen[*node].is_some_and(|seen| seen <= *deadline)
                     && !self.busy[*node]
+                    && !self.pending[*node]
                     && self.inherited[*node].is_none_or(|until| until < *deadline) =>
             {
                 Some(format!("the fence of n{} killed a server of a paused cluster", node + 1))
