@@ -18,7 +18,7 @@ const EXIT_STATUS: &str = "\
 Exit status:
   0  done
   1  something failed: the reason is on standard error, or on standard output where a member refused; also \"Aborted!\"
-     after the end of input or Ctrl-C at a question
+     after the end of input at a question
   2  wrong usage: nothing was done
 
 Called as `patronictl` the program exits with 0 when a member refused, as patronictl does.";
@@ -149,7 +149,9 @@ pub struct ClusterArg {
 
 #[derive(Clone, Debug, Args)]
 pub struct MembersArg {
+    /// Which cluster
     pub cluster_name: String,
+    /// Default: all
     pub member_names: Vec<String>,
     /// Citus group
     #[arg(long)]
@@ -202,6 +204,7 @@ pub struct Store {
 pub enum StoreCommand {
     /// List the members of the embedded store
     Members {
+        /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
@@ -220,6 +223,7 @@ pub enum StoreCommand {
 pub struct Daemon {
     /// File or directory; without it everything comes from the environment
     pub configfile: Option<PathBuf>,
+    /// Print the version and leave
     #[arg(long)]
     pub version: bool,
     /// Check the configuration and leave

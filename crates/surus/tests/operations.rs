@@ -434,7 +434,13 @@ async fn the_whole_screen(cluster: &Cluster) -> Result<()> {
 
     // A member that does not answer holds nothing up: the clock goes on, and what it means is told.
     cluster.freeze_node(other)?;
-    shows(&format!("not {}: not reachable", name(other))).await?;
+    let (silent, gone) = (format!("not {}: not reachable", name(other)), format!("{} is gone", name(other)));
+    wait_for("it is told", LONG, async || {
+        let text = screen.text()?;
+        ensure!(text.contains(&silent) || text.contains(&gone), "neither in\n{text}");
+        Ok(())
+    })
+    .await?;
     let clock = || anyhow::Ok(screen.text()?.lines().next().unwrap_or_default().to_owned());
     let before = clock()?;
     wait_for("the clock goes on", LONG, async || {

@@ -38,6 +38,7 @@ pub struct Failover {
 pub struct Restart {
     #[command(flatten)]
     pub members: MembersArg,
+    /// Only members with this role
     #[arg(short, long, value_enum, default_value_t = Role::Any)]
     pub role: Role,
     /// Only one of the members, picked at random
@@ -64,6 +65,7 @@ pub struct Restart {
 pub struct Reload {
     #[command(flatten)]
     pub members: MembersArg,
+    /// Only members with this role
     #[arg(short, long, value_enum, default_value_t = Role::Any)]
     pub role: Role,
     /// Ask nothing
@@ -168,15 +170,19 @@ pub struct Plan {
     /// Replace everything by a YAML file, `-` for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub replace: Option<String>,
+    /// How to print it
     #[arg(short, long, visible_alias = "output", value_enum, default_value_t)]
     pub format: Format,
 }
 
 #[derive(Debug, Args)]
 pub struct Remove {
+    /// Which cluster
     pub cluster_name: String,
+    /// Citus group
     #[arg(long)]
     pub group: Option<u32>,
+    /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -186,8 +192,10 @@ pub struct Flush {
     /// CLUSTER_NAME [MEMBER_NAMES]... restart|switchover
     #[arg(required = true, num_args = 2.., value_names = ["CLUSTER_NAME", "MEMBER_NAMES", "restart|switchover"])]
     pub names: Vec<String>,
+    /// Citus group
     #[arg(long)]
     pub group: Option<u32>,
+    /// Only members with this role
     #[arg(short, long, value_enum, default_value_t = Role::Any)]
     pub role: Role,
     /// Ask nothing

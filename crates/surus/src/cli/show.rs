@@ -31,6 +31,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub struct List {
     /// Default: `scope` of the configuration
     pub cluster_names: Vec<String>,
+    /// Citus group
     #[arg(long)]
     pub group: Option<u32>,
     /// Show pending and scheduled restarts and tags even where there are none
@@ -39,6 +40,7 @@ pub struct List {
     /// Print the time first
     #[arg(short, long)]
     pub timestamp: bool,
+    /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
     #[command(flatten)]
@@ -49,6 +51,7 @@ pub struct List {
 pub struct Topology {
     /// Default: `scope` of the configuration
     pub cluster_names: Vec<String>,
+    /// Citus group
     #[arg(long)]
     pub group: Option<u32>,
     #[command(flatten)]
@@ -65,6 +68,7 @@ pub struct Top {
 pub struct History {
     #[command(flatten)]
     pub cluster: ClusterArg,
+    /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
 }
@@ -101,8 +105,11 @@ pub struct GenerateConfig {
 
 #[derive(Debug, Args)]
 pub struct Version {
+    /// Without it only this program is asked
     pub cluster_name: Option<String>,
+    /// Default: all
     pub member_names: Vec<String>,
+    /// Citus group
     #[arg(long)]
     pub group: Option<u32>,
 }
@@ -111,8 +118,10 @@ pub struct Version {
 pub struct Dsn {
     #[command(flatten)]
     pub cluster: ClusterArg,
+    /// The first member with this role. Default: leader
     #[arg(short, long, value_enum)]
     pub role: Option<Role>,
+    /// This member
     #[arg(short, long, value_name = "NAME")]
     pub member: Option<String>,
 }
@@ -127,6 +136,7 @@ pub struct Query {
     /// A file of statements, `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
+    /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Tsv)]
     pub format: Format,
     /// Stands between the columns of `tsv`
@@ -144,6 +154,7 @@ pub struct Query {
     /// Of the members with this role the first that answers. Default: leader
     #[arg(short, long, value_enum)]
     pub role: Option<Role>,
+    /// This member
     #[arg(short, long, value_name = "NAME")]
     pub member: Option<String>,
     #[command(flatten)]
@@ -152,6 +163,7 @@ pub struct Query {
 
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// For which shell
     #[arg(value_enum)]
     pub shell: Shell,
 }

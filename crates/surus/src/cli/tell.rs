@@ -18,19 +18,23 @@ pub enum LossCommand {
     List {
         #[command(flatten)]
         source: LossSource,
+        /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
     /// Tell what was lost, when, of which tables, and where its log is; with --dir also the rows
     Show {
+        /// As `loss list` shows it
         id: String,
         #[command(flatten)]
         source: LossSource,
+        /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
     /// Remove a receipt and the log that is kept with it
     Ack {
+        /// As `loss list` shows it
         id: String,
         #[command(flatten)]
         source: LossSource,
@@ -81,6 +85,7 @@ pub struct Timeline {
     /// Only how the lead went from one member to another
     #[arg(long)]
     pub changes: bool,
+    /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,
 }

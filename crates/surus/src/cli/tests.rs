@@ -83,3 +83,15 @@ fn global_options_before_and_behind_the_verb() {
     assert_eq!(global("surus -c x query -c y -d z"), (x.clone(), None, false));
     assert_eq!(global("surus query -c y --config-file x --dcs y"), (x, y, false));
 }
+
+#[test]
+fn every_option_is_described() {
+    fn look(command: &clap::Command) {
+        for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            assert!(arg.get_help().is_some(), "{} of {}", arg.get_id(), command.get_name());
+        }
+        command.get_subcommands().for_each(look);
+    }
+    look(&definition());
+    look(&Daemon::command());
+}
