@@ -214,7 +214,10 @@ pub enum StoreCommand {
         address: String,
     },
     /// Remove a member, for example one that will not come back
-    Remove { address: String },
+    Remove {
+        /// host:port, as `store members` shows it
+        address: String,
+    },
 }
 
 /// What is understood when the program is called `patroni`.
