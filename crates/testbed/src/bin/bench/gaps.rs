@@ -23,7 +23,7 @@ pub async fn bootstrap(store: StoreKind, runs: usize, recorder: &mut Recorder) -
         for node in 0..cluster.nodes.len() {
             cluster.start(node)?;
         }
-        cluster.wait_leader().await?;
+        wait_for("a leader", LONG, async || cluster.leader().await).await?;
         let led = begin.elapsed();
         cluster.wait_healthy().await?;
         recorder.run(&[("leader_ms", milliseconds(led)), ("healthy_ms", milliseconds(begin.elapsed()))])?;
