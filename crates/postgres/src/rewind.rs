@@ -14,6 +14,7 @@ use crate::clone::Meter;
 use crate::conf_write::{read_if_there, remove_if_there};
 use crate::conninfo::tool_conninfo;
 use crate::disk::{IO_LIMIT, blocking, sync_trees};
+use crate::divergence::last_timeline;
 use crate::half_rewound;
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::tool::{Output, Tool};
@@ -152,7 +153,11 @@ impl Instance {
     pub async fn needs_recovery(&self) -> Result<bool> {
         let control = self.control_data().await?;
         if matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
-            return Ok(false);
+            // A server that was promoted and killed before its first checkpoint, and that stood by since: before 16,
+            // pg_rewind goes by the timeline of the checkpoint and looks for the fork in a file that ends there.
+            // Recovery goes to the end of the last timeline and makes a checkpoint on it.
+            let behind = last_timeline(&control) != control.checkpoint_timeline;
+            return Ok(behind && self.major_version().await? < 160_000);
         }
         // An unfinished backup begins where its label says, which 15 and later do not do in single-user mode.
         let label = self.config().data_dir.join("backup_label");

@@ -395,6 +395,56 @@ async fn a_logical_slot_decodes_what_is_lost() {
     follows(&a, &b).await;
 }
 
+/// A server that is promoted writes the new timeline into the control file with its first checkpoint only, which is long
+/// on a busy one. Killed before that, it starts as a standby of whoever was promoted beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_its_first_checkpoint_as_a_primary() {
+    let site = Site::new();
+    let a = site.primary("a").await;
+    one(&a, "CREATE TABLE public.t (n int); SELECT 1").await;
+    let (c, d) = (site.instance("c"), site.instance("d"));
+    for standby in [&c, &d] {
+        standby.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
+        follows(standby, &a).await;
+    }
+    // The checkpoint after a promotion takes its time between pages that are to be written.
+    one(&a, "INSERT INTO public.t SELECT generate_series(1, 100000); SELECT 1").await;
+    let flushed = a.observe(LIMIT).await.unwrap().flush_lsn;
+    for standby in [&c, &d] {
+        eventually("all is replayed", || async { standby.observe(LIMIT).await.unwrap().replay_lsn >= flushed }).await;
+    }
+    a.kill_hard().await.unwrap();
+    c.promote().await.unwrap();
+    assert_eq!(c.wait_promoted(LIMIT).await.unwrap(), Timeline(2));
+    insert(&c, 200_000).await;
+    c.kill_hard().await.unwrap();
+    d.skip_timelines(Timeline(2), Timeline(3)).await.unwrap();
+    d.promote().await.unwrap();
+    assert_eq!(d.wait_promoted(LIMIT).await.unwrap(), Timeline(3));
+    d.checkpoint(LIMIT).await.unwrap();
+
+    stood_by(&c, &d).await;
+    let control =
+        std::process::Command::new(common::bin_dir().join("pg_controldata")).arg(&c.config().data_dir).output();
+    let control = String::from_utf8(control.unwrap().stdout).unwrap();
+    let says = |what: &str, value: &str| control.lines().any(|l| l.starts_with(what) && l.ends_with(value));
+    assert!(
+        says("Latest checkpoint's TimeLineID:", " 1") && says("Min recovery ending loc's timeline:", " 2"),
+        "{control}"
+    );
+    assert!(!c.divergence(&upstream(&d), LIMIT).await.unwrap().can_follow());
+    c.record_loss(&upstream(&d), Destroying::Rewind, LIMIT, &token()).await.unwrap();
+    if c.needs_recovery().await.unwrap() {
+        c.crash_recover_single_user(&token()).await.unwrap();
+    }
+    c.keep_lost_rows(LIMIT, &token()).await.unwrap();
+    let rows = rows_of(&c, &only_receipt(&c));
+    assert_eq!(rows.iter().map(|r| r["row"]["n"].clone()).collect::<Vec<_>>(), [200_000], "{rows:?}");
+    c.rewind(&upstream(&d), LIMIT, &no_progress(), &token()).await.unwrap();
+    follows(&c, &d).await;
+    eventually("c has what d has", || async { one(&c, "SELECT max(n)::text FROM public.t").await == "100000" }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_that_is_gone_comes_from_the_archive() {
     let site = Site::new();

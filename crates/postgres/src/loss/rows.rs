@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::files::{ROWS, amend};
 use super::touched::{InFile, Kind, Place, Touched};
 use crate::disk::{IO_LIMIT, blocking, replace_file};
+use crate::divergence::last_timeline;
 use crate::instance::{Instance, lock};
 use crate::{ErrorKind, Result};
 
@@ -109,11 +110,10 @@ impl Instance {
         let control = self.control_data().await?;
         let label = self.config().data_dir.join("backup_label");
         let labelled = blocking("looking for backup_label", IO_LIMIT, move || Ok(label.exists())).await?;
-        // Without a signal file recovery stays on the timeline of the checkpoint.
-        let follows = |t: Timeline| t == control.checkpoint_timeline;
+        // Without a signal file recovery goes to the last timeline that the control file knows.
         Ok(if labelled {
             Some("rows are not read in the middle of a backup (backup_label is there)".to_owned())
-        } else if follows(lost.timeline) && control.min_recovery_timeline.is_none_or(follows) {
+        } else if last_timeline(&control) == lost.timeline {
             None
         } else {
             Some(format!("rows are not read where the log goes on to another timeline ({})", lost.timeline))
