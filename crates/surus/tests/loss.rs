@@ -90,7 +90,11 @@ async fn a_rewound_primary_leaves_a_receipt() -> Result<()> {
 
     // The log that was kept, by the command that is shown.
     let shown = surus(&cluster, asked, &["loss", "show", &id]).await?;
-    let command = shown.lines().find_map(|l| l.trim().strip_prefix("pg_waldump ")).context("a command")?.to_owned();
+    let command = shown
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("pg_waldump "))
+        .with_context(|| format!("no command in {shown}"))?
+        .to_owned();
     let program = cluster.machine.bin_dir.join("pg_waldump");
     let dump = Command::new(program).args(command.split_whitespace()).output()?;
     let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
