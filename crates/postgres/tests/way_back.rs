@@ -403,6 +403,9 @@ async fn killed_before_its_first_checkpoint_as_a_primary() {
     let a = site.primary("a").await;
     one(&a, "CREATE TABLE public.t (n int); SELECT 1").await;
     let (c, d) = (site.instance("c"), site.instance("d"));
+    let mut config = (*c.config()).clone();
+    config.loss_keep_wal = 1 << 30;
+    c.set_config(config);
     for standby in [&c, &d] {
         standby.basebackup(&upstream(&a), &no_progress(), &token()).await.unwrap();
         follows(standby, &a).await;
