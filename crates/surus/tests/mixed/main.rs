@@ -103,7 +103,6 @@ async fn same_texts(cluster: &Cluster) -> Result<()> {
         vec!["dsn", "-m", "node2", "-r", "any"],
         vec!["resume"],
         vec!["edit-config", "-s", "ttl=20", "--force"],
-        vec!["edit-config", "-s", "a=1"],
         vec!["switchover", "--force", "--candidate", "nobody"],
         vec!["switchover", "--scheduled", "soon", "--force"],
         vec!["failover", "--force"],
