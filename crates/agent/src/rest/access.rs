@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use base64::Engine;
@@ -14,8 +14,8 @@ use surus_config::{RestApi, VerifyClient};
 use surus_core::cluster::ClusterView;
 use tracing::error;
 
-use super::limits;
 use super::respond::text;
+use super::{limits, origin};
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +96,11 @@ impl Access {
             }
         }
         // A member's call changes nothing here, and says nothing that this member believes without the store.
-        if self.here_only && !members_call {
-            if !peer.is_some_and(Peer::is_here) {
-                return Some(text(StatusCode::FORBIDDEN, HERE_ONLY));
-            }
-            // A browser on this machine is no reason to do what a page from somewhere else has it send.
-            if from_another_site(headers) {
-                return Some(text(StatusCode::FORBIDDEN, "Access is denied: a page of another site asks for it"));
-            }
+        if self.here_only && !members_call && !peer.is_some_and(Peer::is_here) {
+            return Some(text(StatusCode::FORBIDDEN, HERE_ONLY));
+        }
+        if let Some(why) = origin::refusal(headers, self.basic.is_none() && !self.certificate) {
+            return Some(text(StatusCode::FORBIDDEN, why));
         }
         if self.certificate && !peer.is_some_and(|p| p.certificate) {
             return Some(text(StatusCode::FORBIDDEN, "client certificate required"));
@@ -115,12 +112,6 @@ impl Access {
             Some(_) => Some(unauthorized("not authenticated")),
         }
     }
-}
-
-fn from_another_site(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return false };
-    let site = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
-    site.is_none() || site != headers.get(HOST).and_then(|host| host.to_str().ok())
 }
 
 const HERE_ONLY: &str = "Access is denied: changes are accepted from this machine only, because no authentication is \
@@ -277,24 +268,6 @@ mod tests {
         let access = Access::new(&bare).await;
         let failsafe = access.refusal(peer("10.0.0.6", false), &HeaderMap::new(), None, true).await;
         assert!(failsafe.is_none(), "members that lost the store call each other");
-    }
-
-    #[test]
-    fn pages_of_other_sites() {
-        for (origin, other) in [
-            (None, false),
-            (Some("http://127.0.0.1:8008"), false),
-            (Some("http://127.0.0.1"), true),
-            (Some("https://example.org"), true),
-            (Some("null"), true),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:8008"));
-            if let Some(origin) = origin {
-                headers.insert(ORIGIN, HeaderValue::from_static(origin));
-            }
-            assert_eq!(from_another_site(&headers), other, "{origin:?}");
-        }
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn answer(description: &str, output: Output) -> Value {
     let content = match output {
         Output::Nothing => return json!({"description": description}),
         Output::Text => content("text/plain", json!({"type": "string"})),
+        Output::Page => content("text/html", json!({"type": "string"})),
         Output::Json(schema) => content("application/json", reference(schema)),
     };
     json!({"description": description, "content": content})

@@ -30,6 +30,10 @@ pub fn text(code: StatusCode, text: impl Into<String>) -> Response {
     with_body(code, Some("text/plain; charset=utf-8"), text.into().into_bytes())
 }
 
+pub fn file(kind: &'static str, body: &'static str) -> Response {
+    with_body(StatusCode::OK, Some(kind), body)
+}
+
 pub fn metrics(body: String) -> Response {
     with_body(StatusCode::OK, Some("text/plain"), body.into_bytes())
 }
@@ -79,8 +83,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn with_body(code: StatusCode, content_type: Option<&'static str>, body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
+fn with_body(code: StatusCode, content_type: Option<&'static str>, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = code;
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -20,7 +20,7 @@ use super::query::Query;
 use super::respond::Refusal;
 use super::routes::{Change, Read};
 use super::switchover::{self, Action};
-use super::{body, configuration, explain, health, loss, metrics, node, openapi, respond, routes};
+use super::{body, configuration, explain, health, loss, metrics, node, openapi, respond, routes, ui};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new().fallback(dispatch).with_state(app)
@@ -81,6 +81,7 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
         Read::Config => return configuration::get(app).await,
         Read::Loss => return loss::list(app).await,
         Read::Settings => return configuration::settings(app).await,
+        Read::Page => return Ok(ui::file(path)),
         Read::OpenApi => {
             let password = app.policy.load().access.asks_for_password();
             return Ok(respond::json(StatusCode::OK, &openapi::document(password)));

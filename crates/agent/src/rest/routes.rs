@@ -26,6 +26,7 @@ pub enum Read {
     Loss,
     Settings,
     OpenApi,
+    Page,
 }
 
 /// Requests that change something.
@@ -59,6 +60,7 @@ pub enum Output {
     /// The code says everything.
     Nothing,
     Text,
+    Page,
     /// JSON of this schema.
     Json(&'static str),
 }
@@ -232,6 +234,7 @@ pub const ROUTES: &[Route] = &[
     )
     .answers(&[(503, "The agent is busy or ends")]),
     get("/openapi.json", Read::OpenApi, Output::Json("OpenApi"), "This document"),
+    get("/ui", Read::Page, Output::Page, "The cluster in a browser"),
     change("POST", "/reload", Change::Reload, Input::None, "Read the configuration file of this member again")
         .answers(&[(202, "Taken in"), (503, "Not taken in, and why")]),
     change("POST", "/restart", Change::Restart, Input::Optional("Restart"), "Restart PostgreSQL, now or at a time")

@@ -1,7 +1,6 @@
 // What can be done. The credentials stay in this page's memory: were the browser to keep them, any other page could use them.
-import { el } from "./app.js";
+import { $, el } from "./dom.js";
 
-const $ = (id) => document.getElementById(id);
 let credentials = null;
 
 async function send(method, path, body) {

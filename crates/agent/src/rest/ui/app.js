@@ -1,15 +1,9 @@
 // What the members say, read again and again, and shown. Nothing is kept but in this page.
+import { $, bytes, el } from "./dom.js";
 import { topology, graph } from "./draw.js";
 import { actions } from "./act.js";
 
 const EVERY = 2000, PATIENCE = 5000, KEPT = 300;
-const $ = (id) => document.getElementById(id);
-export const el = (name, attributes = {}, ...children) => {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) value != null && node.setAttribute(key, value);
-  node.append(...children.filter((child) => child != null));
-  return node;
-};
 const get = async (path) => {
   const answer = await fetch(path, { credentials: "omit", cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
@@ -19,12 +13,6 @@ const get = async (path) => {
 const past = new Map(); // member -> [{ lag, role, at }]
 let journal = [], journalAt = 0, journalProblem = "";
 
-export const bytes = (n) => {
-  if (n == null || n === "unknown") return "unknown";
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  const unit = Math.min(Math.floor(Math.log2(Math.max(n, 1)) / 10), 4);
-  return `${unit ? (n / 2 ** (10 * unit)).toFixed(1) : n} ${units[unit]}`;
-};
 const leads = (member) => /leader$/.test(member.role);
 const well = (member) => ["running", "streaming", "in archive recovery"].includes(member.state);
 const words = (role) => role.replace(/_/g, " ");
@@ -156,7 +144,7 @@ async function look() {
     $("link").textContent = "";
     notices(cluster, explain);
     showReadiness(cluster, explain);
-    topology($("topology"), cluster, { leads, well, words, bytes });
+    topology($("topology"), cluster, { leads, well, words });
     showMembers(cluster, explain.member);
     showNow(explain);
     showEvents(history, explain.member);
@@ -168,7 +156,7 @@ async function look() {
 }
 
 let timer;
-export async function again() {
+async function again() {
   clearTimeout(timer);
   await look();
   clearTimeout(timer);

@@ -1,4 +1,6 @@
 // Pictures. The table beside them says the same in words, so they are one image each to a screen reader.
+import { bytes } from "./dom.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const draw = (name, attributes = {}, ...children) => {
   const node = document.createElementNS(SVG, name);
@@ -26,7 +28,7 @@ function levels(members, leads) {
 }
 
 let drawn = "";
-export function topology(place, cluster, { leads, well, words, bytes }) {
+export function topology(place, cluster, { leads, well, words }) {
   const text = JSON.stringify(cluster.members.map((m) => [m.name, m.role, m.state, m.lag, m.tags?.replicatefrom]));
   if (text === drawn) return;
   drawn = text;
