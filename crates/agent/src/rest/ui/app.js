@@ -15,6 +15,9 @@ let journal = [], journalAt = 0, journalProblem = "";
 
 const leads = (member) => /leader$/.test(member.role);
 const well = (member) => ["running", "streaming", "in archive recovery"].includes(member.state);
+const position = (lsn) => `${Math.floor(lsn / 2 ** 32).toString(16).toUpperCase()}/${(lsn % 2 ** 32).toString(16).toUpperCase()}`;
+// As PostgreSQL's log has it, in the time zone of whoever looks.
+const clock = (at) => at.toLocaleString("sv-SE", { dateStyle: "short", timeStyle: "medium" });
 const words = (role) => role.replace(/_/g, " ");
 
 function notes(member) {
@@ -87,15 +90,20 @@ function showNow(explain) {
 }
 
 function showEvents(history, me) {
-  const decided = journal.filter((event) => event.decided).map(({ decided: d }) => ({ at: d.at, title: `${me}: ${d.goal}`, why: d.why, rest: d }));
+  // One line for as long as it goes on doing the same.
+  const decided = [];
+  for (const { decided: d } of journal.filter((event) => event.decided)) {
+    if (decided.at(-1)?.rest.goal === d.goal) decided.at(-1).rest = d;
+    else decided.push({ at: d.at, title: `${me}: ${d.goal}`, why: d.why, rest: d });
+  }
   const led = history.map(([timeline, lsn, reason, at, leader]) => ({ at: Date.parse(at), lead: true,
-    title: `${leader ?? "a member"} became the leader; timeline ${timeline} ended at ${lsn}`, why: reason }));
+    title: `${leader ?? "a member"} became the leader; timeline ${timeline} ended at ${position(lsn)}`, why: reason }));
   const all = [...led, ...($("only-leaders").checked ? [] : decided)].sort((a, b) => (b.at || 0) - (a.at || 0)).slice(0, 200);
   const open = new Set([...$("events").querySelectorAll("details[open]")].map((node) => node.dataset.key));
   $("events").replaceChildren(...all.map((event) => {
     const key = `${event.at} ${event.title}`, moment = event.at ? new Date(event.at) : null;
     const details = el("details", { "data-key": key }, el("summary", {},
-      el("time", { datetime: moment?.toISOString() }, moment ? moment.toLocaleString() : "at an unknown time"), event.lead ? el("strong", {}, event.title) : event.title));
+      el("time", { datetime: moment?.toISOString() }, moment ? clock(moment) : "at an unknown time"), event.lead ? el("strong", {}, event.title) : event.title));
     if (event.why) details.append(el("p", {}, event.why));
     if (event.rest) details.append(el("p", { class: "soft" }, `rule ${event.rest.rule}, ${event.rest.section}: ${event.rest.name}`),
       el("pre", {}, JSON.stringify(event.rest.seen ?? {}, null, 1)));
