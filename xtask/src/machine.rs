@@ -56,6 +56,11 @@ const PROMETHEUS: Need = Need {
     packages: &["prometheus"],
     present: || on_path("prometheus") && on_path("promtool"),
 };
+const BROWSER: Need = Need {
+    what: "Chromium and its driver, for the web page",
+    packages: &["chromium", "chromium-driver"],
+    present: || on_path("chromium") && on_path("chromedriver"),
+};
 const PYTHON: Need = Need {
     what: "Python with venv, for Patroni and schemathesis",
     packages: &["python3-venv"],
@@ -63,7 +68,7 @@ const PYTHON: Need = Need {
 };
 
 pub const EVERYTHING: &[Need] =
-    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX, PROMETHEUS];
+    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX, PROMETHEUS, BROWSER];
 /// Patroni itself follows: it is no Debian package of the version that is compared with.
 const PYTHON_PROGRAMS: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];

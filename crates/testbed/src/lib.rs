@@ -4,6 +4,7 @@
 //! also when the test panics; its directory is removed unless `SURUS_KEEP` is set. Works as root, where PostgreSQL
 //! runs as `postgres`, and as any other user.
 
+mod browser;
 mod clock;
 mod cluster;
 mod disk;
@@ -26,6 +27,7 @@ mod template;
 mod verbs;
 mod writer;
 
+pub use browser::Browser;
 pub use clock::Clock;
 pub use cluster::{Builder, Cluster, StoreKind};
 pub use disk::Disk;
