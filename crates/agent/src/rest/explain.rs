@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use surus_core::BootTime;
 
 use super::app::App;
+use super::facts::Facts;
+use super::readiness;
 use super::respond::{self, Refusal};
 use super::validity::Validity;
-use crate::handle::Published;
 use crate::journal;
 
 /// For the journal to be read: it is in the page cache, or on a disk that has other work.
@@ -56,7 +56,8 @@ fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// The fields of the newest decision stand at the top, those before it (and itself) in `recent`.
-pub fn document(published: &Published, now: BootTime, certificate: Option<&Validity>) -> Value {
+pub fn document(facts: &Facts<'_>, certificate: Option<&Validity>) -> Value {
+    let (published, now) = (facts.published, facts.now);
     let mut out = Map::new();
     out.insert("member".into(), json!(published.name));
     out.insert("scope".into(), json!(published.scope));
@@ -79,6 +80,9 @@ pub fn document(published: &Published, now: BootTime, certificate: Option<&Valid
             "remaining_seconds": remaining.unwrap_or_default().as_secs_f64(),
         }),
     );
+    if let Some(takeover) = readiness::document(facts) {
+        out.insert("takeover".into(), takeover);
+    }
     out.insert("fence".into(), published.fence.document(now));
     if let Some(watchdog) = published.watchdog.document() {
         out.insert("watchdog".into(), watchdog);

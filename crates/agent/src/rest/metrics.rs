@@ -4,7 +4,6 @@
 //! the suffix that an OpenMetrics encoder would append; hence the text is written here.
 
 mod measures;
-mod readiness;
 
 use std::fmt::{Display, Write};
 

@@ -22,6 +22,7 @@ mod options;
 mod origin;
 mod outcome;
 mod query;
+mod readiness;
 mod respond;
 mod router;
 mod routes;

@@ -95,9 +95,7 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
     Ok(match asked {
         Read::Liveness => respond::status(passes(health::is_live(&facts))),
         Read::Readiness => respond::status(passes(health::is_ready(&facts, query))),
-        Read::Explain => {
-            respond::json(StatusCode::OK, &explain::document(&published, facts.now, app.policy.load().validity()))
-        }
+        Read::Explain => respond::json(StatusCode::OK, &explain::document(&facts, app.policy.load().validity())),
         Read::Failsafe => match published.view.as_ref().map(|(view, _)| &view.failsafe) {
             None => respond::json(StatusCode::OK, &json!({})),
             Some(Some(members)) => respond::json(StatusCode::OK, &json!(members)),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::facts::Facts;
-use super::readiness::readiness;
+use super::super::readiness::readiness;
 use super::{Page, escape};
 use crate::measure::Histogram;
 

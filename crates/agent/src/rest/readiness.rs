@@ -1,9 +1,10 @@
 //! Could we fail over now, to whom, and losing what: as the leader sees its standbys at this moment.
 
+use serde_json::{Map, Value, json};
 use surus_core::cluster::{ClusterView, Member};
 use surus_core::settings::SynchronousMode;
 
-use super::super::facts::Facts;
+use super::facts::Facts;
 
 /// One standby that might take over.
 #[derive(Debug, PartialEq)]
@@ -21,6 +22,20 @@ pub fn readiness<'a>(facts: &Facts<'a>) -> Option<(bool, Vec<Successor<'a>>)> {
     let fit = successors.iter().filter(|s| s.fit).count();
     let quorum = sync(facts, view).map_or(0, |sync| sync.quorum);
     Some((fit > usize::try_from(quorum).unwrap_or(usize::MAX), successors))
+}
+
+/// What `GET /explain` tells of it.
+pub fn document(facts: &Facts<'_>) -> Option<Value> {
+    let (ready, successors) = readiness(facts)?;
+    let members = successors.iter().map(|s| {
+        let mut row = Map::new();
+        row.insert("name".into(), json!(s.name));
+        row.insert("fit".into(), json!(s.fit));
+        row.extend(s.loses.map(|bytes| ("loses".into(), json!(bytes))));
+        Value::Object(row)
+    });
+    let synchronous = facts.view.is_some_and(|view| sync(facts, view).is_some());
+    Some(json!({"ready": ready, "synchronous": synchronous, "members": members.collect::<Vec<_>>()}))
 }
 
 fn sync<'a>(facts: &Facts<'_>, view: &'a ClusterView) -> Option<&'a surus_core::cluster::SyncState> {
