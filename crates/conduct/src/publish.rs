@@ -97,10 +97,16 @@ pub fn member(facts: &Facts, server: &Server) -> Member {
         timeline: observed.and_then(|o| o.timeline),
         checkpoint_after_promote: (role == MemberRole::Primary && server.checkpoint_pending).then_some(false),
         pause: taken_in(facts),
-        fence: facts.fence.remark(),
+        fence: guards(facts),
         surus: Some(env!("CARGO_PKG_VERSION").into()),
         ..Member::default()
     }
+}
+
+/// What operators should see at first sight of what ends this server or its machine.
+fn guards(facts: &Facts) -> Option<String> {
+    let told: Vec<String> = facts.fence.remark().into_iter().chain(facts.no_watchdog()).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// What is to be in the store.

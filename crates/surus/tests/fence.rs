@@ -359,6 +359,12 @@ async fn a_hardware_watchdog_goes_with_the_lead() -> Result<()> {
     assert_eq!(cluster.status(2).await?["watchdog_failed"], true);
     let status = cluster.status(leader).await?;
     assert_eq!(status["surus"]["watchdog"]["state"], "running", "{status}");
+    let listed = cluster.surus(leader, &["list"]).await?;
+    let table = String::from_utf8_lossy(&listed.stdout).into_owned();
+    ensure!(table.contains("the watchdog is required and cannot be used"), "{table}");
+    let explained = cluster.surus(leader, &["explain"]).await?;
+    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+    ensure!(text.contains("runs, resets this machine"), "{text}");
 
     // Whoever has no watchdog is no candidate.
     let name = |cluster: &surus_testbed::Cluster, node: usize| cluster.node(node).name.clone();

@@ -46,6 +46,23 @@ fn a_handover_gives_the_lead_up_last_and_with_the_position() {
 }
 
 #[test]
+fn each_phase_of_a_change_of_leader_is_measured() {
+    let fake = leader().takes("checkpoint", ms(700)).takes("stop", ms(90));
+    assert_eq!(fake.run(handover(), context()), Ok(TaskDone::Released));
+    let phases = fake.state().phases.clone();
+    let words: Vec<_> = phases.iter().map(|(phase, planned, _)| (phase.word(), *planned)).collect();
+    assert_eq!(words, [("checkpoint", true), ("stop", true), ("catch_up", true), ("release", true)]);
+    assert_eq!(phases[0].2, ms(700));
+
+    let fake = leader().takes("promote", ms(300));
+    assert_eq!(fake.run(Task::Promote, context()), Ok(TaskDone::Done));
+    let phases = fake.state().phases.clone();
+    let words: Vec<_> = phases.iter().map(|(phase, planned, _)| (phase.word(), *planned)).collect();
+    assert_eq!(words, [("prepare", false), ("promote", false)], "nobody asked for it");
+    assert_eq!(phases[1].2, ms(300));
+}
+
+#[test]
 fn a_handover_waits_for_the_last_record() {
     let fake = leader().with(|s| s.peer = [Err("busy".into()), Ok(Lsn(899)), Ok(Lsn(900))].into());
     assert_eq!(fake.run(handover(), context()), Ok(TaskDone::Released));

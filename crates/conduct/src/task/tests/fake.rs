@@ -40,6 +40,7 @@ pub struct State {
     wakes: BTreeSet<BootTime>,
     events: Vec<(BootTime, Event)>,
     pub done: Vec<String>,
+    pub phases: Vec<(Phase, bool, Duration)>,
     cancelled: bool,
     lead: Option<Lead>,
     takes: BTreeMap<&'static str, Duration>,
@@ -231,6 +232,10 @@ impl Hands for Fake {
     }
 
     fn tell(&self, _: String) {}
+
+    fn took(&self, phase: Phase, planned: bool, time: Duration) {
+        self.state().phases.push((phase, planned, time));
+    }
 
     fn happened(&self, what: Happened) {
         let mut state = self.state();
