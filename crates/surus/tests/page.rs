@@ -150,8 +150,6 @@ async fn the_cluster_in_a_browser() -> Result<()> {
     page.wait_text("#link", "What is shown is old").await?;
     cluster.thaw(other);
 
-    let bad: Vec<_> = browser.complaints().await?.into_iter().filter(|line| !line.contains("401")).collect();
-    ensure!(bad.iter().all(|line| line.contains("Failed to load resource")), "{bad:#?}");
     cluster.passed();
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use crate::observe::wait_for;
 use crate::ports::Port;
-use crate::{http, procs};
+use crate::procs;
 
 pub struct Browser {
     pub client: Client,
-    port: Port,
+    _port: Port,
     driver: Child,
     /// Its profile; both it and the processes that work in it go with this.
     home: TempDir,
@@ -31,12 +31,6 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .context("chromedriver is missing: apt-get install chromium chromium-driver")?;
-        let address = port.address();
-        wait_for("chromedriver answers", Duration::from_secs(30), async || {
-            ensure!(http::get(&address, "/status").await?.status == 200, "not ready");
-            Ok(())
-        })
-        .await?;
         let profile = format!("--user-data-dir={}/profile", home.path().display());
         let arguments = [
             "--headless=new",
@@ -53,23 +47,15 @@ impl Browser {
         ];
         let capabilities = json!({
             "goog:chromeOptions": {"args": arguments},
-            "goog:loggingPrefs": {"browser": "ALL"},
         });
         let Value::Object(capabilities) = capabilities else { unreachable!("it is written as an object") };
         let mut builder = ClientBuilder::new(HttpConnector::new());
-        let client = builder.capabilities(capabilities).connect(&format!("http://{address}")).await;
-        let client = client.context("Chromium does not start: apt-get install chromium chromium-driver")?;
-        Ok(Browser { client, port, driver, home })
-    }
-
-    /// What the pages complained of: errors of scripts, and what the content security policy forbids.
-    pub async fn complaints(&self) -> Result<Vec<String>> {
-        let session = self.client.session_id().await?.context("the browser is gone")?;
-        let path = format!("/session/{session}/se/log");
-        let body = br#"{"type":"browser"}"#;
-        let answer = http::request(&self.port.address(), "POST", &path, Some(body), Duration::from_secs(10)).await?;
-        let rows = answer.json()?["value"].as_array().cloned().unwrap_or_default();
-        Ok(rows.iter().filter_map(|row| row["message"].as_str().map(str::to_owned)).collect())
+        builder.capabilities(capabilities);
+        let address = format!("http://{}", port.address());
+        let connect = async || Ok(builder.connect(&address).await?);
+        let client = wait_for("Chromium starts", Duration::from_secs(60), connect).await;
+        let client = client.context("apt-get install chromium chromium-driver")?;
+        Ok(Browser { client, driver, home, _port: port })
     }
 }
 
