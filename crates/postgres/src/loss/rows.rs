@@ -223,7 +223,7 @@ impl Instance {
     }
 }
 
-/// `	 1: name = "value"	(typeid = 25, ...)`. One whose end is missing was too long to be read.
+/// `     1: name = "value"    (typeid = 25, ...)`. One whose end is missing was too long to be read.
 fn column(line: &str) -> Option<(&str, &str)> {
     let (key, rest) = line.trim_start().strip_prefix("1: ")?.split_once(" = \"")?;
     Some((key, rest.rsplit_once("\"\t(typeid").map_or("", |(value, _)| value)))

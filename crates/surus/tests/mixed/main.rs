@@ -102,7 +102,8 @@ async fn same_texts(cluster: &Cluster) -> Result<()> {
         vec!["dsn", "-m", "nobody"],
         vec!["dsn", "-m", "node2", "-r", "any"],
         vec!["resume"],
-        vec!["edit-config", "-s", "ttl=20", "--force"],
+        // Otherwise ours also tells what comes of it.
+        vec!["edit-config", "-s", "ttl=20", "--force", "-q"],
         vec!["switchover", "--force", "--candidate", "nobody"],
         vec!["switchover", "--scheduled", "soon", "--force"],
         vec!["failover", "--force"],
