@@ -17,6 +17,7 @@ use crate::failure::{OrFail, Outcome, failed};
 use crate::terminal::Terminal;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Stands for what only an operator knows, as in what `patroni` generates: scripts look for it.
 pub(super) const FIXME: &str = "#FIXME";
 
 /// Where this machine is reached, as far as can be guessed.
