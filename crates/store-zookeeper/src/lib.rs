@@ -1,0 +1,1 @@
+//! The store contract on a ZooKeeper ensemble (`spec/dcs.md §8`).
