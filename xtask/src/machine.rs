@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::{newer, python, run};
+use crate::{consul, newer, python, run};
 
 pub struct Need {
     what: &'static str,
@@ -75,11 +75,12 @@ pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];
 pub const DEMO_WITH_ETCD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD];
 pub const BUILD: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES];
 
-/// What the tests need: everything, programs in Python, and if possible a newer PostgreSQL.
+/// What the tests need: everything, programs in Python, a Consul server, and if possible a newer PostgreSQL.
 pub fn install_for_tests() -> Result<()> {
     let needs: Vec<&Need> = EVERYTHING.iter().chain(PYTHON_PROGRAMS).collect();
     install_these(&needs)?;
     newer::postgres();
+    consul::consul();
     python::ALL.iter().try_for_each(python::Environment::install)
 }
 
@@ -168,7 +169,7 @@ fn privilege() -> Privilege {
     }
 }
 
-fn on_path(program: &str) -> bool {
+pub fn on_path(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 

@@ -3,7 +3,9 @@
 //! Depends on nothing heavy: it has to build on a machine that cannot build the rest yet.
 
 mod commands;
+mod consul;
 mod deb;
+mod foreign;
 mod machine;
 mod newer;
 mod python;

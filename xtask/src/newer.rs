@@ -3,9 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use crate::run;
+use crate::{foreign, run};
 
 const MAJOR: u32 = 17;
 /// The Debian release that has it.
@@ -20,52 +19,16 @@ pub fn postgres() {
         return;
     }
     println!("unpacking PostgreSQL {MAJOR} below {} for the tests that need it", root.display());
-    let mut fetch = Command::new("sh");
-    fetch.arg("-c").arg(FETCH).arg("fetch").arg(&root).arg(MAJOR.to_string()).arg(RELEASE);
-    let done = fetch.stdin(Stdio::null()).output();
-    let why = match done {
-        Ok(out) if out.status.success() => return,
-        Ok(out) => {
-            let text = String::from_utf8_lossy(&out.stderr).into_owned();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(5)..].join("\n  ")
-        }
-        Err(e) => e.to_string(),
-    };
+    let Err(why) = foreign::unpack(FETCH, &root, RELEASE, &[&MAJOR.to_string()]) else { return };
     let _ = fs::remove_dir_all(&root);
     println!("PostgreSQL {MAJOR} is NOT AVAILABLE HERE, and what only it has will not be tested:\n  {why}");
 }
 
-/// Directory, major version, release. apt works on lists and archives of its own, and for a machine on which nothing is
-/// installed yet, so that it brings the libraries too; it needs no privileges for that. The programs are made to use those
-/// libraries. Without LLVM the server has no JIT compiler, and must not find the part of it that would load one.
+/// After [`foreign::APT`], with the major version as the third argument; for a machine on which nothing is installed yet,
+/// so that it brings the libraries too. The programs are made to use those libraries. Without LLVM the server has no JIT
+/// compiler, and must not find the part of it that would load one.
 const FETCH: &str = r#"
-set -e
-root=$1 major=$2 release=$3
-. /etc/os-release
-[ -n "$VERSION_CODENAME" ] || { echo "not a Debian release with a name" >&2; exit 1; }
-work=$root.fetch stage=$root.unpacked
-rm -rf "$work" "$stage"
-trap 'rm -rf "$work" "$stage"' EXIT
-trap 'exit 130' INT TERM
-mkdir -p "$work/sources" "$work/lists/partial" "$work/archives/partial" "$stage"
-: >"$work/status"
-for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-  if grep -qs "$VERSION_CODENAME" "$file"; then
-    sed "s/$VERSION_CODENAME/$release/g" "$file" >"$work/sources/$(basename "$file")"
-  fi
-done
-cat >"$work/apt.conf" <<END
-Dir::Etc::sourcelist "-";
-Dir::Etc::sourceparts "$work/sources";
-Dir::State::lists "$work/lists";
-Dir::State::status "$work/status";
-Dir::Cache "$work";
-Dir::Cache::archives "$work/archives";
-APT::Sandbox::User "";
-END
-export APT_CONFIG=$work/apt.conf DEBIAN_FRONTEND=noninteractive
-apt-get -q update >&2
+major=$3
 apt-get -q -y --no-install-recommends --download-only install "postgresql-$major" patchelf >&2
 for package in "$work"/archives/*.deb; do
   case ${package##*/} in

@@ -7,7 +7,8 @@
 //! - a lease that is not renewed ends no earlier than its TTL after the store received the last
 //!   renewal, and takes the keys bound to it along. It ends also when the store's own leader was lost
 //!   meanwhile, without starting its time again.
-//! - a watch delivers every change of the prefix in order, or says that it starts over.
+//! - a watch delivers every change of the prefix in order, or says that it starts over. A store that shows states and no
+//!   changes (Consul, ZooKeeper) goes from one whole state to a later one: what was overwritten in between is not seen.
 //!
 //! No call retries behind the caller's back past `deadline`: who holds a lease must know in time.
 
