@@ -77,6 +77,7 @@ async fn check_binaries(settings: &Settings) -> anyhow::Result<()> {
     if version < 130_000 {
         anyhow::bail!("PostgreSQL {} is older than 13, the oldest that is supported", version / 10_000);
     }
+    instance.check_passfile().await?;
     if let Some(file) = instance.config_elsewhere().await {
         let dir = file.parent().unwrap_or(&file).display().to_string();
         anyhow::bail!(

@@ -25,6 +25,8 @@ pub struct Settings {
     pub overlay: RoleOverlay,
     /// As of the start of this process: everybody looks for receipts in one place.
     pub loss_directory: PathBuf,
+    /// Where nothing else is configured, as of the start too.
+    passfile: PathBuf,
 }
 
 impl Settings {
@@ -39,6 +41,7 @@ impl Settings {
         let loss_directory = local.loss.directory(&effective.data_dir);
         Settings {
             loss_directory,
+            passfile: surus_postgres::default_passfile(&effective.data_dir),
             local,
             dynamic,
             version: None,
@@ -115,7 +118,7 @@ impl Settings {
             superuser: credentials(&auth.superuser, "postgres"),
             replication: credentials(&auth.replication, "replicator"),
             rewind: auth.rewind.as_ref().map(|c| credentials(c, "rewind_user")),
-            pgpass: e.pgpass.clone(),
+            pgpass: e.pgpass.clone().unwrap_or_else(|| self.passfile.clone()),
             krbsrvname: e.krbsrvname.clone(),
             cluster_name: e.scope.clone(),
             member: self.local.name.clone(),

@@ -52,7 +52,7 @@ pub struct Effective {
     pub bin_dir: Option<PathBuf>,
     pub bin_name: BTreeMap<String, String>,
     pub database: String,
-    pub pgpass: PathBuf,
+    pub pgpass: Option<PathBuf>,
     pub authentication: Authentication,
     pub callbacks: BTreeMap<String, String>,
     /// `["basebackup"]` unless given.

@@ -109,6 +109,16 @@ pub(crate) async fn spawn_held<T: Send + 'static>(
     rx.await.unwrap_or_else(|_| Err(io::Error::other("the thread that starts programs ended early")))
 }
 
+/// Does something short as `user`, on a thread of its own.
+pub(crate) fn as_user<T: Send + 'static>(user: OsUser, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let thread = std::thread::Builder::new().name("as-user".into()).spawn(move || {
+        let done = become_user(&user).map(|()| work());
+        let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+        done
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that acts as another user ended early")))
+}
+
 fn become_user(user: &OsUser) -> io::Result<()> {
     let groups: Vec<Gid> = user.groups.iter().map(|g| Gid::from_raw(*g)).collect();
     set_thread_groups(&groups)?;

@@ -1,9 +1,12 @@
 //! Clusters come into being exactly once, and come back whole.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use surus_testbed::{Builder, Cluster, StoreKind, wait_for};
 
 fn cluster() -> Builder {
@@ -171,5 +174,24 @@ async fn a_wiped_data_directory_is_cloned_again() -> Result<()> {
     cluster.wait_healthy().await?;
     assert_eq!(cluster.sql(leader, "select n from t").await?, "1");
     cluster.passed();
+    Ok(())
+}
+
+/// The agents of the tests may be root, and `postgres` cannot read what is in the home of root.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standbys_log_in_with_a_password_file_that_nobody_named() -> Result<()> {
+    // One file for every cluster of this user: two of these tests at once would take it from each other.
+    let one = fs::File::create(std::env::temp_dir().join("surus-test-pgpass.lock"))?;
+    rustix::fs::flock(&one, rustix::fs::FlockOperation::LockExclusive)?;
+    let unnamed = json!({"postgresql": {"pgpass": null}});
+    let cluster = cluster().nodes(2).store(StoreKind::Etcd).settings(unnamed).healthy().await?;
+    let standby = cluster.others(cluster.leader().await?)[0];
+    let conninfo = cluster.sql(standby, "show primary_conninfo").await?;
+    let file = conninfo.split("passfile=").nth(1).and_then(|rest| rest.split(' ').next()).context("no passfile")?;
+    let file = PathBuf::from(file.trim_matches('\''));
+    ensure!(file.ends_with("pgpass") && !file.starts_with("/root"), "{conninfo}");
+    ensure!(fs::metadata(&file)?.uid() == fs::metadata(cluster.node(standby).data_dir())?.uid(), "{conninfo}");
+    cluster.passed();
+    fs::remove_file(file)?;
     Ok(())
 }

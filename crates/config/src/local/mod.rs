@@ -11,7 +11,7 @@ mod tags;
 mod watchdog;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use surus_core::MemberName;
 use surus_core::cluster::Tags;
@@ -76,7 +76,7 @@ impl LocalConfig {
     /// Reads the file or directory at `path` with the environment over it; without a path the environment alone.
     pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<LocalConfig, ConfigErrors> {
         let (root, mut r) = load::tree(path, env)?;
-        let config = Self::read(&root, &mut r, env);
+        let config = Self::read(&root, &mut r);
         let (errors, warnings) = sorted(r.findings);
         match config {
             Some(config) if errors.is_empty() => Ok(LocalConfig { warnings, ..config }),
@@ -84,7 +84,7 @@ impl LocalConfig {
         }
     }
 
-    fn read(root: &Node, r: &mut Reader, env: &BTreeMap<String, String>) -> Option<LocalConfig> {
+    fn read(root: &Node, r: &mut Reader) -> Option<LocalConfig> {
         definition::check::file(root, r);
         let s = Section::new(root, "", ROOT);
         let (scope, name) = (s.text("scope"), name(&s, r));
@@ -100,7 +100,7 @@ impl LocalConfig {
         let ctl = rest::ctl(&s, r);
         let log = log::read(&s, r);
         let bootstrap = bootstrap::read(&s, r);
-        let postgresql = postgresql::read(&s, r, &home(env));
+        let postgresql = postgresql::read(&s, r);
         let recorder = recorder::read(&s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
         let loss = loss::read(&s, r, postgresql.as_ref().map(|p| p.data_dir.as_path()));
         let tags = tags::read(&s, r);
@@ -215,12 +215,6 @@ fn name(s: &Section<'_>, r: &mut Reader) -> Option<String> {
         return None;
     }
     Some(name)
-}
-
-/// The environment given wins over the system's idea of it, so that a service manager's setting counts.
-fn home(env: &BTreeMap<String, String>) -> PathBuf {
-    let given = env.get("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
-    given.or_else(std::env::home_dir).unwrap_or_default()
 }
 
 /// Others are told loopback addresses while the store is not on this machine alone.

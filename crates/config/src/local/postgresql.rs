@@ -1,7 +1,7 @@
 //! `postgresql` (`spec/config.md §4.8`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::{self, HostPort, Listen};
@@ -20,7 +20,8 @@ pub struct Postgresql {
     pub data_dir: PathBuf,
     /// Where `postgresql.conf`, `pg_hba.conf` and `pg_ident.conf` are; `data_dir` unless given.
     pub config_dir: PathBuf,
-    pub pgpass: PathBuf,
+    /// Unless it is in the home of the user that PostgreSQL runs as.
+    pub pgpass: Option<PathBuf>,
     pub authentication: Authentication,
     pub settings: PostgresqlSettings,
 }
@@ -217,7 +218,7 @@ fn replica_methods(s: &Section<'_>, r: &mut Reader) -> BTreeMap<String, ReplicaM
 }
 
 /// The local section.
-pub(super) fn read(root: &Section<'_>, r: &mut Reader, home: &Path) -> Option<Postgresql> {
+pub(super) fn read(root: &Section<'_>, r: &mut Reader) -> Option<Postgresql> {
     let s = root.section("postgresql");
     if !s.exists() {
         return None;
@@ -237,7 +238,7 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, home: &Path) -> Option<Po
         proxy_address: s.address("proxy_address", Some(5432)),
         data_dir: data_dir?,
         config_dir: config_dir?,
-        pgpass: s.path("pgpass").unwrap_or_else(|| home.join("pgpass")),
+        pgpass: s.path("pgpass"),
         authentication: authentication?,
         settings,
     })

@@ -26,7 +26,7 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(raft.self_addr, Some(address("127.0.0.1", 7001)));
     assert_eq!(raft.data_dir, Path::new("."));
     let pg = &config.postgresql;
-    assert_eq!(pg.pgpass, Path::new("/home/pg/pgpass"));
+    assert_eq!(pg.pgpass, None);
     assert_eq!(pg.config_dir, Path::new("/data"));
     assert_eq!(pg.authentication.superuser.password.as_ref().map(|p| p.expose()), Some("sup3r"));
     assert_eq!(pg.authentication.rewind, None);

@@ -2,7 +2,7 @@
 
 mod cluster;
 
-use surus_config::{CheckOptions, ClientConfig, Finding, LocalConfig, Severity};
+use surus_config::{CheckOptions, ClientConfig, Finding, LocalConfig, Place, Severity, Source};
 
 use crate::cli::Check;
 use crate::failure::{Failure, Outcome};
@@ -23,10 +23,10 @@ pub fn check(terminal: &mut Terminal, args: &Check, quiet: bool) -> Outcome {
     let env = surus_config::environment();
     let options = CheckOptions { ignore_listen_port: args.ignore_listen_port };
     let mut findings = surus_config::check(path, &env, options);
+    let local = LocalConfig::load(path, &env);
+    findings.extend(local.as_ref().ok().and_then(passfile));
     let mut wrong = tell(&findings);
-    if let (false, Ok(local), Ok(client)) =
-        (wrong || args.offline, LocalConfig::load(path, &env), ClientConfig::load(path, &env))
-    {
+    if let (false, Ok(local), Ok(client)) = (wrong || args.offline, local, ClientConfig::load(path, &env)) {
         match cluster::check(&local, client) {
             Ok(found) => findings = found,
             Err(why) => {
@@ -48,6 +48,22 @@ pub fn check(terminal: &mut Terminal, args: &Check, quiet: bool) -> Outcome {
         say!(terminal, "{what} is valid");
     }
     Ok(())
+}
+
+/// An agent does not start with one that the server could not read.
+fn passfile(local: &LocalConfig) -> Option<Finding> {
+    let postgresql = &local.postgresql;
+    postgresql.authentication.replication.password.as_ref()?;
+    let (key, data_dir) = ("postgresql.pgpass", &postgresql.data_dir);
+    let file = postgresql.pgpass.clone().unwrap_or_else(|| surus_postgres::default_passfile(data_dir));
+    let fault = surus_postgres::check_passfile(data_dir, &file).err()?.to_string();
+    let place = local.source_of(key).or_else(|| local.source_of("postgresql")).or_else(|| local.source_of("")).cloned();
+    Some(Finding {
+        severity: Severity::Error,
+        place: place.unwrap_or_else(|| Place::of(Source::Default)),
+        path: key.to_owned(),
+        message: fault.strip_prefix("postgresql.pgpass: ").unwrap_or(&fault).to_owned(),
+    })
 }
 
 /// `true`: there is an error among them.
