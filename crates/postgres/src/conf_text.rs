@@ -75,9 +75,7 @@ pub(crate) fn postgresql_conf(
          # Change the settings of the cluster or of this member instead.\n",
     );
     out.push_str(&format!("include {}\n\n", quote(include)));
-    for (name, value) in parameters.iter().filter(|(name, _)| !RECOVERY_SETTINGS.contains(&name.as_str())) {
-        out.push_str(&line(name, value));
-    }
+    out.push_str(&parameter_lines(parameters));
     for (name, file) in [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")] {
         if !parameters.contains_key(name) {
             out.push_str(&line(name, &config.config_dir.join(file).to_string_lossy()));
@@ -90,6 +88,11 @@ pub(crate) fn postgresql_conf(
         }
     }
     out
+}
+
+pub(crate) fn parameter_lines(parameters: &BTreeMap<String, String>) -> String {
+    let ours = parameters.iter().filter(|(name, _)| !RECOVERY_SETTINGS.contains(&name.as_str()));
+    ours.map(|(name, value)| line(name, value)).collect()
 }
 
 fn line(name: &str, value: &str) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::InstanceConfig;
 use crate::disk::{IO_LIMIT, blocking};
+use crate::judge::{Asked, Judged};
 use crate::orphans::unlisted;
 use crate::os_user::{self, OsUser};
 use crate::postmaster::{PidFile, Postmaster};
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     /// and one that began earlier could put back whom commits waited for before.
     pub writing: Mutex<()>,
     pub socket_dirs: Mutex<Option<String>>,
+    /// Of the latest sets of parameters.
+    pub judged: tokio::sync::Mutex<Vec<(Asked, Judged)>>,
     /// One at a time of those that create, replace or start.
     pub exclusive: tokio::sync::Mutex<()>,
     /// What the latest loss receipt is about, until its rows are read.
@@ -69,6 +72,7 @@ impl Instance {
                 names: Mutex::default(),
                 writing: Mutex::default(),
                 socket_dirs: Mutex::default(),
+                judged: tokio::sync::Mutex::default(),
                 exclusive: tokio::sync::Mutex::default(),
                 lost: Mutex::default(),
                 no_walsender_until: Mutex::default(),

@@ -26,6 +26,7 @@ mod half_rewound;
 mod history;
 mod in_place;
 mod instance;
+mod judge;
 mod kill;
 mod lock;
 mod look;

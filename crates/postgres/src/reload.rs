@@ -7,6 +7,7 @@ use surus_core::server::{FollowOutcome, StartAs};
 use crate::Result;
 use crate::conf_text::needs_restart;
 use crate::conf_write::{Writing, Written};
+use crate::config::InstanceConfig;
 use crate::disk::{IO_LIMIT, blocking};
 use crate::instance::{Instance, lock};
 use crate::timeline::clear_placeholders;
@@ -65,11 +66,12 @@ impl Instance {
             Some(overrides) => overrides,
             None => self.socket_override(&self.config()).await?,
         };
-        let instance = self.clone();
+        let (instance, judged) = (self.clone(), self.judged(version).await);
         blocking("writing the configuration", IO_LIMIT, move || {
             let _alone = lock(&instance.inner.writing);
             // Looked at only now: what was true while another writer was at work may be of the past.
-            let (config, names) = (instance.config(), lock(&instance.inner.names).clone());
+            let (mut config, names) = (InstanceConfig::clone(&instance.config()), lock(&instance.inner.names).clone());
+            judged.apply(&mut config);
             let role = role.or_else(|| lock(&instance.inner.role).clone());
             let writing = Writing { config: &config, user: user.as_ref(), version, raised: &overrides, names };
             let role_now = role.as_ref();

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use surus_core::cluster::PendingRestart;
@@ -62,6 +63,11 @@ impl Instance {
             DataDir::Foreign(why) | DataDir::Unreadable(why) => {
                 return Err(PgError::new(ErrorKind::Refused, format!("cannot start: {why}")));
             }
+        };
+        let config = {
+            let mut accepted = InstanceConfig::clone(&config);
+            self.judged(version).await.apply(&mut accepted);
+            Arc::new(accepted)
         };
         let raised = if role.is_primary() { BTreeMap::new() } else { raised_limits(&config, &control) };
         let mut overrides: BTreeMap<String, String> =

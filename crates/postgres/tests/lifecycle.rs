@@ -95,6 +95,62 @@ async fn from_initdb_to_a_clean_stop() {
     let end = node.shutdown_position().await.unwrap().unwrap();
     assert_eq!((end.timeline, end.checkpoint), (Timeline(1), end.publish));
     assert!(end.checkpoint > seen.flush_lsn);
+    of_another_version(&node).await;
+}
+
+/// Parameters that would keep this server from starting, and one that no later start may lack.
+async fn of_another_version(node: &Instance) {
+    let mut config = (*node.config()).clone();
+    for (name, value) in [
+        ("stats_temp_directory", "pg_stat_tmp"),
+        ("wal_keep_segments", "8"),
+        ("work_mem", "a lot"),
+        ("wal_level", "huge"),
+        ("my.own", "1"),
+        ("zero_damaged_pages", "off"),
+        ("maintenance_work_mem", "6MB"),
+        ("max_prepared_transactions", "300000"),
+        // Within its own range, and with the other limits too much.
+        ("max_connections", "300000"),
+    ] {
+        config.parameters.insert(name.into(), value.into());
+    }
+    config.command_line.push(("max_prepared_transactions".into(), "300000".into()));
+    config.command_line.push(("wal_level".into(), "huge".into()));
+    config.command_line.push(("max_connections".into(), "300000".into()));
+    node.set_config(config.clone());
+    assert!(
+        node.command_line().await.contains(&("max_prepared_transactions".into(), "300000".into())),
+        "not asked yet"
+    );
+    node.write_config(&StartAs::Primary).await.unwrap();
+    assert!(node.command_line().await.contains(&("max_prepared_transactions".into(), "262143".into())));
+    assert!(!node.command_line().await.iter().any(|(name, _)| name == "wal_level" || name == "max_connections"));
+
+    // A server for so many wants more memory than a machine for tests has.
+    config.parameters.insert("max_prepared_transactions".into(), "1".into());
+    config.command_line = vec![("max_prepared_transactions".into(), "1".into())];
+    node.set_config(config.clone());
+    node.start(&StartAs::Primary, LIMIT).await.unwrap();
+    for (name, value) in [("my.own", "1"), ("maintenance_work_mem", "6MB"), ("max_prepared_transactions", "1")] {
+        assert_eq!(one(node, &format!("SHOW {name}")).await, value, "{name}");
+    }
+    let written = fs::read_to_string(config.data_dir.join("postgresql.conf")).unwrap();
+    for name in ["stats_temp_directory", "wal_keep_segments", "work_mem = ", "wal_level", "max_connections"] {
+        assert!(!written.lines().any(|line| line.starts_with(name)), "{written}");
+    }
+    assert!(written.contains("zero_damaged_pages"), "it is in no sample, and known: {written}");
+
+    // A reload of what another start would not take.
+    config.parameters.insert("autovacuum_naptime".into(), "soon".into());
+    config.parameters.insert("work_mem".into(), "7MB".into());
+    node.set_config(config);
+    node.reload().await.unwrap();
+    eventually("the reload", || async { one(node, "SHOW work_mem").await == "7MB" }).await;
+    let errors = "SELECT count(*)::text FROM pg_file_settings WHERE error IS NOT NULL";
+    assert_eq!(one(node, errors).await, "0");
+    node.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
+    assert!(!fs::exists(node.config().data_dir.join("postgresql.conf.surus.check")).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,14 +298,14 @@ async fn what_is_wrong_is_said() {
 
     node.initdb(&CancellationToken::new()).await.unwrap();
     let mut config = (*node.config()).clone();
-    config.parameters.insert("shared_buffers".into(), "much".into());
+    config.parameters.insert("shared_preload_libraries".into(), "no_such_library".into());
     node.set_config(config.clone());
     let error = node.start(&StartAs::Primary, LIMIT).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::StartFailed);
-    assert!(error.to_string().contains("shared_buffers"), "{error}");
+    assert!(error.to_string().contains("no_such_library"), "{error}");
     assert!(node.process().await.is_none());
 
-    config.parameters.insert("shared_buffers".into(), "16MB".into());
+    config.parameters.remove("shared_preload_libraries");
     config.parameters.insert("unix_socket_directories".into(), format!("/tmp/{}", "x".repeat(110)));
     node.set_config(config.clone());
     let error = node.start(&StartAs::Primary, LIMIT).await.unwrap_err();

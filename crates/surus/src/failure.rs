@@ -10,7 +10,7 @@ pub enum Failure {
     Message(String),
     /// Wrong usage that the argument parser cannot see, exit code 2.
     Usage(String),
-    /// End of input at a prompt.
+    /// End of input at a prompt, or Ctrl-C.
     Aborted,
     /// The command has said on its output what failed.
     Said,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::{Failure, Outcome};
 
@@ -65,7 +65,7 @@ impl Terminal {
     pub fn ask_hidden(&mut self, question: &str) -> Outcome<String> {
         write!(self.output, "{question}: ")?;
         self.output.flush()?;
-        let Some(hidden) = Hidden::begin() else { return self.answer() };
+        let Some(hidden) = Changed::hidden() else { return self.answer() };
         let typed = self.typed();
         drop(hidden);
         writeln!(self.output)?;
@@ -84,7 +84,7 @@ impl Terminal {
             match byte[0] {
                 b'\r' | b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
                 // Ctrl-C, and Ctrl-D on an empty line.
-                3 => return Err(Failure::Aborted),
+                INTERRUPT => return Err(Failure::Aborted),
                 4 if line.is_empty() => return Err(Failure::Aborted),
                 8 | 127 => {
                     line.pop();
@@ -117,31 +117,67 @@ impl Terminal {
     }
 
     fn answer(&mut self) -> Outcome<String> {
-        let mut line = String::new();
-        let read = self.input.read_line(&mut line);
-        if !matches!(read, Ok(n) if n > 0) {
-            return Err(Failure::Aborted);
+        let changed = Changed::interruptible();
+        let line = self.line_typed();
+        drop(changed);
+        match line.as_deref() {
+            None | Some([.., INTERRUPT]) => Err(Failure::Aborted),
+            Some(line) => Ok(String::from_utf8_lossy(line).trim().to_owned()),
         }
-        Ok(line.trim().to_owned())
+    }
+
+    /// Up to the end of the line or to Ctrl-C, and with that; nothing at the end of the input.
+    fn line_typed(&mut self) -> Option<Vec<u8>> {
+        let mut line = Vec::new();
+        loop {
+            let read = match self.input.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.ok()?,
+            };
+            let end = read.iter().position(|byte| [b'\n', INTERRUPT].contains(byte));
+            let taken = end.map_or(read.len(), |at| at + 1);
+            line.extend_from_slice(&read[..taken]);
+            self.input.consume(taken);
+            if end.is_some() || taken == 0 {
+                return Some(line).filter(|line| !line.is_empty());
+            }
+        }
     }
 }
 
-/// A terminal that shows nothing of what is typed, until this is dropped.
-struct Hidden(Termios);
+/// Ctrl-C
+const INTERRUPT: u8 = 3;
 
-impl Hidden {
-    fn begin() -> Option<Hidden> {
+/// A terminal that behaves in another way, until this is dropped.
+struct Changed(Termios);
+
+impl Changed {
+    /// Shows nothing of what is typed.
+    fn hidden() -> Option<Changed> {
+        Changed::to(|t| t.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG))
+    }
+
+    /// Ctrl-C ends the line instead of the process: whoever asked says that nothing was done, with the status of that.
+    fn interruptible() -> Option<Changed> {
+        Changed::to(|t| {
+            t.special_codes[SpecialCodeIndex::VINTR] = 0;
+            t.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+        })
+    }
+
+    fn to(change: impl FnOnce(&mut Termios)) -> Option<Changed> {
         let before = tcgetattr(io::stdin()).ok()?;
-        let mut quiet = before.clone();
-        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
-        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).ok()?;
-        Some(Hidden(before))
+        let mut after = before.clone();
+        change(&mut after);
+        // What was typed ahead stays.
+        tcsetattr(io::stdin(), OptionalActions::Drain, &after).ok()?;
+        Some(Changed(before))
     }
 }
 
-impl Drop for Hidden {
+impl Drop for Changed {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
     }
 }
 

@@ -343,6 +343,7 @@ async fn the_commands_show_and_do() -> Result<()> {
     }
     assert_eq!(cluster.leader().await?, candidate);
     the_whole_screen(&cluster).await?;
+    a_question_is_not_answered(&cluster).await?;
     cluster.passed();
     Ok(())
 }
@@ -386,6 +387,24 @@ async fn queries(cluster: &Cluster, leader: usize) -> Result<()> {
         assert!(told.contains("\tERROR, SQLSTATE: ") && told.contains(code), "{args:?}: {told}");
     }
     Ok(())
+}
+
+/// By Ctrl-C: the shell sees a command that failed, not one that was killed.
+async fn a_question_is_not_answered(cluster: &Cluster) -> Result<()> {
+    let (binary, config) = (env!("CARGO_BIN_EXE_surus"), cluster.node(0).config_path());
+    let line = format!("{binary} -c {} switchover; echo ended with $?; stty -a; exec sleep 1000", config.display());
+    let screen = Screen::run(cluster.dir(), &line, 80, 40)?;
+    let shows = async |what: &[&str]| {
+        wait_for("it is on the screen", LONG, async || {
+            let text = screen.text()?;
+            ensure!(what.iter().all(|part| text.contains(part)), "no {what:?} in\n{text}");
+            Ok(())
+        })
+        .await
+    };
+    shows(&["Primary ["]).await?;
+    screen.press("C-c")?;
+    shows(&["Aborted!", "ended with 1", "intr = ^C;", "eol = <undef>;"]).await
 }
 
 async fn the_whole_screen(cluster: &Cluster) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
@@ -12,7 +13,9 @@ pub struct Screen {
 impl Screen {
     /// Runs a line of shell in a terminal of this size. `dir` is for the socket.
     pub fn run(dir: &Path, line: &str, columns: u16, rows: u16) -> Result<Screen> {
-        let screen = Screen { socket: dir.join("tmux.sock") };
+        // A server that is told to end does so a little later.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let screen = Screen { socket: dir.join(format!("tmux{}.sock", NEXT.fetch_add(1, Ordering::Relaxed))) };
         let (x, y) = (columns.to_string(), rows.to_string());
         screen.tmux(&["new-session", "-d", "-x", &x, "-y", &y, "sh", "-c", line])?;
         Ok(screen)

@@ -24,7 +24,10 @@ pub(crate) const POSTGRESQL: &[Key] = &[
         .file_only()
         .agent_restart()
         .variable(),
-    key("pgpass", Kind::Path, "Password file that the agent writes").otherwise("`~/pgpass` of the user PostgreSQL runs as").file_only().variable(),
+    key("pgpass", Kind::Path, "Password file that the agent writes")
+        .otherwise("`~/pgpass` of the user PostgreSQL runs as")
+        .file_only()
+        .variable(),
     key("authentication", Kind::Map(AUTHENTICATION, Others::Unknown), "Users that Surus and standbys connect as")
         .file_only()
         .required_by_reader(),

@@ -22,14 +22,13 @@ impl Agent {
         }
         let (instance, tx) = (self.instance.clone(), self.upkeep.pending.0.clone());
         let wake = self.wake.clone();
-        let wanted = self.settings.effective.command_line.clone();
         // Recovery settings are rewritten at each change of role; they say nothing to a server that is out of recovery.
         let mut pending = observed.pending_restart.clone();
         pending.retain(|name, change| change.old_value != change.new_value && !is_recovery_setting(name));
         let begun = self.upkeep.spawn("looking for pending restarts", async move {
             // A reload does not reach what the command line set: PostgreSQL itself reports nothing there.
             let running = instance.settings(Duration::from_secs(5)).await.map_err(|e| e.to_string())?;
-            for (name, new) in wanted {
+            for (name, new) in instance.command_line().await {
                 if let Some(setting) = running.get(&name).filter(|s| s.context == "postmaster")
                     && !same_value(&setting.value, &new, setting)
                 {
