@@ -36,7 +36,7 @@ pub use dynamic::{DynamicConfig, StandbyCluster};
 pub use effective::{Effective, RoleOverlay};
 pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
-pub use load::merged;
+pub use load::{merged, read_yaml};
 pub use local::{
     Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, FenceMode,
     LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings, RaftConfig, RaftTls,

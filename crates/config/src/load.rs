@@ -57,6 +57,12 @@ pub fn merged(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<ser
     Ok(if root.entries().is_some() { root.to_json() } else { serde_json::json!({}) })
 }
 
+/// A text of YAML by the rules of configuration files, in which `on` is true and `y` is a text. `what` stands where the
+/// name of a file would in the message.
+pub fn read_yaml(what: &str, text: &str) -> Result<serde_json::Value, Finding> {
+    tree::parse(text, &Source::File(Arc::new(what.into())), &mut Vec::new()).map(|root| root.to_json())
+}
+
 fn read_path(path: &Path, r: &mut Reader) -> Result<Node, ConfigErrors> {
     let source = Source::File(Arc::new(path.to_owned()));
     let here = || Place::of(source.clone());

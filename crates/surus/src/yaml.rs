@@ -265,11 +265,17 @@ mod tests {
             "0o17",
             "08",
             "1e3",
+            "y",
+            "n",
+            "Y",
+            "N",
+            "on",
+            "oN",
         ] {
             let value = json!({"k": text, "l": [text, {"m": text}]});
-            let back: Value = serde_saphyr::from_str(&block(&value)).unwrap();
+            let back = surus_config::read_yaml("it", &block(&value)).unwrap();
             assert_eq!(back, value, "{text}");
-            let back: Value = serde_saphyr::from_str(&flow(&value)).unwrap();
+            let back = surus_config::read_yaml("it", &flow(&value)).unwrap();
             assert_eq!(back, value, "{text}");
         }
     }

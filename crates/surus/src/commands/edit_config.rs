@@ -93,19 +93,12 @@ pub fn change(terminal: &mut Terminal, document: &mut Value, changes: &Changes<'
     Ok(())
 }
 
-fn parse_yaml(what: &str, text: &str) -> Outcome<Value> {
-    // The library's own message shows the lines around the fault, and passwords with them.
-    serde_saphyr::from_str::<Value>(text)
-        .map_err(|e| e.without_snippet().to_string())
-        .or_fail_with(format!("{what} is not valid YAML"))
-}
-
 fn read_yaml(terminal: &mut Terminal, file: &str) -> Outcome<Value> {
     let text = match file {
         "-" => terminal.read_all()?,
         path => std::fs::read_to_string(path).or_fail_with(format!("{path} cannot be read"))?,
     };
-    mapping(file, parse_yaml(file, &text)?)
+    mapping(file, surus_config::read_yaml(file, &text).or_fail()?)
 }
 
 fn mapping(what: &str, value: Value) -> Outcome<Value> {
@@ -129,7 +122,7 @@ fn set(document: &mut Value, pair: &str) -> Outcome {
     if path.iter().any(|part| part.is_empty()) {
         return failed(format!("Invalid parameter setting {pair}"));
     }
-    let value = parse_yaml(&format!("the value in {pair}"), value)?;
+    let value = surus_config::read_yaml(&format!("the value in {pair}"), value).or_fail()?;
     put(document, &path, value);
     Ok(())
 }
@@ -220,7 +213,7 @@ fn edit(cluster: &str, before: &str) -> Outcome<Value> {
     }
     // By its name: editors replace files.
     let text = std::fs::read_to_string(file.path()).or_fail_with("the edited file cannot be read")?;
-    mapping("the edited file", parse_yaml("the edited file", &text)?)
+    mapping("the edited file", surus_config::read_yaml("the edited file", &text).or_fail()?)
 }
 
 fn in_path(name: &str) -> bool {
