@@ -40,6 +40,9 @@ pub fn compare_past(
     let found = compare(local.0, end, upstream.0, upstream.1);
     let parted = loss::fork(local, upstream).filter(|(common, _)| !local.1.is_empty() && *common < local.0);
     match (&found, parted) {
+        (Divergence::None, Some((_, Some(parted)))) if local.0 == upstream.0 => {
+            Divergence::SameNumber { timeline: local.0, parted }
+        }
         (Divergence::None | Divergence::Forked { .. }, Some((common, Some(at)))) => {
             Divergence::Forked { timeline: common, switchpoint: at, local: end.lsn() }
         }
@@ -91,11 +94,12 @@ mod tests {
             switchpoint: Lsn(switchpoint),
             local: Lsn(local),
         };
+        let same = |timeline, parted| Divergence::SameNumber { timeline: t(timeline), parted: Lsn(parted) };
         let (early, late) = (vec![row(1, 100)], vec![row(1, 150)]);
         let later = vec![row(1, 150), row(2, 300)];
         for (what, local, end, upstream, want) in [
             ("the same", (t(2), &early), at(250), (t(2), &early), Divergence::None),
-            ("another second one", (t(2), &early), at(250), (t(2), &late), forked(1, 100, 250)),
+            ("another second one", (t(2), &early), at(250), (t(2), &late), same(2, 100)),
             ("it went on to a third", (t(2), &early), at(250), (t(3), &later), forked(1, 100, 250)),
             ("and left that again", (t(2), &early), at(301), (t(3), &later), forked(1, 100, 301)),
             ("as far as it was left", (t(2), &late), at(250), (t(3), &later), Divergence::None),

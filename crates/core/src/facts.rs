@@ -118,6 +118,8 @@ pub enum TaskDone {
     NotDiverged,
     /// Local history has a part that the upstream's lacks, in words.
     Diverged(String),
+    /// Both have a timeline of one number and of their own.
+    SameNumber(String),
     /// Could not be told yet, in words.
     Undecided(String),
     /// Another member initialised the cluster first.

@@ -23,11 +23,23 @@ pub enum Divergence {
         against: MemberName,
         what: String,
     },
+    /// Both have a timeline of that number and of their own. PostgreSQL would take the one for the other: until a comparison
+    /// finds otherwise, nobody is followed.
+    SameNumber {
+        against: MemberName,
+        what: String,
+    },
     /// Rewinding was tried and failed.
     RewindFailed {
         against: MemberName,
         why: String,
     },
+}
+
+impl Divergence {
+    pub fn same_number(&self) -> bool {
+        matches!(self, Divergence::SameNumber { .. })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]

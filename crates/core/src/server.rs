@@ -97,6 +97,9 @@ pub enum Divergence {
     Ahead { local: Timeline, upstream: Timeline },
     /// Has WAL of `timeline` that the upstream, having left it at `switchpoint`, does not have.
     Forked { timeline: Timeline, switchpoint: Lsn, local: Lsn },
+    /// Both gave this number to a timeline of their own, after they had parted. PostgreSQL goes by numbers and takes one
+    /// for the other: neither it nor `pg_rewind` would object.
+    SameNumber { timeline: Timeline, parted: Lsn },
     /// The upstream's history does not contain our timeline at all.
     Unrelated { local: Timeline, upstream: Timeline },
     /// A rewind broke off, to where two histories parted: whatever the timelines say, this directory is of no use as it is.

@@ -215,6 +215,7 @@ fn remember_streaming(memory: &mut Memory, facts: &Facts) {
                 && let Some(against) = compared_with(facts)
                 && (facts.settings.standby_cluster && leader.name == facts.me
                     || leader.timeline.is_some() && o.timeline == leader.timeline)
+                && !memory.divergence.same_number()
             {
                 memory.divergence = Divergence::None { against };
             }
@@ -296,8 +297,11 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
         (Task::Follow { upstream }, outcome) => {
             memory.followed = Some((upstream.clone(), finished.at));
             if outcome.is_ok() {
-                memory.divergence = Divergence::Unchecked;
-                memory.divergence_checked = None;
+                // Only another comparison changes what must not be followed.
+                if !memory.divergence.same_number() {
+                    memory.divergence = Divergence::Unchecked;
+                    memory.divergence_checked = None;
+                }
                 memory.not_streaming_since = Some(finished.at);
             }
         }
@@ -307,6 +311,9 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                 Ok(TaskDone::NotDiverged) => memory.divergence = Divergence::None { against: from.name.clone() },
                 Ok(TaskDone::Diverged(what)) => {
                     memory.divergence = Divergence::Found { against: from.name.clone(), what: what.clone() };
+                }
+                Ok(TaskDone::SameNumber(what)) => {
+                    memory.divergence = Divergence::SameNumber { against: from.name.clone(), what: what.clone() };
                 }
                 _ => {}
             }
@@ -334,6 +341,7 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
     }
     // A divergence found against a leader that is not the leader any more says nothing.
     if let Divergence::Found { against: a, .. }
+    | Divergence::SameNumber { against: a, .. }
     | Divergence::RewindFailed { against: a, .. }
     | Divergence::None { against: a } = &memory.divergence
         && against.as_ref().is_some_and(|now| now != a)

@@ -187,7 +187,7 @@ fn how(outcome: &Result<TaskDone, String>) -> String {
         Ok(TaskDone::NotDiverged) => "the histories agree".to_owned(),
         Ok(TaskDone::LostRace) => "another member was first".to_owned(),
         Ok(TaskDone::GivenUp(why)) => format!("given up: {why}"),
-        Ok(TaskDone::Diverged(what) | TaskDone::Undecided(what)) => what.clone(),
+        Ok(TaskDone::Diverged(what) | TaskDone::SameNumber(what) | TaskDone::Undecided(what)) => what.clone(),
         Err(why) => format!("failed: {why}"),
     }
 }

@@ -626,7 +626,7 @@ async fn one_number_for_two_timelines() {
     insert(&b, 4).await;
 
     let found = c.divergence(&upstream(&b), LIMIT).await.unwrap();
-    assert!(matches!(found, Divergence::Forked { timeline: Timeline(1), .. }), "{found:?}");
+    assert!(matches!(found, Divergence::SameNumber { timeline: Timeline(2), .. }), "{found:?}");
     let refused = c.rewind(&upstream(&b), LIMIT, &no_progress(), &token()).await.unwrap_err();
     assert!(
         refused.kind == ErrorKind::Refused && refused.to_string().contains("number 2 to two timelines"),

@@ -56,6 +56,10 @@ pub async fn check(hands: &impl Hands, from: &Upstream) -> Outcome {
             "timeline {timeline} ended at {switchpoint} for {}, and goes on to {local} here",
             from.name
         )),
+        Ok(Divergence::SameNumber { timeline, parted }) => TaskDone::SameNumber(format!(
+            "{} and this server parted at {parted} and each has a timeline {timeline} of its own",
+            from.name
+        )),
         Ok(Divergence::HalfRewound { fork }) => {
             TaskDone::Diverged(format!("a rewind to {fork} broke off and left files of two servers"))
         }

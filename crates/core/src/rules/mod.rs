@@ -184,6 +184,9 @@ fn leads(facts: &Facts, memory: &Memory, view: Option<&ClusterView>) -> Leads {
 
 /// Whom this server is to stream from.
 fn upstream(facts: &Facts, memory: &Memory, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
+    if memory.divergence.same_number() {
+        return None;
+    }
     let (leads, away) = (*leads == Leads::Me, memory.away.as_ref());
     view.and_then(|v| follow::upstream(v, &facts.me, leads, away, &facts.tags, &facts.settings))
 }

@@ -12,6 +12,9 @@ use crate::report::Section;
 /// How long copying slots is left alone after it was tried: each time the standby restarts.
 const COPY_AGAIN: Duration = Duration::from_secs(60);
 
+/// How often two timelines of one number are compared again.
+const COMPARE_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long the same upstream is not ordered again.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(10);
 
@@ -78,6 +81,14 @@ pub const RULES: &[Rule] = &[
         },
         then: repair,
         why: "Records that the new primary does not have must go before this server can follow it.",
+    },
+    Rule {
+        id: 822,
+        section: Section::Replica,
+        name: "my timeline and the leader's have one number, not compared lately",
+        when: |c| c.other_leads() && to_compare_again(c),
+        then: compare_again,
+        why: "Once the other has another number, what forked can be told and mended.",
     },
     Rule {
         id: 825,
@@ -149,7 +160,24 @@ pub const RULES: &[Rule] = &[
 ];
 
 pub(super) fn forked(c: &Ctx) -> bool {
-    matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
+    let divergence = &c.memory.divergence;
+    matches!(divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. } | Divergence::SameNumber { .. })
+}
+
+/// A switchover there, and one of the two timelines has another number.
+pub(super) fn to_compare_again(c: &Ctx) -> bool {
+    !c.paused
+        && c.memory.divergence.same_number()
+        && c.authority().is_some()
+        && repair_for(c.facts, c.memory).is_none()
+        && c.memory.divergence_checked.is_none_or(|at| c.facts.now.since(at) >= COMPARE_AGAIN)
+}
+
+pub(super) fn compare_again(w: &mut Work) {
+    if let Some(from) = w.authority() {
+        w.goal(format!("comparing history with {} again", from.name));
+        w.begin(Task::CheckDivergence { from });
+    }
 }
 
 /// A stream that does not come may be one that cannot.
@@ -171,7 +199,8 @@ pub(super) fn misdirected(c: &Ctx) -> bool {
         c.memory.followed.as_ref().is_some_and(|(to, at)| *to == upstream && c.facts.now.since(*at) < FOLLOW_AGAIN);
     let slot = follow::slot(upstream.as_ref(), &c.facts.me, &c.facts.settings);
     // Without an address of the leader, going on as before beats following nobody.
-    let unknown = upstream.is_none() && !c.facts.tags.nostream() && !c.leads_standbys();
+    let same_number = c.memory.divergence.same_number();
+    let unknown = upstream.is_none() && !c.facts.tags.nostream() && !c.leads_standbys() && !same_number;
     !unknown && !just_done && !follow::follows(observed, upstream.as_ref(), slot.as_deref())
 }
 
@@ -198,10 +227,20 @@ pub(super) fn repair(w: &mut Work) {
 }
 
 pub(super) fn cannot_repair(w: &mut Work) {
-    let (what, against) = match &w.memory.divergence {
-        Divergence::Found { what, against } => (what.clone(), against.clone()),
-        Divergence::RewindFailed { why, against } => (format!("pg_rewind failed: {why}"), against.clone()),
-        _ => Default::default(),
+    let (what, against) = match w.memory.divergence.clone() {
+        Divergence::Found { what, against } => (what, against),
+        Divergence::RewindFailed { why, against } => (format!("pg_rewind failed: {why}"), against),
+        Divergence::SameNumber { what, against } => {
+            w.goal(format!(
+                "following nobody because {what}, which PostgreSQL cannot tell apart; switch the cluster of {against} over, \
+                 so that its timeline gets another number, or run `surus reinit` for {} to give up what only this server has",
+                w.facts.me
+            ));
+            w.wait_for(format!("another timeline of {against}, or an operator to reinitialize this member"));
+            w.again_in(Duration::from_secs(5));
+            return;
+        }
+        _ => return,
     };
     w.goal(format!(
         "my history forked from that of {against} ({what}) and the settings do not allow mending it; \

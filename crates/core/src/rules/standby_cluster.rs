@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::replica::{cannot_repair, forked, look_again, misdirected, repair, to_compare};
+use super::replica::{
+    cannot_repair, compare_again, forked, look_again, misdirected, repair, to_compare, to_compare_again,
+};
 use super::stopped::repair_for;
 use super::{Ctx, Rule, Work};
 use crate::order::{Demote, Task};
@@ -58,6 +60,14 @@ pub const RULES: &[Rule] = &[
         },
         then: repair,
         why: "Records that the remote primary does not have must go before this server can follow it.",
+    },
+    Rule {
+        id: 922,
+        section: Section::StandbyCluster,
+        name: "the timelines of a standby cluster's leader and of the remote node have one number, not compared lately",
+        when: |c| leads_and_answers(c) && to_compare_again(c),
+        then: compare_again,
+        why: "Once the other has another number, what forked can be told and mended.",
     },
     Rule {
         id: 925,

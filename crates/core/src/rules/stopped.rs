@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::replica::{compare_again, forked, to_compare_again};
 use super::{Ctx, Leads, Rule, Work};
 use crate::candidate;
 use crate::cluster::Initialize;
@@ -175,14 +176,29 @@ pub const RULES: &[Rule] = &[
         id: 532,
         section: Section::Stopped,
         name: "my history forked from the leader's",
-        when: |c| {
-            down(c)
-                && matches!(c.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. })
-                && c.authority().is_some()
-                && repair(c).is_some()
-        },
+        when: |c| down(c) && forked(c) && c.authority().is_some() && repair(c).is_some(),
         then: super::replica::repair,
         why: "Records that the new primary does not have must go before this server can follow it.",
+    },
+    Rule {
+        id: 534,
+        section: Section::Stopped,
+        name: "my timeline and that of whom I should follow have one number, not compared lately",
+        when: |c| down(c) && to_compare_again(c),
+        then: compare_again,
+        why: "Once the other has another number, what forked can be told and mended.",
+    },
+    Rule {
+        id: 535,
+        section: Section::Stopped,
+        name: "my timeline and that of whom I should follow have one number",
+        when: |c| {
+            down(c)
+                && c.memory.divergence.same_number()
+                && (c.facts.settings.standby_cluster || c.authority().is_some())
+        },
+        then: super::replica::cannot_repair,
+        why: "Its records come from the archive as well as from the stream, and PostgreSQL would take them for its own.",
     },
     Rule {
         id: 540,
@@ -461,7 +477,8 @@ pub(crate) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Me
         // A remote node that was set wrong must not cost a standby cluster its data.
         Divergence::Found { .. } if settings.standby_cluster => None,
         Divergence::Found { .. } if settings.remove_data_directory_on_diverged_timelines => Some(Repair::Reinitialize),
-        Divergence::RewindFailed { .. }
+        // A rewind sees nothing to do.
+        Divergence::RewindFailed { .. } | Divergence::SameNumber { .. }
             if settings.remove_data_directory_on_rewind_failure
                 || settings.remove_data_directory_on_diverged_timelines =>
         {

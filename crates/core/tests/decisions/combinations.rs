@@ -81,8 +81,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
             Task::Reinitialize { .. } => {
                 let allowed = facts.settings.remove_data_directory_on_diverged_timelines
                     || facts.settings.remove_data_directory_on_rewind_failure;
-                let forked =
-                    matches!(step.memory.divergence, Divergence::Found { .. } | Divergence::RewindFailed { .. });
+                let forked = !matches!(step.memory.divergence, Divergence::Unchecked | Divergence::None { .. });
                 must(asked || (allowed && forked), "data is given up only by settings or an operator");
             }
             Task::Rewind { .. } => must(!ctx.i_lead() || ctx.leads_standbys(), "a leader is not rewound"),
@@ -135,7 +134,7 @@ pub fn violations(facts: &Facts, step: &Step) -> Vec<String> {
     }
     let unknown = facts.settings.pause && primary && facts.lead.is_some() && !ctx.left_alone;
     must(!exits || !unknown, "nobody leaves a primary behind unknown");
-    if !ctx.unleased() && primary && facts.lead.is_some() && !lease_is_good && !copying {
+    if !ctx.unleased() && primary && facts.lead.is_some() && !lease_is_good && !copying && !recovering {
         let stops = begun.iter().any(|t| t.is_stopping() && !matches!(t, Task::Demote(Demote::Handover { .. })));
         let serving = facts.task.as_ref().is_some_and(|t| matches!(t.task, Task::Demote(Demote::Handover { .. })))
             && facts.postgres.accepting();

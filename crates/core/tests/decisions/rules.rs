@@ -99,6 +99,17 @@ fn tasks_and_store() -> Vec<Row> {
             Scenario::standby().with(no_signal).starting(before(100)).runs(Task::Rewind { from: upstream("b") }),
             &[],
         ),
+        // Single-user recovery, which nobody can write to, under a lead that a standby cluster's leader has.
+        (
+            290,
+            Scenario::standby()
+                .with(no_signal)
+                .starting(before(100))
+                .runs(Task::Rewind { from: upstream("b") })
+                .lead_until(NOW)
+                .with(|s| s.readable = false),
+            &[],
+        ),
         (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
         (290, Scenario::standby().runs(Task::CheckDivergence { from: upstream("b") }), &[]),
         (210, Scenario::leaderless().runs(Task::CheckDivergence { from: upstream("b") }), &["cancel"]),
@@ -405,6 +416,16 @@ fn stopped_server() -> Vec<Row> {
             &["start standby of nobody"],
         ),
         (545, deposed().forked(false), &["start standby of b"]),
+        (534, deposed().same_number("b", 5000), &["compare with b"]),
+        (535, deposed().same_number("b", 3000), &[]),
+        (535, deposed().same_number("b", 3000).with(|s| s.facts.settings.use_pg_rewind = true), &[]),
+        (
+            532,
+            deposed()
+                .same_number("b", 3000)
+                .with(|s| s.facts.settings.remove_data_directory_on_diverged_timelines = true),
+            &["reinitialize from b"],
+        ),
         (545, Scenario::leaderless().down(ControlState::InProduction, false), &["start standby of nobody"]),
         // A switchover asked for while paused ends with the former primary running as a standby.
         (545, deposed().forked(false).paused().with(|s| s.memory.handed_over = true), &["start standby of b"]),
@@ -679,12 +700,21 @@ fn replica() -> Vec<Row> {
             &[],
         ),
         (825, stuck().forked(false), &[]),
+        (810, stuck().same_number("b", 5000), &["follow nobody"]),
+        (822, stuck().same_number("b", 5000).with(follows_nobody), &["compare with b"]),
+        (825, stuck().same_number("b", 3000).with(follows_nobody), &[]),
         (825, stuck().forked(true).with(|s| s.facts.settings.use_pg_rewind = true), &[]),
         (830, stuck(), &["compare with b"]),
         (840, Scenario::standby().with(|s| s.facts.missing_slots = vec![slot()]), &["copy 1 slot from b"]),
         (890, Scenario::standby(), &[]),
         (890, Scenario::standby().paused(), &[]),
     ]
+}
+
+fn follows_nobody(s: &mut Scenario) {
+    let observed = standby_at(1000, 1, "a", None, false);
+    s.facts.postgres.answer = surus_core::facts::Answer::Known(std::sync::Arc::new(observed));
+    s.memory.followed = Some((None, before(1000)));
 }
 
 fn standby_cluster() -> Vec<Row> {
@@ -712,6 +742,15 @@ fn standby_cluster() -> Vec<Row> {
         s.memory.divergence =
             surus_core::memory::Divergence::Found { against: "far:5432".into(), what: "300 bytes".into() };
     };
+    let same_number = |s: &mut Scenario| {
+        *s = s.clone().same_number("far:5432", 3000);
+        s.memory.last_leader = Some("a".into());
+    };
+    let long_ago = |s: &mut Scenario| s.memory.divergence_checked = Some(before(5000));
+    let nobody_leads = |s: &mut Scenario| {
+        s.facts.lead = None;
+        s.view.leader = None;
+    };
     let rewinds = |s: &mut Scenario| s.facts.settings.use_pg_rewind = true;
     let gives_up = |s: &mut Scenario| s.facts.settings.remove_data_directory_on_diverged_timelines = true;
     let archive_only = |s: &mut Scenario| s.facts.settings.remote = None;
@@ -731,6 +770,8 @@ fn standby_cluster() -> Vec<Row> {
         (530, Scenario::crashed_leader().remote(), &["compare with far:5432"]),
         (532, Scenario::crashed_leader().remote().with(forked).with(rewinds), &["rewind from far:5432"]),
         (545, Scenario::crashed_leader().remote().with(forked).with(gives_up), &["start standby of far:5432"]),
+        (535, Scenario::crashed_leader().remote().with(same_number), &[]),
+        (535, Scenario::crashed_leader().remote().with(same_number).with(nobody_leads), &[]),
         (
             545,
             Scenario::crashed_leader().down(ControlState::ShutDownInRecovery, true).remote(),
@@ -774,6 +815,9 @@ fn standby_cluster() -> Vec<Row> {
         (910, stuck().with(archive_only), &["follow nobody"]),
         (920, stuck().with(forked).with(rewinds), &["rewind from far:5432"]),
         (925, stuck().with(forked), &[]),
+        (910, stuck().with(same_number), &["follow nobody"]),
+        (925, stuck().with(same_number).with(follows_nobody), &[]),
+        (922, stuck().with(same_number).with(follows_nobody).with(long_ago), &["compare with far:5432"]),
         (925, stuck().with(forked).with(gives_up), &[]),
         (930, stuck(), &["compare with far:5432"]),
         (788, stuck().paused(), &[]),

@@ -376,6 +376,15 @@ impl Scenario {
         self
     }
 
+    /// Compared that long ago.
+    pub fn same_number(mut self, against: &str, ms: u64) -> Scenario {
+        self = self.forked(false);
+        let what = "b and this server parted at 0/64 and each has a timeline 2 of its own".into();
+        self.memory.divergence = Divergence::SameNumber { against: against.into(), what };
+        self.memory.divergence_checked = Some(before(ms));
+        self
+    }
+
     pub fn facts(&self) -> Facts {
         let mut facts = self.facts.clone();
         facts.store.view = self.readable.then(|| Arc::new(self.view.clone()));

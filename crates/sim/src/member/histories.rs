@@ -29,8 +29,8 @@ pub fn compare(w: &World, node: usize, peer: usize) -> Result<Divergence, String
         // Its log is read record by record.
         (None, _) => LocalEnd::Replayed(data.log.lsn()),
     };
-    let history = rows(&source.log);
-    Ok(divergence::compare(data.log.timeline(), end, source.log.timeline(), &history))
+    let (past, history) = (rows(&data.log), rows(&source.log));
+    Ok(divergence::compare_past((data.log.timeline(), &past), end, (source.log.timeline(), &history)))
 }
 
 fn rows(log: &Log) -> Vec<HistoryRow> {

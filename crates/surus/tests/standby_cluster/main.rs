@@ -1,5 +1,6 @@
 //! A cluster that follows another one: how it begins, who leads it, and how the two change places.
 
+mod same_number;
 mod sources;
 
 use std::time::Duration;
