@@ -19,6 +19,9 @@ use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::stores::OpenStore;
 
+/// By then an agent has long done what is done once.
+const STARTED: Duration = Duration::from_secs(60);
+
 /// Runs the member until it is told to end. Everything that can be found wrong with the
 /// configuration or the machine is found before anything is changed.
 pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()> {
@@ -44,6 +47,11 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let stop = CancellationToken::new();
     let server = rest.serve(handle.clone(), stop.clone());
     service::start(handle, stop.clone());
+
+    tokio::spawn(async {
+        tokio::time::sleep(STARTED).await;
+        surus_fence::give_back();
+    });
 
     let end = agent.run(signals).await;
 

@@ -17,6 +17,7 @@ mod trial;
 
 pub use client::{FenceClient, FenceError, own_program};
 pub use device::{Device, Driver, usable};
+pub use memory::give_back;
 pub use process::{ServeOptions, serve};
 pub use protocol::{Ask, Fired, Meeting, Postmaster, State, VERSION, resolved};
 pub use standing::Standing;

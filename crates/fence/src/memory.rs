@@ -19,6 +19,38 @@ pub fn lock() -> Result<(), String> {
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(|e| e.to_string())
 }
 
+/// Gives back the pages of the program that only its start needed: what an agent does for months is a small part of it.
+/// What is needed again comes back by itself, from the page cache.
+pub fn give_back() {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    for (start, length) in around(&clean_file_pages(&smaps), &smaps, give_back as fn() as usize) {
+        // SAFETY: as in `lock`; and of all mappings only those are touched that the kernel made of the program itself when
+        // it was started, which stay for as long as the process does, whatever other threads map and unmap meanwhile.
+        let _ = unsafe { madvise(std::ptr::without_provenance_mut(start), length, Advice::LinuxDontNeed) };
+    }
+}
+
+/// Those of the unbroken row of mappings of one file that the address lies in.
+fn around(pages: &[(usize, usize)], smaps: &str, address: usize) -> Vec<(usize, usize)> {
+    let mut rows: Vec<(&str, std::ops::Range<usize>)> = Vec::new();
+    for (range, path) in smaps.lines().filter_map(mapping) {
+        match rows.last_mut() {
+            Some((file, row)) if *file == path && row.end == range.start => row.end = range.end,
+            _ => rows.push((path, range)),
+        }
+    }
+    let Some((_, row)) = rows.into_iter().find(|(path, row)| path.starts_with('/') && row.contains(&address)) else {
+        return Vec::new();
+    };
+    pages.iter().copied().filter(|(start, _)| row.contains(start)).collect()
+}
+
+fn mapping(line: &str) -> Option<(std::ops::Range<usize>, &str)> {
+    let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+    let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+    Some((range, line.split_whitespace().nth(5).unwrap_or_default()))
+}
+
 /// Start and length of mappings of files that hold no page of this process's own.
 fn clean_file_pages(smaps: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
@@ -71,8 +103,29 @@ Anonymous:             0 kB
     }
 
     #[test]
+    fn only_the_program_itself() {
+        let smaps = "\
+1000-3000 r--p 00000000 fe:00 1 /usr/bin/surus
+Anonymous:             0 kB
+3000-5000 r-xp 00002000 fe:00 1 /usr/bin/surus
+Anonymous:             0 kB
+5000-6000 rw-p 00004000 fe:00 1 /usr/bin/surus
+Anonymous:             4 kB
+7000-8000 r--p 00000000 fe:00 1 /usr/bin/surus
+Anonymous:             0 kB
+9000-a000 r-xp 00000000 fe:00 2 /lib/x.so
+Anonymous:             0 kB
+";
+        let found = |address| around(&clean_file_pages(smaps), smaps, address);
+        assert_eq!(found(0x4000), [(0x1000, 0x2000), (0x3000, 0x2000)]);
+        assert_eq!(found(0x7000), [(0x7000, 0x1000)]);
+        assert_eq!(found(0x8000), []);
+    }
+
+    #[test]
     fn nothing_is_lost_by_giving_pages_back() {
         let before = std::fs::read("/proc/self/exe").unwrap().len();
+        give_back();
         let _ = lock();
         assert_eq!(std::fs::read("/proc/self/exe").unwrap().len(), before);
         assert_eq!(format!("{:?}", "still here".split(' ').collect::<Vec<_>>()), "[\"still\", \"here\"]");
