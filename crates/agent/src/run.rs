@@ -36,14 +36,16 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     check_binaries(&settings).await?;
 
     let local = &settings.local;
-    let opened = OpenStore::open(&local.store).await?;
+    let opened = OpenStore::open(local).await?;
     let layout = Layout::new(&local.namespace, &local.scope, None);
     let measures = Arc::<Measures>::default();
     let kv = measured(opened.kv.clone(), &measures);
     let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
     info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
 
-    let (agent, handle) = Agent::new(Parts { source, settings, lock, store, api, rest: rest.reloader(), measures });
+    let consul = opened.consul.clone();
+    let (agent, handle) =
+        Agent::new(Parts { source, settings, lock, store, consul, api, rest: rest.reloader(), measures });
     let stop = CancellationToken::new();
     let server = rest.serve(handle.clone(), stop.clone());
     service::start(handle, stop.clone());

@@ -1,30 +1,42 @@
 //! Opens the configured store: for the embedded one, this process becomes a node of its group.
 
+pub mod consul;
+mod service;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use surus_config::{Etcd3Config, RaftConfig, StoreConfig};
+use surus_config::{Etcd3Config, LocalConfig, RaftConfig, StoreConfig};
 use surus_store::{Kv, StoreError};
+use surus_store_consul::ConsulStore;
 use surus_store_etcd::{EtcdOptions, EtcdStore, discover_srv};
 use surus_store_raft::{RaftOptions, RaftStore, TlsOptions};
 
 pub struct OpenStore {
     pub kv: Arc<dyn Kv>,
     node: Option<Arc<RaftStore>>,
+    /// What of it goes beyond the contract.
+    pub consul: Option<consul::Consul>,
 }
 
 impl OpenStore {
-    pub async fn open(config: &StoreConfig) -> anyhow::Result<OpenStore> {
-        match config {
+    pub async fn open(config: &LocalConfig) -> anyhow::Result<OpenStore> {
+        match &config.store {
             StoreConfig::Raft(raft) => {
                 let node = Arc::new(RaftStore::start(raft_options(raft)?).await?);
-                Ok(OpenStore { kv: node.clone(), node: Some(node) })
+                Ok(OpenStore { kv: node.clone(), node: Some(node), consul: None })
             }
             StoreConfig::Etcd3(etcd) => {
                 let store = EtcdStore::connect(etcd_options(etcd, true).await?).context("etcd3")?;
-                Ok(OpenStore { kv: Arc::new(store), node: None })
+                Ok(OpenStore { kv: Arc::new(store), node: None, consul: None })
+            }
+            StoreConfig::Consul(section) => {
+                let options = consul::options(section, &format!("{}-{}", config.scope, config.name))?;
+                let store = ConsulStore::connect(options).context("consul")?;
+                let beyond = consul::Consul::new(store.clone(), &config.scope, config.name.as_str(), &section.service);
+                Ok(OpenStore { kv: Arc::new(store), node: None, consul: Some(beyond) })
             }
         }
     }
@@ -33,6 +45,9 @@ impl OpenStore {
     pub async fn close(&self) {
         if let Some(node) = &self.node {
             node.shutdown().await;
+        }
+        if let Some(consul) = &self.consul {
+            consul.leave().await;
         }
     }
 }

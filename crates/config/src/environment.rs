@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::definition::{self, Kind, ROOT, Variable};
+use crate::definition::{self, Kind, ROOT, STORES, Variable};
 use crate::finding::{Place, Source};
 use crate::reader::{Reader, nearest};
 use crate::tree::{self, Entry, Node, NodeValue};
@@ -62,7 +62,8 @@ pub(crate) fn tree(env: &BTreeMap<String, String>, file: Option<&Node>, r: &mut 
         for (name, suffix, text) in found {
             // The section of a store may be in any letter case.
             let section = suffix.split_once('_').map(|(section, key)| format!("{}_{key}", section.to_uppercase()));
-            let store = section.filter(|name| name.starts_with("ETCD3_"));
+            let store = section
+                .filter(|name| STORES.iter().any(|key| name.starts_with(&format!("{}_", key.name.to_uppercase()))));
             let explicit = known.get(suffix).or_else(|| known.get(&store?));
             // Empty is "not set" for variables of one meaning.
             if suffix == "CONFIGURATION" || (explicit.is_some() && text.is_empty()) {

@@ -38,10 +38,10 @@ pub use environment::environment;
 pub use finding::{ConfigErrors, Finding, Place, Severity, Source, Warning};
 pub use load::{merged, read_yaml};
 pub use local::{
-    Authentication, BasicAuth, Bootstrap, ClientConfig, Credentials, Ctl, CustomBootstrap, Etcd3Config, FenceMode,
-    LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings, RaftConfig, RaftTls,
-    Recorder, ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig, VerifyClient, Watchdog,
-    WatchdogMode,
+    Authentication, BasicAuth, Bootstrap, ClientConfig, ConsulConfig, ConsulService, Credentials, Ctl, CustomBootstrap,
+    Etcd3Config, FenceMode, LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings,
+    RaftConfig, RaftTls, Recorder, ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig,
+    VerifyClient, Watchdog, WatchdogMode,
 };
 pub use parameters::{cluster_parameters, judge_parameter, on_command_line, parameter_default};
 pub use reference::files as reference_files;

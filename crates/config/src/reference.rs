@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::definition::{
-    self, BOOTSTRAP_METHOD, Counts, DYNAMIC, Default, Key, Kind, METHOD, Only, ROOT, Required, Variable,
+    self, BOOTSTRAP_METHOD, Counts, DYNAMIC, Default, Key, Kind, METHOD, Only, ROOT, Required, STORES, Variable,
 };
 use crate::parameters::{Accepts, CONTROLLED};
 
@@ -31,7 +31,7 @@ is told in [Configuration](../configuration.md).
 | Page | |
 |---|---|
 | [member.md](member.md) | the file of a member |
-| [stores.md](stores.md) | its sections `etcd3` and `raft` |
+| [stores.md](stores.md) | its sections `consul`, `etcd3` and `raft` |
 | [postgresql.md](postgresql.md) | `postgresql`, in the file and in the dynamic configuration |
 | [dynamic.md](dynamic.md) | the dynamic configuration, and `bootstrap.dcs` |
 | [environment.md](environment.md) | variables |
@@ -57,7 +57,8 @@ fn member() -> String {
     let mut out = "# The file of a member\n\n## At the top\n\n".to_owned();
     let sections: Vec<&Key> = ROOT.iter().filter(|key| !key.keys().is_empty()).collect();
     table(&mut out, ROOT.iter().filter(|key| key.keys().is_empty() || matches!(key.kind, Kind::WordOrMap(..))));
-    for key in sections.into_iter().filter(|key| !matches!(key.name, "postgresql" | "etcd3" | "raft" | "fence")) {
+    let elsewhere = |key: &Key| matches!(key.name, "postgresql" | "fence") || STORES.iter().any(|s| s.name == key.name);
+    for key in sections.into_iter().filter(|key| !elsewhere(key)) {
         section(&mut out, 2, key.name, key, Only::Stored);
         if key.name == "bootstrap" {
             let _ = write!(
@@ -73,7 +74,7 @@ fn member() -> String {
 fn stores() -> String {
     let mut out =
         "# Stores\n\nExactly one section is used: if there are several, the alphabetically first one.\n".to_owned();
-    for key in ROOT.iter().filter(|key| matches!(key.name, "etcd3" | "raft")) {
+    for key in &STORES {
         section(&mut out, 2, key.name, key, Only::Stored);
     }
     out

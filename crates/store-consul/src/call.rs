@@ -81,7 +81,7 @@ impl Pool {
         ask: &Ask,
         read: impl Fn(&Answer) -> Result<T, Fault>,
     ) -> StoreResult<(T, Arc<Endpoint>)> {
-        let token = self.live().token;
+        let live = self.live();
         let mut failures = Failures::default();
         let mut pause = FIRST_PAUSE;
         let mut patience = PATIENCE;
@@ -110,7 +110,7 @@ impl Pool {
                 // A try with a limit of its own is over before the next.
                 next_at = if effect == Effect::None { Instant::now() + share.min(patience) } else { end };
                 waited_for.push(endpoint.clone());
-                let (token, read, dc) = (token.as_deref(), &read, self.dc.as_deref());
+                let (token, dc, read) = (live.token.as_deref(), live.dc.as_deref(), &read);
                 asked.push(async move {
                     let outcome = match timeout(limit, endpoint.ask(ask, token, dc)).await {
                         Ok(answer) => answer.and_then(|answer| read(&answer)),

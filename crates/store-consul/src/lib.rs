@@ -12,6 +12,7 @@ mod fault;
 mod kv;
 mod options;
 mod pool;
+mod service;
 mod session;
 mod store;
 mod tls;

@@ -20,7 +20,6 @@ const KEPT_IDLE: Duration = Duration::from_secs(90);
 pub(crate) struct Pool {
     /// The one that answered last comes first.
     endpoints: Mutex<Vec<Arc<Endpoint>>>,
-    pub(crate) dc: Option<String>,
     live: Mutex<Live>,
 }
 
@@ -29,6 +28,14 @@ pub(crate) struct Pool {
 pub(crate) struct Live {
     pub(crate) token: Option<String>,
     pub(crate) consistency: Consistency,
+    pub(crate) dc: Option<String>,
+}
+
+impl Live {
+    pub(crate) fn of(options: &ConsulOptions) -> Live {
+        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+        Live { token: given(&options.token), consistency: options.consistency, dc: given(&options.dc) }
+    }
 }
 
 impl Pool {
@@ -59,8 +66,7 @@ impl Pool {
             .build()
             .map_err(|e| refused(format!("the client for Consul cannot be set up: {}", chain(&e))))?;
         let endpoints = urls.into_iter().map(|url| Arc::new(Endpoint::new(url, http.clone()))).collect();
-        let live = Live { token: options.token.clone().filter(|t| !t.is_empty()), consistency: options.consistency };
-        Ok(Pool { endpoints: Mutex::new(endpoints), dc: options.dc.clone(), live: Mutex::new(live) })
+        Ok(Pool { endpoints: Mutex::new(endpoints), live: Mutex::new(Live::of(options)) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
@@ -75,6 +81,11 @@ impl Pool {
     pub(crate) fn set_live(&self, live: Live) -> bool {
         let mut current = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *current, live.clone()) != live
+    }
+
+    /// The first one, before any answered.
+    pub(crate) fn home(&self) -> Arc<Endpoint> {
+        self.lock()[0].clone()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Endpoint>> {

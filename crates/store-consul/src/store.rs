@@ -16,7 +16,7 @@ use crate::call::Effect;
 use crate::endpoint::{Ask, Endpoint};
 use crate::fault::Fault;
 use crate::kv::{self, listing, single};
-use crate::options::{Consistency, ConsulOptions};
+use crate::options::ConsulOptions;
 use crate::pool::{Live, Pool};
 use crate::session::{self, Session, Sessions, lives, session_ttl};
 use crate::txn::{self, Check, MOST_OPERATIONS, Outcome};
@@ -31,11 +31,13 @@ const LOCK_DELAY_PAUSE: Duration = Duration::from_millis(5);
 /// A client of one Consul cluster. Its methods must be called inside a tokio runtime.
 #[derive(Clone)]
 pub struct ConsulStore {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
     pub(crate) pool: Pool,
+    /// The agent that was configured first.
+    pub(crate) home: Arc<Endpoint>,
     session_name: String,
     checks: Vec<String>,
     sessions: Sessions,
@@ -50,9 +52,11 @@ impl ConsulStore {
     /// Checks the options; the first request connects. So Consul may be down now.
     pub fn connect(options: ConsulOptions) -> StoreResult<ConsulStore> {
         let pool = Pool::new(&options)?;
+        let home = pool.home();
         Ok(ConsulStore {
             inner: Arc::new(Inner {
                 pool,
+                home,
                 session_name: options.session_name,
                 checks: options.checks,
                 sessions: Sessions::default(),
@@ -63,9 +67,10 @@ impl ConsulStore {
         })
     }
 
-    /// The requests from now on carry this token, and watches ask so. True if that is a change.
-    pub fn reload(&self, token: Option<String>, consistency: Consistency) -> bool {
-        self.inner.pool.set_live(Live { token: token.filter(|t| !t.is_empty()), consistency })
+    /// The requests from now on carry the token and ask the datacenter of these options, and watches ask with their
+    /// consistency. True if any of that is a change.
+    pub fn reload(&self, options: &ConsulOptions) -> bool {
+        self.inner.pool.set_live(Live::of(options))
     }
 }
 

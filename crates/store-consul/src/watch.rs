@@ -95,7 +95,7 @@ async fn follow(
         let asked = Instant::now();
         let limit = WAIT + WAIT / JITTER + MARGIN;
         let answer = tokio::select! {
-            answer = timeout(limit, endpoint.ask(&ask, live.token.as_deref(), inner.pool.dc.as_deref())) => answer,
+            answer = timeout(limit, endpoint.ask(&ask, live.token.as_deref(), live.dc.as_deref())) => answer,
             _ = failures.changed() => return Err(at("the agent failed other requests")),
         };
         let answer = match answer {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use surus_agent::stores;
 use surus_api::{Client, ClientOptions, Credentials};
-use surus_config::{ClientConfig, Ctl, Etcd3Config, HostPort, RaftConfig, StoreConfig};
+use surus_config::{ClientConfig, ConsulConfig, ConsulService, Ctl, Etcd3Config, HostPort, RaftConfig, StoreConfig};
 use surus_store::{Kv, StoreError};
+use surus_store_consul::ConsulStore;
 use surus_store_etcd::{EtcdOptions, EtcdStore};
 use surus_store_raft::{RaftClient, TlsOptions};
 
@@ -25,6 +26,10 @@ pub async fn open_store(config: &StoreConfig) -> Outcome<Arc<dyn Kv>> {
             // Asking for other endpoints pays for a process that stays; a command is told enough of them.
             let options = EtcdOptions { discover_members: false, ..options };
             Ok(Arc::new(EtcdStore::connect(options).or_fail()?))
+        }
+        StoreConfig::Consul(consul) => {
+            let options = stores::consul::options(consul, "surus").or_fail()?;
+            Ok(Arc::new(ConsulStore::connect(options).or_fail()?))
         }
     }
 }
@@ -84,6 +89,10 @@ pub fn store_failure(config: &StoreConfig, error: &StoreError) -> Failure {
         (StoreConfig::Etcd3(etcd), e) if e.is_inaccessible() => {
             format!(". Check that etcd runs at {} and can be reached from here", etcd.endpoints.join(", "))
         }
+        (StoreConfig::Consul(consul), e) if e.is_inaccessible() => format!(
+            ". Check that a Consul agent runs at {}, can be reached from here, and that Consul has a leader",
+            consul.endpoints.join(", ")
+        ),
         _ => String::new(),
     };
     Failure::Message(format!("{error}{advice}"))
@@ -139,9 +148,24 @@ pub fn apply_dcs_url(config: &mut ClientConfig, url: &str) -> Outcome {
                 "the v2 interface of etcd is not supported; use etcd3:// if the members use the etcd3 section",
             );
         }
-        known @ ("consul" | "zookeeper" | "exhibitor") => {
+        "consul" => {
+            let address = HostPort { host, port: port.unwrap_or(8500) };
+            StoreConfig::Consul(ConsulConfig {
+                endpoints: vec![format!("http://{address}")],
+                token: None,
+                verify: true,
+                cacert: None,
+                cert: None,
+                key: None,
+                dc: None,
+                consistency: "consistent".to_owned(),
+                checks: Vec::new(),
+                service: ConsulService::default(),
+            })
+        }
+        known @ ("zookeeper" | "exhibitor") => {
             return failed(format!(
-                "the store \"{known}\" is not supported by this version; supported are etcd3 and raft"
+                "the store \"{known}\" is not supported by this version; supported are consul, etcd3 and raft"
             ));
         }
         other => return failed(format!("Unknown dcs scheme: {other}")),

@@ -75,7 +75,7 @@ pub fn store_of(config: &ClientConfig) -> Outcome<StoreConfig> {
     match &config.store {
         Some(store) => Ok(store.clone()),
         None => failed(
-            "Can not find suitable configuration of distributed configuration store\nAvailable implementations: etcd3, raft\nName a configuration file with -c, or the store with --dcs-url",
+            "Can not find suitable configuration of distributed configuration store\nAvailable implementations: consul, etcd3, raft\nName a configuration file with -c, or the store with --dcs-url",
         ),
     }
 }

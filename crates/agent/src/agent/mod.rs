@@ -18,6 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use surus_conduct::member::{Inherited, Member};
 use surus_conduct::task::Outcome;
+use surus_config::StoreConfig;
 use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, PeerFact, Replay};
 use surus_core::postgres::{DataDir, ProcessState, Progress};
@@ -45,6 +46,7 @@ use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::stall::StallWatch;
+use crate::stores::consul::Consul;
 use crate::watchdog::{WatchdogKeeper, WatchdogState};
 
 pub use events::Signals;
@@ -86,6 +88,7 @@ pub struct Agent {
     deadline: Arc<Deadline>,
     api: Arc<surus_api::Client>,
     rest: Reloader,
+    consul: Option<Consul>,
     keys: watch::Sender<Desired>,
 
     /// What is remembered, under way and to be done next.
@@ -136,6 +139,7 @@ pub struct Parts {
     pub settings: Settings,
     pub lock: DataDirLock,
     pub store: Arc<ClusterStore>,
+    pub consul: Option<Consul>,
     pub api: Arc<surus_api::Client>,
     pub rest: Reloader,
     pub measures: Arc<Measures>,
@@ -143,7 +147,7 @@ pub struct Parts {
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, api, rest, measures } = parts;
+        let Parts { source, settings, lock, store, consul, api, rest, measures } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
@@ -162,6 +166,10 @@ impl Agent {
         let wake = Arc::<Notify>::default();
         let stalls = StallWatch::start(instance.clone(), settings.data_dir(), timing, lease.subscribe(), wake.clone());
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
+        if let (Some(consul), StoreConfig::Consul(section)) = (&consul, &settings.local.store) {
+            consul.set(section, timing.ttl);
+            consul.start(desired.clone());
+        }
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
         let (changed, changed_rx) = watch::channel(0);
@@ -231,6 +239,7 @@ impl Agent {
             lease,
             api,
             rest,
+            consul,
             keys,
             requests,
             published,
@@ -411,6 +420,9 @@ impl Agent {
         self.lease.set_timing(timing);
         self.watchdog.set(&self.settings.local.watchdog, timing);
         self.keys.send_modify(|d| d.loop_wait = timing.loop_wait);
+        if let (Some(consul), StoreConfig::Consul(section)) = (&self.consul, &self.settings.local.store) {
+            consul.set(section, timing.ttl);
+        }
         self.instance.set_config(self.settings.instance());
         self.upkeep.reload_wanted = true;
     }

@@ -21,6 +21,7 @@ pub(crate) const ROOT: &[Key] = &[
     key("ctl", Kind::Map(CTL, Others::Unknown), "How this member and the commands call the REST API of members"),
     stores::STORES[0],
     stores::STORES[1],
+    stores::STORES[2],
     key(
         "bootstrap",
         Kind::Map(BOOTSTRAP, Others::BootstrapMethods),

@@ -5,6 +5,7 @@
 //! A table is a list of [`Key`]s; a section is a key whose kind is [`Kind::Map`]. Everything is static data.
 
 pub(crate) mod check;
+mod consul;
 mod dynamic;
 pub(crate) mod kind;
 mod local;
@@ -15,6 +16,7 @@ pub(crate) use dynamic::{DYNAMIC, IGNORE_SLOT};
 pub use kind::{Kind, Others, Word};
 pub(crate) use local::{BOOTSTRAP_METHOD, LEVELS, ROOT};
 pub(crate) use postgresql::METHOD;
+pub(crate) use stores::STORES;
 
 /// One setting. `says` is a sentence without its full stop, as it stands in the reference.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,10 @@
 //! The sections that name a store (`spec/config.md §4.6`).
 
 use super::kind::{Kind, Others, PORT, Word};
-use super::{Key, key};
+use super::{Key, consul, key};
 
-pub(crate) const STORES: [Key; 2] = [
+pub(crate) const STORES: [Key; 3] = [
+    consul::SECTION,
     key("etcd3", Kind::Map(ETCD3, Others::Unknown), "An etcd cluster, over its v3 interface").agent_restart(),
     key("raft", Kind::Map(RAFT, Others::Unknown), "The embedded store: every member is a voter").agent_restart(),
 ];

@@ -1,6 +1,7 @@
 //! What one member knows by itself: its file or directory and its environment (`spec/config.md §1`, `§4`, `§5`).
 
 mod bootstrap;
+mod consul;
 mod log;
 mod loss;
 mod postgresql;
@@ -17,6 +18,7 @@ use surus_core::MemberName;
 use surus_core::cluster::Tags;
 
 pub use bootstrap::{Bootstrap, CustomBootstrap};
+pub use consul::{ConsulConfig, ConsulService};
 pub use log::{Log, LogFormat, LogLevel, LogType};
 pub use loss::Loss;
 pub use postgresql::{Authentication, Credentials, Postgresql, PostgresqlSettings, ReplicaMethod, RoleSettings};
@@ -148,7 +150,7 @@ impl LocalConfig {
             ("scope", self.scope != new.scope),
             ("name", self.name != new.name),
             ("namespace", self.namespace != new.namespace),
-            ("store", self.store != new.store),
+            ("store", self.store.needs_restart(&new.store)),
             ("recorder", self.recorder != new.recorder),
             ("loss.directory", self.loss.directory != new.loss.directory),
             ("postgresql.data_dir", old.data_dir != new_pg.data_dir),
@@ -177,7 +179,7 @@ impl ClientConfig {
     /// Without a path and without a configuration in the environment everything is at its default.
     pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<ClientConfig, ConfigErrors> {
         let (root, mut r) = load::tree_or_nothing(path, env)?;
-        let parts = ["scope", "namespace", "name", "etcd3", "raft", "ctl", "log"];
+        let parts = ["scope", "namespace", "name", "consul", "etcd3", "raft", "ctl", "log"];
         definition::check::parts(&root, &parts, &mut r);
         let s = Section::new(&root, "", ROOT);
         let config = ClientConfig {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::consul::{ConsulConfig, consul};
 use crate::address::{self, HostPort};
+use crate::definition::STORES;
 use crate::finding::Place;
 use crate::reader::{Reader, Section, is_empty};
 use crate::secret::Secret;
@@ -10,6 +12,7 @@ use crate::secret::Secret;
 /// The store in use: the alphabetically first section present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreConfig {
+    Consul(ConsulConfig),
     Raft(RaftConfig),
     Etcd3(Etcd3Config),
 }
@@ -61,17 +64,19 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<S
             r.fault(
                 &root.place,
                 "",
-                "names no store; add a section `raft:` (the embedded store) or `etcd3:` (an etcd cluster)",
+                "names no store; add a section `raft:` (the embedded store), or one for a store that runs already: \
+                 `consul:` or `etcd3:`",
             );
         }
         return None;
     };
     match name {
+        "consul" => consul(&root.section(name), r).map(StoreConfig::Consul),
         "raft" => raft(&root.section(name), r, member).map(StoreConfig::Raft),
         "etcd3" => etcd3(&root.section(name), r).map(StoreConfig::Etcd3),
         other => {
             let place = root.node().and_then(|n| n.get(other)).map_or(root.place.clone(), |n| n.place.clone());
-            let also: Vec<&str> = ["etcd3", "raft"].into_iter().filter(|n| root.has(n)).collect();
+            let also: Vec<&str> = STORES.iter().map(|key| key.name).filter(|n| root.has(n)).collect();
             let message = match (other, also.first()) {
                 (_, Some(also)) => format!(
                     "this store is not supported, and it is chosen before `{also}` when both sections are there; \
@@ -80,7 +85,9 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<S
                 ("etcd", None) => "the v2 protocol of etcd is not supported; rename the section to `etcd3` (the keys \
                                    are the same, and so is the port of an etcd 3.4 or newer)"
                     .to_owned(),
-                _ => "this store is not supported; use a section `etcd3:` or `raft:` in its place".to_owned(),
+                _ => {
+                    "this store is not supported; use a section `consul:`, `etcd3:` or `raft:` in its place".to_owned()
+                }
             };
             r.fault(&place, other, message);
             None
@@ -214,19 +221,28 @@ fn endpoint(r: &mut Reader, text: &str, protocol: &str, place: &Place, path: &st
 }
 
 impl StoreConfig {
+    /// Whether what differs needs a restart of the agent: not all of Consul's settings do.
+    pub(super) fn needs_restart(&self, new: &StoreConfig) -> bool {
+        match (self, new) {
+            (StoreConfig::Consul(old), StoreConfig::Consul(new)) => old.fixed() != new.fixed(),
+            _ => self != new,
+        }
+    }
+
     /// Whether nothing outside this machine is involved.
     pub(super) fn is_loopback(&self) -> bool {
         match self {
             StoreConfig::Raft(raft) => raft.self_addr.iter().chain(&raft.partner_addrs).all(|a| is_loopback(&a.host)),
-            StoreConfig::Etcd3(etcd) => {
-                etcd.srv.is_none()
-                    && etcd.endpoints.iter().all(|e| {
-                        let authority = e.split_once("://").map_or(e.as_str(), |(_, rest)| rest);
-                        address::split_one(authority, Some(0)).is_ok_and(|a| is_loopback(&a.host))
-                    })
-            }
+            StoreConfig::Etcd3(etcd) => etcd.srv.is_none() && etcd.endpoints.iter().all(|url| is_local(url)),
+            // An agent on each machine is how Consul is used: it says nothing about where the others are.
+            StoreConfig::Consul(_) => false,
         }
     }
+}
+
+fn is_local(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    address::split_one(authority, Some(0)).is_ok_and(|a| is_loopback(&a.host))
 }
 
 pub(super) fn is_loopback(host: &str) -> bool {

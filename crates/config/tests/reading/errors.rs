@@ -111,7 +111,10 @@ fn files_that_cannot_be_read() {
 #[test]
 fn stores_that_are_not_there_yet() {
     for (section, expected) in [
-        ("", "patroni.yml: names no store; add a section `raft:` (the embedded store) or `etcd3:` (an etcd cluster)"),
+        (
+            "",
+            "patroni.yml: names no store; add a section `raft:` (the embedded store), or one for a store that runs already: `consul:` or `etcd3:`",
+        ),
         (
             "etcd:\n  hosts: a:2379\n",
             "patroni.yml:6:3: etcd: the v2 protocol of etcd is not supported; rename the section to `etcd3` (the keys \
@@ -119,11 +122,11 @@ fn stores_that_are_not_there_yet() {
         ),
         (
             "zookeeper:\n  hosts: a:2181\n",
-            "patroni.yml:6:3: zookeeper: this store is not supported; use a section `etcd3:` or `raft:` in its place",
+            "patroni.yml:6:3: zookeeper: this store is not supported; use a section `consul:`, `etcd3:` or `raft:` in its place",
         ),
         (
-            "consul:\n  host: a\nraft:\n  self_addr: 127.0.0.1:7001\n",
-            "patroni.yml:6:3: consul: this store is not supported, and it is chosen before `raft` when both sections \
+            "exhibitor:\n  hosts: [a]\nraft:\n  self_addr: 127.0.0.1:7001\n",
+            "patroni.yml:6:3: exhibitor: this store is not supported, and it is chosen before `raft` when both sections \
              are there; remove this section",
         ),
         (

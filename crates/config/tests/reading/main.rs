@@ -4,6 +4,7 @@
 
 mod anything;
 mod check;
+mod consul;
 mod docs;
 mod dynamic;
 mod effective;

@@ -94,7 +94,7 @@ fn the_schema_refuses_what_reading_refuses_or_warns_of() {
     for section in [
         "watchdg: {}\n",
         "ttl: 30\n",
-        "consul: {host: a}\n",
+        "exhibitor: {hosts: [a], port: 1}\n",
         "log: {level: LOUD}\n",
         "log: {file_num: many}\n",
         "log: {file_size: 0}\n",

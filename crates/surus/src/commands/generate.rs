@@ -62,7 +62,7 @@ pub async fn generate(terminal: &mut Terminal, args: &GenerateConfig) -> Outcome
         .any(|s| document.get(s).is_some())
     {
         crate::warn(
-            "there is no store in it yet: add a section `etcd3:` (an etcd cluster) or `raft:` (the embedded store)",
+            "there is no store in it yet: add a section `consul:` (a Consul cluster), `etcd3:` (an etcd cluster) or `raft:` (the embedded store)",
         );
     }
     Ok(())

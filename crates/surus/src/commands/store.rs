@@ -66,6 +66,9 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
 fn raft(config: &StoreConfig) -> Outcome<&RaftConfig> {
     match config {
         StoreConfig::Raft(raft) => Ok(raft),
+        StoreConfig::Consul(_) => failed(
+            "the configuration names Consul as the store; this command is about the embedded store, the `raft` section",
+        ),
         StoreConfig::Etcd3(_) => failed(
             "the configuration names etcd as the store; this command is about the embedded store, the `raft` section",
         ),
