@@ -3,6 +3,7 @@
 mod agent;
 mod callbacks;
 mod fence;
+mod files;
 pub mod handle;
 mod hands;
 mod inherited;
@@ -21,6 +22,7 @@ mod settings;
 mod shown;
 mod source;
 mod stall;
+mod store_access;
 pub mod stores;
 mod timer;
 mod watchdog;

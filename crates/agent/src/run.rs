@@ -17,6 +17,7 @@ use crate::rest::{RestOptions, RestServer};
 use crate::service;
 use crate::settings::Settings;
 use crate::source::ConfigSource;
+use crate::store_access::Access;
 use crate::stores::OpenStore;
 
 /// By then an agent has long done what is done once.
@@ -41,11 +42,12 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let measures = Arc::<Measures>::default();
     let kv = measured(opened.kv.clone(), &measures);
     let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
+    let access = Access::keep(&opened, &local.store, store.layout().prefix().to_owned());
     info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
 
     let consul = opened.consul.clone();
     let (agent, handle) =
-        Agent::new(Parts { source, settings, lock, store, consul, api, rest: rest.reloader(), measures });
+        Agent::new(Parts { source, settings, lock, store, consul, api, rest: rest.reloader(), measures, access });
     let stop = CancellationToken::new();
     let server = rest.serve(handle.clone(), stop.clone());
     service::start(handle, stop.clone());

@@ -19,6 +19,8 @@ pub struct OpenStore {
     node: Option<Arc<RaftStore>>,
     /// What of it goes beyond the contract.
     pub consul: Option<consul::Consul>,
+    /// Of a store whose credentials can be exchanged while it is used.
+    pub etcd: Option<EtcdStore>,
 }
 
 impl OpenStore {
@@ -26,17 +28,17 @@ impl OpenStore {
         match &config.store {
             StoreConfig::Raft(raft) => {
                 let node = Arc::new(RaftStore::start(raft_options(raft)?).await?);
-                Ok(OpenStore { kv: node.clone(), node: Some(node), consul: None })
+                Ok(OpenStore { kv: node.clone(), node: Some(node), etcd: None, consul: None })
             }
             StoreConfig::Etcd3(etcd) => {
                 let store = EtcdStore::connect(etcd_options(etcd, true).await?).context("etcd3")?;
-                Ok(OpenStore { kv: Arc::new(store), node: None, consul: None })
+                Ok(OpenStore { kv: Arc::new(store.clone()), node: None, etcd: Some(store), consul: None })
             }
             StoreConfig::Consul(section) => {
                 let options = consul::options(section, &format!("{}-{}", config.scope, config.name))?;
                 let store = ConsulStore::connect(options).context("consul")?;
                 let beyond = consul::Consul::new(store.clone(), &config.scope, config.name.as_str(), &section.service);
-                Ok(OpenStore { kv: Arc::new(store), node: None, consul: Some(beyond) })
+                Ok(OpenStore { kv: Arc::new(store), node: None, etcd: None, consul: Some(beyond) })
             }
         }
     }
@@ -83,6 +85,11 @@ pub async fn etcd_options(etcd: &Etcd3Config, wait: bool) -> anyhow::Result<Etcd
             tokio::time::sleep(Duration::from_secs(5)).await;
         };
     }
+    Ok(EtcdOptions { endpoints, discover_members: !etcd.use_proxies, ..etcd_access(etcd)? })
+}
+
+/// User and certificates as the files have them now.
+pub fn etcd_access(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
     let pem = |key: &str, path: &Option<std::path::PathBuf>| -> anyhow::Result<Option<String>> {
         path.as_deref()
             .map(|p: &Path| {
@@ -91,12 +98,11 @@ pub async fn etcd_options(etcd: &Etcd3Config, wait: bool) -> anyhow::Result<Etcd
             .transpose()
     };
     Ok(EtcdOptions {
-        endpoints,
         username: etcd.username.clone(),
         password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
         ca_pem: pem("cacert", &etcd.cacert)?,
         cert_pem: pem("cert", &etcd.cert)?,
         key_pem: pem("key", &etcd.key)?,
-        discover_members: !etcd.use_proxies,
+        ..EtcdOptions::default()
     })
 }

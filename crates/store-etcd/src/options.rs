@@ -40,6 +40,18 @@ impl fmt::Debug for EtcdOptions {
 }
 
 impl EtcdOptions {
+    /// Whether both come in as the same user with the same certificates.
+    pub fn same_access(&self, other: &EtcdOptions) -> bool {
+        let access = |o: &EtcdOptions| {
+            [&o.username, &o.password, &o.ca_pem, &o.cert_pem, &o.key_pem].map(|part| part.clone().unwrap_or_default())
+        };
+        access(self) == access(other)
+    }
+
+    pub(crate) fn with_access_of(&self, other: &EtcdOptions) -> EtcdOptions {
+        EtcdOptions { endpoints: self.endpoints.clone(), discover_members: self.discover_members, ..other.clone() }
+    }
+
     /// User and password if both are set; a user without password is an error in the configuration.
     pub(crate) fn credentials(&self) -> StoreResult<Option<(String, String)>> {
         match (self.username.as_ref().filter(|u| !u.is_empty()), &self.password) {

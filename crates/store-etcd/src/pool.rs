@@ -12,7 +12,8 @@ use crate::endpoint::Endpoint;
 use crate::options::EtcdOptions;
 
 pub(crate) struct Pool {
-    options: EtcdOptions,
+    options: Mutex<EtcdOptions>,
+    discover_members: bool,
     /// The one that answered last comes first.
     endpoints: Mutex<Vec<Arc<Endpoint>>>,
     members_wanted: AtomicBool,
@@ -30,8 +31,9 @@ impl Pool {
         if endpoints.is_empty() {
             return Err(StoreError::Refused("no etcd endpoint is configured: set `etcd3.hosts`".to_owned()));
         }
-        let members_wanted = AtomicBool::new(options.discover_members);
-        Ok(Pool { options, endpoints: Mutex::new(endpoints), members_wanted })
+        let discover_members = options.discover_members;
+        let members_wanted = AtomicBool::new(discover_members);
+        Ok(Pool { options: Mutex::new(options), discover_members, endpoints: Mutex::new(endpoints), members_wanted })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
@@ -54,8 +56,26 @@ impl Pool {
         if let Some(at) = endpoints.iter().position(|e| Arc::ptr_eq(e, endpoint)).filter(|at| *at != 0) {
             endpoints[..=at].rotate_right(1);
             // The member that was left may be gone for good: ask who is there now.
-            self.members_wanted.store(self.options.discover_members, Ordering::Relaxed);
+            self.members_wanted.store(self.discover_members, Ordering::Relaxed);
         }
+    }
+
+    /// The same endpoints with other credentials and certificates. Calls that are on their way end as they began, streams are
+    /// opened anew.
+    pub(crate) fn replace_access(&self, access: &EtcdOptions) -> StoreResult<()> {
+        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = options.with_access_of(access);
+        let mut endpoints = self.lock();
+        let fresh: StoreResult<Vec<_>> =
+            endpoints.iter().map(|e| Ok(Arc::new(Endpoint::new(&next, &e.url, e.configured)?))).collect();
+        let former = std::mem::replace(&mut *endpoints, fresh?);
+        *options = next;
+        former.iter().for_each(|endpoint| endpoint.failed());
+        Ok(())
+    }
+
+    pub(crate) fn options(&self) -> EtcdOptions {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// True once after the start and after each change of endpoint: the members should be asked for.
@@ -70,10 +90,12 @@ impl Pool {
             // An advertised plain-text URL must not make the password travel in the clear.
             self.all().iter().any(|e| e.configured && scheme(&e.url) == scheme(url))
         };
+        // Held to the end: what is made here is not to be of options that are replaced meanwhile.
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
         let learnt: Vec<Endpoint> = urls
             .iter()
             .filter(|url| configured_scheme(url))
-            .filter_map(|url| Endpoint::new(&self.options, url, false).ok())
+            .filter_map(|url| Endpoint::new(&options, url, false).ok())
             .collect();
         let mut endpoints = self.lock();
         endpoints.retain(|e| e.configured || learnt.iter().any(|l| l.url == e.url));

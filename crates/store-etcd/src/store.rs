@@ -38,6 +38,20 @@ impl EtcdStore {
     }
 }
 
+impl EtcdStore {
+    /// Goes on with the credentials and certificates of `access`, if etcd lets them read `prefix`; otherwise as before.
+    /// Leases live on, watches begin again. `false`: they are what is used already.
+    pub async fn replace_access(&self, access: &EtcdOptions, prefix: &str, deadline: Duration) -> StoreResult<bool> {
+        let before = self.inner.pool.options();
+        if before.same_access(access) {
+            return Ok(false);
+        }
+        EtcdStore::connect(before.with_access_of(access))?.read(prefix, deadline).await?;
+        self.inner.pool.replace_access(access)?;
+        Ok(true)
+    }
+}
+
 impl Inner {
     /// The snapshot and who gave it.
     pub(crate) async fn read_from(&self, prefix: &str, deadline: Duration) -> StoreResult<(Snapshot, Arc<Endpoint>)> {

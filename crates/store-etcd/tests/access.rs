@@ -14,7 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A server with users: `root`, and `surus` who may touch `/service/` only.
 async fn with_users() -> EtcdServer {
-    let server = EtcdServer::start("http", &["--bcrypt-cost", "4"]).await;
+    with_users_and(&[]).await
+}
+
+async fn with_users_and(more: &[&str]) -> EtcdServer {
+    let server = EtcdServer::start("http", &[&["--bcrypt-cost", "4"], more].concat()).await;
     let mut admin = Client::connect([&server.url], None).await.unwrap();
     for user in ["root", "surus"] {
         admin.user_add(user, format!("{user}-secret"), None).await.unwrap();
@@ -85,6 +89,60 @@ async fn a_token_that_is_no_longer_known_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_is_replaced() {
+    let server = with_users_and(&["--auth-token-ttl", "1", "--log-level", "debug"]).await;
+    let kv = as_user(&server, "surus", "surus-secret");
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    write(&kv, "/service/x", "1").await.unwrap();
+    kv.renew(lease, DEADLINE).await.unwrap();
+    let mut watch = kv.watch("/service/");
+    assert!(matches!(common::next(&mut watch).await, WatchEvent::Restarted(_)));
+    eventually("it is forgotten", async || server.log().contains("deleted a simple token")).await;
+    kv.renew(lease, DEADLINE).await.unwrap();
+    write(&kv, "/service/x", "2").await.unwrap();
+    loop {
+        match common::next(&mut watch).await {
+            WatchEvent::Restarted(snapshot) if snapshot.keys[0].value == b"2" => break,
+            WatchEvent::Put(kv) if kv.value == b"2" => break,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_exchanged() {
+    let server = with_users().await;
+    let kv = as_user(&server, "surus", "surus-secret");
+    let mut admin = {
+        let user = etcd_client::ConnectOptions::new().with_user("root", "root-secret");
+        Client::connect([&server.url], Some(user)).await.unwrap()
+    };
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    write(&kv, "/service/x", "1").await.unwrap();
+    kv.renew(lease, DEADLINE).await.unwrap();
+    let mut watch = kv.watch("/service/");
+    assert!(matches!(common::next(&mut watch).await, WatchEvent::Restarted(_)));
+
+    let next = EtcdOptions { username: Some("surus".into()), password: Some("next".into()), ..EtcdOptions::default() };
+    let text = refused(kv.replace_access(&next, "/service/", DEADLINE).await);
+    assert!(text.contains("\"surus\"") && !text.contains("next"), "{text}");
+    kv.renew(lease, DEADLINE).await.expect("it goes on as before");
+
+    admin.user_change_password("surus", "next").await.unwrap();
+    assert!(kv.replace_access(&next, "/service/", DEADLINE).await.unwrap());
+    assert!(!kv.replace_access(&next, "/service/", DEADLINE).await.unwrap(), "nothing is new");
+    kv.renew(lease, DEADLINE).await.unwrap();
+    write(&kv, "/service/x", "2").await.unwrap();
+    loop {
+        match common::next(&mut watch).await {
+            WatchEvent::Restarted(snapshot) if snapshot.keys[0].value == b"2" => break,
+            WatchEvent::Put(kv) if kv.value == b"2" => break,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn authentication_may_be_switched_on_later() {
     let server = EtcdServer::start("http", &["--bcrypt-cost", "4"]).await;
     let kv = as_user(&server, "root", "root-secret");
@@ -99,6 +157,7 @@ async fn authentication_may_be_switched_on_later() {
 
 struct Files {
     dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
     ca: String,
     cert: String,
     key: String,
@@ -108,26 +167,40 @@ impl Files {
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
+
+    fn options(&self) -> EtcdOptions {
+        EtcdOptions {
+            ca_pem: Some(self.ca.clone()),
+            cert_pem: Some(self.cert.clone()),
+            key_pem: Some(self.key.clone()),
+            ..EtcdOptions::default()
+        }
+    }
 }
 
-/// A CA and a certificate for both ends.
+fn named(name: &str, hosts: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::new(hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// Certificate and key, for both ends.
+fn leaf(issuer: &Issuer<'_, KeyPair>) -> [String; 2] {
+    let mut leaf = named("surus", &["127.0.0.1"]);
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    [leaf.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem()]
+}
+
+/// A CA and a certificate of it.
 fn certificates() -> Files {
-    let named = |name: &str, hosts: &[&str]| {
-        let mut params = CertificateParams::new(hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params
-    };
     let mut ca = named("test CA", &[]);
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
     let ca_cert = ca.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(ca, ca_key);
-    let mut leaf = named("surus", &["127.0.0.1"]);
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate().unwrap();
-    let cert = leaf.signed_by(&key, &issuer).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let files = Files { dir, ca: ca_cert.pem(), cert: cert.pem(), key: key.serialize_pem() };
+    let [cert, key] = leaf(&issuer);
+    let files = Files { dir: tempfile::tempdir().unwrap(), issuer, ca: ca_cert.pem(), cert, key };
     for (name, text) in [("ca", &files.ca), ("cert", &files.cert), ("key", &files.key)] {
         std::fs::write(files.path(name), text).unwrap();
     }
@@ -140,17 +213,20 @@ async fn tls_with_client_certificates() {
     let (ca, cert, key) = (files.path("ca"), files.path("cert"), files.path("key"));
     let arguments = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
     let server = EtcdServer::start("https", &arguments).await;
-    let full = EtcdOptions {
-        ca_pem: Some(files.ca.clone()),
-        cert_pem: Some(files.cert.clone()),
-        key_pem: Some(files.key.clone()),
-        ..options(&[&server.url])
-    };
+    let full = EtcdOptions { endpoints: vec![server.url.clone()], ..files.options() };
     let kv = EtcdStore::connect(full.clone()).unwrap();
     eventually("etcd answers", async || kv.read("/", DEADLINE).await.is_ok()).await;
     write(&kv, "/x", "1").await.unwrap();
 
     let other = certificates();
+    // A certificate of another authority is not taken up, a new one of this authority is.
+    assert!(kv.replace_access(&other.options(), "/", Duration::from_secs(2)).await.is_err());
+    write(&kv, "/x", "2").await.unwrap();
+    let [cert, key] = leaf(&files.issuer);
+    let renewed = EtcdOptions { cert_pem: Some(cert), key_pem: Some(key), ..files.options() };
+    assert!(kv.replace_access(&renewed, "/", DEADLINE).await.unwrap());
+    write(&kv, "/x", "3").await.unwrap();
+
     let stranger = EtcdStore::connect(EtcdOptions { ca_pem: Some(other.ca.clone()), ..full.clone() }).unwrap();
     let text = refused(stranger.read("/", DEADLINE).await);
     assert!(text.contains(&server.url) && text.contains("cacert"), "{text}");

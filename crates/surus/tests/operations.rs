@@ -298,6 +298,56 @@ async fn generated(cluster: &Cluster, node: usize) -> Result<()> {
     Ok(())
 }
 
+/// A reload takes them up when the store takes them, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_the_store_are_exchanged_by_a_reload() -> Result<()> {
+    let user = |password: &str| json!({"username": "root", "password": password});
+    let settings = json!({"etcd3": user("first")});
+    let mut cluster = cluster().nodes(1).store(StoreKind::Etcd).settings(settings).healthy().await?;
+    let pid = cluster.node(0).postmaster_pid();
+    let says = async |cluster: &Cluster, what: &str, times: usize| {
+        wait_for(what, LONG, async || {
+            ensure!(cluster.node(0).log().matches(what).count() == times, "not yet");
+            Ok(())
+        })
+        .await
+    };
+    let reload = async |cluster: &mut Cluster, password: &str| {
+        cluster.nodes[0].config["etcd3"]["password"] = json!(password);
+        cluster.node(0).write_config()?;
+        ensure!(cluster.send(0, "POST", "/reload", &json!({})).await?.status == 202, "not reloaded");
+        Ok(())
+    };
+    let taken = "the credentials and certificates of etcd3 that are configured now are used from here on";
+    // Nobody asks for a password yet.
+    reload(&mut cluster, "second").await?;
+    says(&cluster, taken, 1).await?;
+    cluster.etcd.as_ref().context("no etcd")?.demand_password("second").await?;
+
+    let confirmed = async |cluster: &Cluster| {
+        let seen = async || Ok::<_, anyhow::Error>(cluster.status(0).await?["dcs_last_seen"].as_i64());
+        let before = seen().await?;
+        wait_for("the lease is confirmed again", LONG, async || {
+            ensure!(seen().await? > before, "not yet");
+            Ok(())
+        })
+        .await?;
+        ensure!(cluster.get(0, "/primary").await?.status == 200, "it does not lead");
+        Ok(())
+    };
+    confirmed(&cluster).await?;
+    reload(&mut cluster, "wrong").await?;
+    says(&cluster, "does not accept user \"root\" with this password", 1).await?;
+    confirmed(&cluster).await?;
+    reload(&mut cluster, "second").await?;
+    confirmed(&cluster).await?;
+    let log = cluster.node(0).log();
+    ensure!(!log.contains("counts after a restart") && !log.contains("Demoting"), "{log}");
+    ensure!(cluster.node(0).postmaster_pid() == pid, "PostgreSQL was restarted");
+    cluster.passed();
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_show_and_do() -> Result<()> {
     let cluster = cluster().healthy().await?;

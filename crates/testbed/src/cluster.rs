@@ -78,6 +78,11 @@ impl Cluster {
         }
     }
 
+    /// The surus that runs here.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }

@@ -181,6 +181,19 @@ impl Etcd {
         Ok(Some(BASE64.decode(value.get("value").and_then(Value::as_str).unwrap_or_default())?))
     }
 
+    /// From here on only the user `root` with this password is let in, and none of the methods here works any more.
+    pub async fn demand_password(&self, password: &str) -> Result<()> {
+        for (path, body) in [
+            ("user/add", json!({"name": "root", "password": password})),
+            ("role/add", json!({"name": "root"})),
+            ("user/grant", json!({"user": "root", "role": "root"})),
+            ("enable", json!({})),
+        ] {
+            self.call(&format!("/v3/auth/{path}"), &body).await?;
+        }
+        Ok(())
+    }
+
     async fn call(&self, path: &str, body: &Value) -> Result<Value> {
         let text = body.to_string();
         let address = self.servers[0].client.address();

@@ -46,6 +46,7 @@ use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
 use crate::stall::StallWatch;
+use crate::store_access::Access;
 use crate::stores::consul::Consul;
 use crate::watchdog::{WatchdogKeeper, WatchdogState};
 
@@ -87,6 +88,7 @@ pub struct Agent {
     watchdog_state: watch::Receiver<WatchdogState>,
     deadline: Arc<Deadline>,
     api: Arc<surus_api::Client>,
+    access: Access,
     rest: Reloader,
     consul: Option<Consul>,
     keys: watch::Sender<Desired>,
@@ -143,11 +145,12 @@ pub struct Parts {
     pub api: Arc<surus_api::Client>,
     pub rest: Reloader,
     pub measures: Arc<Measures>,
+    pub access: Access,
 }
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, consul, api, rest, measures } = parts;
+        let Parts { source, settings, lock, store, consul, api, rest, measures, access } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
@@ -238,6 +241,7 @@ impl Agent {
             _follower: follower,
             lease,
             api,
+            access,
             rest,
             consul,
             keys,
@@ -458,6 +462,7 @@ impl Agent {
                         warn!("the REST API was not reloaded, its old settings stay in force: {e}");
                     }
                 });
+                self.access.set(&local.store);
                 self.fence.set_mode(local.fence);
                 if !self.settings.set_local(local) {
                     info!("No local configuration items changed.");

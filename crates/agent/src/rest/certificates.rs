@@ -6,18 +6,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use surus_config::RestTls;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::app::Policy;
 use super::server::Reloader;
 use super::tls::{self, Contents, TlsError};
-use super::watch::{Watch, places};
+use crate::files::Watched;
 
-/// Certificate and key are two files: after one has changed, the other has this time before both are looked at.
-const SETTLE: Duration = Duration::from_millis(500);
-/// Other machines' writes to a shared file system, and directories that cannot be watched, are seen at this interval.
-const LOOK: Duration = Duration::from_secs(60);
 /// Between two lines in the log about one certificate.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
 
@@ -47,21 +43,12 @@ pub async fn keep(reloader: Reloader) {
             continue;
         };
         let on = [Some(&files.certfile), files.keyfile.as_ref(), files.cafile.as_ref()];
-        let on: Vec<_> = on.into_iter().flatten().cloned().collect();
-        let on = tokio::task::spawn_blocking(move || on.iter().flat_map(|path| places(path)).collect::<Vec<_>>());
-        let watch = Watch::on(&on.await.unwrap_or_default());
+        let watched = Watched::on(on.into_iter().flatten().cloned().collect()).await;
         // Only now: what changed before the watch was there is seen here, what changes later is seen by the watch.
         look(&reloader, files).await;
         reminder.tell(&reloader.policy());
-        let touched = async {
-            match &watch {
-                Ok(watch) => watch.touched().await,
-                Err(_) => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = touched => sleep(SETTLE).await,
-            () = sleep(LOOK) => {}
+            () = watched.touched() => {}
             () = reloader.reloaded() => {}
         }
     }

@@ -34,7 +34,6 @@ mod tls;
 mod ui;
 mod validity;
 pub mod version;
-mod watch;
 
 #[cfg(test)]
 pub(crate) mod testing;

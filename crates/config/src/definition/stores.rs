@@ -27,11 +27,11 @@ const ETCD3: &[Key] = &[
         .is("http")
         .agent_restart()
         .variable(),
-    key("username", Kind::Text, "User of etcd").agent_restart().variable(),
-    key("password", Kind::Secret, "Password of that user").agent_restart().variable(),
-    key("cacert", Kind::Path, "Authorities that certificates of servers are checked with").agent_restart().variable(),
-    key("cert", Kind::Path, "Client certificate").agent_restart().variable(),
-    key("key", Kind::Path, "Its key").agent_restart().variable(),
+    key("username", Kind::Text, "User of etcd").variable(),
+    key("password", Kind::Secret, "Password of that user").variable(),
+    key("cacert", Kind::Path, "Authorities that certificates of servers are checked with").variable(),
+    key("cert", Kind::Path, "Client certificate").variable(),
+    key("key", Kind::Path, "Its key").variable(),
     key("discovery_srv", Kind::Text, "Older name of `srv`").agent_restart().older(),
     key("srv_domain", Kind::Text, "Older name of `srv`").agent_restart().older(),
 ];

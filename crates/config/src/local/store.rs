@@ -55,6 +55,12 @@ pub struct Etcd3Config {
     pub key: Option<PathBuf>,
 }
 
+impl Etcd3Config {
+    fn anonymous(&self) -> Etcd3Config {
+        Etcd3Config { username: None, password: None, cacert: None, cert: None, key: None, ..self.clone() }
+    }
+}
+
 /// Every section Patroni members know, in the order that decides.
 const SECTIONS: [&str; 7] = ["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
 
@@ -221,9 +227,11 @@ fn endpoint(r: &mut Reader, text: &str, protocol: &str, place: &Place, path: &st
 }
 
 impl StoreConfig {
-    /// Whether what differs needs a restart of the agent: not all of Consul's settings do.
+    /// Whether what differs needs a restart of the agent: not all of Consul's settings do, and credentials of etcd are
+    /// exchanged while it is used.
     pub(super) fn needs_restart(&self, new: &StoreConfig) -> bool {
         match (self, new) {
+            (StoreConfig::Etcd3(old), StoreConfig::Etcd3(new)) => old.anonymous() != new.anonymous(),
             (StoreConfig::Consul(old), StoreConfig::Consul(new)) => old.fixed() != new.fixed(),
             _ => self != new,
         }

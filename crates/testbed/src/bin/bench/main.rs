@@ -1,5 +1,6 @@
 //! Measures what a user of a cluster feels. `cargo xtask bench` builds the release binary and runs this.
 
+mod commands;
 mod fence;
 mod gaps;
 mod idle;
@@ -34,6 +35,7 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
   sync-node-lost, quorum-node-lost
                   write gap when a node is lost in synchronous mode, and what was lost of what was acknowledged
   rest            GET /primary from 16 connections: requests a second, latency, the agent's CPU time for each
+  list, plan      how long `surus list` and `surus plan -s key=value` take with three members
   idle            memory, CPU time and store requests of a cluster at rest
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
@@ -85,6 +87,8 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "sync-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": true})), recorder).await,
         "quorum-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": "quorum"})), recorder).await,
         "rest" => rest::rest(store, runs, recorder).await,
+        "list" => commands::command(&["list"], store, runs, recorder).await,
+        "plan" => commands::command(&["plan", "-s", "loop_wait=3"], store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -135,6 +139,8 @@ fn options() -> Result<Option<Options>> {
             "sync-node-lost",
             "quorum-node-lost",
             "rest",
+            "list",
+            "plan",
             "idle",
         ];
         options.names = all.map(str::to_owned).to_vec();

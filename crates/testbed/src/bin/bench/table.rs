@@ -147,6 +147,22 @@ const ROWS: &[Row] = &[
         show: Show::Plain("µs"),
     },
     Row {
+        what: "`surus list`, three members",
+        peer: "-",
+        reach: "100 ms",
+        bench: "list",
+        field: "took_ms",
+        show: Show::Plain("ms"),
+    },
+    Row {
+        what: "`surus plan -s key=value`, three members",
+        peer: "-",
+        reach: "-",
+        bench: "plan",
+        field: "took_ms",
+        show: Show::Plain("ms"),
+    },
+    Row {
         what: "the only synchronous standby lost and another there, write stall",
         peer: "-",
         reach: "1.5 s",

@@ -8,17 +8,48 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
 
 use crate::timer::readable;
 
 /// A loop of links ends, as it does for the kernel.
 const LINKS: usize = 40;
 
-pub struct Watch {
+/// A certificate and its key are two files: after one has changed, the other has this time before both are looked at.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Other machines' writes to a shared file system, and directories that cannot be watched, are seen at this interval.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Some files that were there as one, under watch. What changed before the watch was there is the caller's to look for.
+pub struct Watched(Option<Watch>);
+
+impl Watched {
+    pub async fn on(files: Vec<PathBuf>) -> Watched {
+        let on = move || Watch::on(&files.iter().flat_map(|path| places(path)).collect::<Vec<_>>()).ok();
+        Watched(tokio::task::spawn_blocking(on).await.ok().flatten())
+    }
+
+    /// When it is time to look at them again.
+    pub async fn touched(&self) {
+        let touched = async {
+            match &self.0 {
+                Some(watch) => watch.touched().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = touched => sleep(SETTLE).await,
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+struct Watch {
     events: AsyncFd<OwnedFd>,
     /// Names that matter, with the descriptor of the watch on their directory.
     names: Vec<(i32, OsString)>,
@@ -26,7 +57,7 @@ pub struct Watch {
 
 impl Watch {
     /// Directories that cannot be watched are left out.
-    pub fn on(places: &[(PathBuf, OsString)]) -> io::Result<Watch> {
+    fn on(places: &[(PathBuf, OsString)]) -> io::Result<Watch> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let what = WatchFlags::CLOSE_WRITE
             | WatchFlags::CREATE
@@ -42,7 +73,7 @@ impl Watch {
     }
 
     /// Returns once something happened to one of the names. Much else may happen in their directories.
-    pub async fn touched(&self) {
+    async fn touched(&self) {
         loop {
             let Ok(mut ready) = self.events.readable().await else { return std::future::pending().await };
             let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -74,7 +105,7 @@ impl Watch {
 
 /// The names on the way to a file that can come to mean something else, each with its directory: the symbolic links, and
 /// the file itself.
-pub fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
+fn places(path: &Path) -> Vec<(PathBuf, OsString)> {
     let mut found = Vec::new();
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut at = PathBuf::from("/");
@@ -115,7 +146,6 @@ fn names(path: &Path) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::time::Duration;
 
     use futures_util::FutureExt;
     use tokio::time::timeout;
