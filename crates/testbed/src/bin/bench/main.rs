@@ -88,7 +88,7 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "quorum-node-lost" => gaps::node(store, runs, Some(json!({"synchronous_mode": "quorum"})), recorder).await,
         "rest" => rest::rest(store, runs, recorder).await,
         "list" => commands::command(&["list"], store, runs, recorder).await,
-        "plan" => commands::command(&["plan", "-s", "loop_wait=3"], store, runs, recorder).await,
+        "plan" => commands::command(&["plan", "-s", "postgresql.parameters.work_mem=5MB"], store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
