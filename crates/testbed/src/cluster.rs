@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::clock::Clock;
+use crate::consul::Consul;
 use crate::disk::Disk;
 use crate::etcd::Etcd;
 use crate::machine::Machine;
@@ -26,6 +27,7 @@ use crate::template::{Member, PASSWORD, merge};
 pub enum StoreKind {
     Embedded,
     Etcd,
+    Consul,
 }
 
 pub struct Builder {
@@ -48,6 +50,7 @@ pub struct Cluster {
     pub store: StoreKind,
     pub nodes: Vec<Node>,
     pub etcd: Option<Etcd>,
+    pub consul: Option<Consul>,
     pub(crate) network: Network,
     pub machine: Machine,
     pub(crate) binary: PathBuf,
@@ -262,8 +265,12 @@ impl Builder {
         // PostgreSQL, as another user, has to pass through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         let homes = (0..self.nodes).map(|n| (Endpoint::Member(n), dir.path().join(format!("node{}", n + 1))));
-        let servers = if self.store == StoreKind::Etcd { self.etcd_servers } else { 0 };
-        let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("etcd{}", n + 1))).collect();
+        let (servers, kind) = match self.store {
+            StoreKind::Embedded => (0, ""),
+            StoreKind::Etcd => (self.etcd_servers, "etcd"),
+            StoreKind::Consul => (1, "consul"),
+        };
+        let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("{kind}{}", n + 1))).collect();
         let mut homes: Vec<(Endpoint, PathBuf)> = homes.collect();
         homes.extend(stores.iter().cloned().enumerate().map(|(n, home)| (Endpoint::Store(n), home)));
         homes.push((Endpoint::Guest, dir.path().to_owned()));
@@ -275,7 +282,15 @@ impl Builder {
             ports.push(port);
             Ok(number)
         };
+        let mut consul = None;
         let (etcd, stores) = match self.store {
+            StoreKind::Consul => {
+                let server = Consul::start(&stores[0]).await?;
+                let public = port()?;
+                network.route(public, server.port(), Endpoint::Store(0));
+                consul = Some(server);
+                (None, vec![("consul", json!({"host": format!("127.0.0.1:{public}")})); self.nodes])
+            }
             StoreKind::Etcd => {
                 let etcd = Etcd::group(stores, Some(&network)).await?;
                 let mut hosts = Vec::new();
@@ -352,6 +367,7 @@ impl Builder {
             store: self.store,
             nodes,
             etcd,
+            consul,
             network,
             machine,
             binary: self.binary,

@@ -7,6 +7,7 @@
 mod browser;
 mod clock;
 mod cluster;
+mod consul;
 mod disk;
 
 mod etcd;
@@ -30,6 +31,7 @@ mod writer;
 pub use browser::Browser;
 pub use clock::Clock;
 pub use cluster::{Builder, Cluster, StoreKind};
+pub use consul::Consul;
 pub use disk::Disk;
 pub use etcd::Etcd;
 pub use machine::Machine;

@@ -82,6 +82,14 @@ impl Machine {
         Ok(bin_dir)
     }
 
+    /// The machine's, or what `cargo xtask install` has unpacked.
+    pub fn consul() -> Result<PathBuf> {
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/consul/usr/bin/consul");
+        on_path("consul")
+            .or_else(|| Some(unpacked).filter(|path| path.is_file()))
+            .context("there is no Consul server; `cargo xtask install` unpacks one")
+    }
+
     pub fn etcd() -> Result<PathBuf> {
         on_path("etcd")
             .context("etcd is not installed; `cargo xtask install` installs it (Debian: apt-get install etcd-server)")

@@ -104,10 +104,14 @@ impl Cluster {
         answer.json()
     }
 
-    /// One key of the cluster as it is in etcd.
+    /// One key of the cluster as it is in etcd or Consul.
     pub async fn stored(&self, key: &str) -> Result<Option<Value>> {
-        let etcd = self.etcd.as_ref().context("no etcd")?;
-        let text = etcd.get(&format!("/service/{}/{key}", self.scope)).await?;
+        let key = format!("service/{}/{key}", self.scope);
+        let text = match (&self.etcd, &self.consul) {
+            (Some(etcd), _) => etcd.get(&format!("/{key}")).await?,
+            (None, Some(consul)) => consul.get(&key).await?,
+            (None, None) => anyhow::bail!("the store cannot be looked into"),
+        };
         text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
     }
 

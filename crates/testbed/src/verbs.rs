@@ -163,9 +163,13 @@ impl Cluster {
 
     /// What a member sends to the store, and unless it is one way what comes back.
     pub fn store_link(&self, node: usize, link: Link, one_way: bool) {
-        let servers = self.etcd.as_ref().map_or(self.nodes.len(), |etcd| etcd.servers());
+        let servers = match self.store {
+            StoreKind::Embedded => self.nodes.len(),
+            StoreKind::Etcd => self.etcd.as_ref().map_or(0, |etcd| etcd.servers()),
+            StoreKind::Consul => 1,
+        };
         for server in 0..servers {
-            if self.store == StoreKind::Etcd {
+            if self.store != StoreKind::Embedded {
                 self.link(Endpoint::Member(node), Endpoint::Store(server), link, one_way);
             } else if server != node {
                 self.link(Endpoint::Member(node), Endpoint::Store(server), link, one_way);

@@ -48,6 +48,7 @@ pub fn store_name(store: StoreKind) -> &'static str {
     match store {
         StoreKind::Etcd => "etcd",
         StoreKind::Embedded => "embedded",
+        StoreKind::Consul => "consul",
     }
 }
 

@@ -1,0 +1,151 @@
+//! A cluster on Consul: bring-up, the lead going round, members and the store in trouble, the service catalogue.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use surus_testbed::{Cluster, StoreKind, Writer, wait_for};
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// Every instance of the service in Consul's catalogue with its tags and whether its check passes, by name.
+async fn services(cluster: &Cluster) -> Result<Vec<(String, Vec<String>, bool)>> {
+    let consul = cluster.consul.as_ref().context("no Consul")?;
+    let health = consul.ask("/v1/health/service/testbed").await?;
+    let mut found = Vec::new();
+    for entry in health.as_array().context("no list")? {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let tags = entry["Service"]["Tags"].as_array().context("no tags")?.iter().map(text).collect();
+        let passing = entry["Checks"].as_array().context("no checks")?.iter().all(|check| check["Status"] == "passing");
+        found.push((text(&entry["Service"]["ID"]), tags, passing));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The catalogue knows who leads, everybody's check passes, and nobody is in it who should not be.
+async fn catalogue(cluster: &Cluster, leader: usize, gone: &[usize]) -> Result<()> {
+    wait_for("the catalogue", LONG, async || {
+        let found = services(cluster).await?;
+        let expected: Vec<_> = (0..cluster.nodes.len())
+            .filter(|node| !gone.contains(node))
+            .map(|node| {
+                let tags: &[&str] = if node == leader { &["pg", "primary", "master"] } else { &["pg", "replica"] };
+                let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+                (format!("testbed/{}", cluster.nodes[node].name), tags, true)
+            })
+            .collect();
+        ensure!(found == expected, "{found:?} instead of {expected:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn switch_over(cluster: &Cluster, to: usize) -> Result<()> {
+    let leader = cluster.leader().await?;
+    let body = json!({"leader": cluster.nodes[leader].name, "candidate": cluster.nodes[to].name});
+    let answer = cluster.send(leader, "POST", "/switchover", &body).await?;
+    ensure!(answer.status == 200, "switchover: {} {}", answer.status, answer.body);
+    ensure!(cluster.wait_healthy().await? == to);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_on_consul() -> Result<()> {
+    let mut cluster = Cluster::builder(env!("CARGO_BIN_EXE_surus"))
+        .store(StoreKind::Consul)
+        .dynamic(json!({"ttl": 20, "loop_wait": 2, "retry_timeout": 5}))
+        .settings(json!({"consul": {
+            "register_service": true, "service_tags": ["pg"], "service_check_interval": "1s",
+        }}))
+        .healthy()
+        .await?;
+    let first = cluster.leader().await?;
+    let writer = Writer::start(&cluster).await?;
+    catalogue(&cluster, first, &[]).await?;
+
+    // What members write is bound to sessions, and the sessions are called after them.
+    let consul = cluster.consul.as_ref().context("no Consul")?;
+    let leader = consul.ask("/v1/kv/service/testbed/leader").await?[0].clone();
+    let sessions = consul.ask("/v1/session/list").await?;
+    let sessions = sessions.as_array().context("no list")?;
+    ensure!(sessions.len() == 3, "{sessions:?}");
+    let mine =
+        sessions.iter().find(|session| session["ID"] == leader["Session"]).context("the leader key has no session")?;
+    ensure!(mine["Name"] == format!("testbed-{}", cluster.nodes[first].name), "{mine}");
+    ensure!((&mine["TTL"], &mine["Behavior"]) == (&json!("10000ms"), &json!("delete")), "{mine}");
+    ensure!(mine["NodeChecks"] == json!([]), "{mine}");
+
+    let second = cluster.others(first)[1];
+    switch_over(&cluster, second).await?;
+    writer.writes_to(second).await?;
+    catalogue(&cluster, second, &[]).await?;
+
+    // Frozen for less than the ttl, and killed and started again: nobody is replaced.
+    let consul = cluster.consul.as_ref().context("no Consul")?;
+    consul.freeze();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    consul.thaw();
+    ensure!(cluster.wait_healthy().await? == second);
+    let consul = cluster.consul.as_mut().context("no Consul")?;
+    consul.kill();
+    consul.start_again().await?;
+    ensure!(cluster.wait_healthy().await? == second);
+
+    // The node dies: its session ends a ttl later, and its service once Consul finds it dead.
+    cluster.kill_node(second)?;
+    let third = cluster.wait_leader_other_than(second).await?;
+    writer.writes_to(third).await?;
+    cluster.start(second)?;
+    ensure!(cluster.wait_healthy().await? == third);
+    catalogue(&cluster, third, &[]).await?;
+
+    // An agent that stops takes its service along, and its session.
+    let stopped = cluster.others(third)[0];
+    cluster.stop(stopped).await?;
+    catalogue(&cluster, third, &[stopped]).await?;
+    let consul = cluster.consul.as_ref().context("no Consul")?;
+    ensure!(consul.ask("/v1/session/list").await?.as_array().context("no list")?.len() == 2);
+    cluster.start(stopped)?;
+    cluster.wait_healthy().await?;
+
+    // Switched off by a reload, it is gone from the catalogue.
+    let node = &mut cluster.nodes[stopped];
+    node.config["consul"]["register_service"] = json!(false);
+    node.write_config()?;
+    catalogue(&cluster, third, &[]).await?;
+    cluster.hangup(stopped)?;
+    catalogue(&cluster, third, &[stopped]).await?;
+
+    writer.stop().verify_none_lost(&cluster).await?;
+    cluster.passed();
+    Ok(())
+}
+
+/// A primary that cannot reach Consul has stopped before another one is promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_cut_off_from_consul_stops_first() -> Result<()> {
+    let cluster = Cluster::builder(env!("CARGO_BIN_EXE_surus"))
+        .store(StoreKind::Consul)
+        .dynamic(json!({"ttl": 20, "loop_wait": 2, "retry_timeout": 5}))
+        .healthy()
+        .await?;
+    let old = cluster.leader().await?;
+    cluster.stall(old);
+    let mut two = None;
+    wait_for("another leader", LONG, async || {
+        let writable = cluster.writable().await;
+        if writable.len() > 1 {
+            two = Some(writable);
+            return Ok(());
+        }
+        ensure!(writable.iter().any(|node| *node != old), "writable: {writable:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(two.is_none(), "two members accept writes: {two:?}");
+    cluster.heal(old);
+    cluster.wait_healthy().await?;
+    cluster.passed();
+    Ok(())
+}
