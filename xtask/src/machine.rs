@@ -39,6 +39,11 @@ const POSTGRES: Need = Need {
     present: postgres_present,
 };
 const ETCD: Need = Need { what: "etcd", packages: &["etcd-server"], present: || on_path("etcd") };
+const ZOOKEEPER: Need = Need {
+    what: "ZooKeeper and Java",
+    packages: &["zookeeper"],
+    present: || on_path("java") && Path::new("/usr/share/java/zookeeper.jar").exists(),
+};
 
 const FAKETIME: Need =
     Need { what: "libfaketime, for clocks that jump", packages: &["faketime"], present: || on_path("faketime") };
@@ -67,8 +72,20 @@ const PYTHON: Need = Need {
     present: python::python_present,
 };
 
-pub const EVERYTHING: &[Need] =
-    &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES, ETCD, FAKETIME, FILE_SYSTEM, BACKUP, TMUX, PROMETHEUS, BROWSER];
+pub const EVERYTHING: &[Need] = &[
+    COMPILER,
+    PROTOC,
+    PROTOBUF_TYPES,
+    POSTGRES,
+    ETCD,
+    ZOOKEEPER,
+    FAKETIME,
+    FILE_SYSTEM,
+    BACKUP,
+    TMUX,
+    PROMETHEUS,
+    BROWSER,
+];
 /// Patroni itself follows: it is no Debian package of the version that is compared with.
 const PYTHON_PROGRAMS: &[Need] = &[PYTHON];
 pub const DEMO: &[Need] = &[COMPILER, PROTOC, PROTOBUF_TYPES, POSTGRES];

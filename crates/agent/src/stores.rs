@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use surus_config::{Etcd3Config, LocalConfig, RaftConfig, StoreConfig};
+use surus_config::{Etcd3Config, LocalConfig, RaftConfig, StoreConfig, ZooKeeperConfig};
 use surus_store::{Kv, StoreError};
 use surus_store_consul::ConsulStore;
 use surus_store_etcd::{EtcdOptions, EtcdStore, discover_srv};
 use surus_store_raft::{RaftOptions, RaftStore, TlsOptions};
+use surus_store_zookeeper::{Grant, TlsFiles, ZooKeeperOptions, ZooKeeperStore};
 
 pub struct OpenStore {
     pub kv: Arc<dyn Kv>,
@@ -39,6 +40,10 @@ impl OpenStore {
                 let store = ConsulStore::connect(options).context("consul")?;
                 let beyond = consul::Consul::new(store.clone(), &config.scope, config.name.as_str(), &section.service);
                 Ok(OpenStore { kv: Arc::new(store), node: None, etcd: None, consul: Some(beyond) })
+            }
+            StoreConfig::ZooKeeper(zookeeper) => {
+                let store = ZooKeeperStore::connect(&zookeeper_options(zookeeper)?).context("zookeeper")?;
+                Ok(OpenStore { kv: Arc::new(store), node: None, etcd: None, consul: None })
             }
         }
     }
@@ -90,19 +95,38 @@ pub async fn etcd_options(etcd: &Etcd3Config, wait: bool) -> anyhow::Result<Etcd
 
 /// User and certificates as the files have them now.
 pub fn etcd_access(etcd: &Etcd3Config) -> anyhow::Result<EtcdOptions> {
-    let pem = |key: &str, path: &Option<std::path::PathBuf>| -> anyhow::Result<Option<String>> {
-        path.as_deref()
-            .map(|p: &Path| {
-                std::fs::read_to_string(p).with_context(|| format!("etcd3.{key}: cannot read {}", p.display()))
-            })
-            .transpose()
-    };
     Ok(EtcdOptions {
         username: etcd.username.clone(),
         password: etcd.password.as_ref().map(|p| p.expose().to_owned()),
-        ca_pem: pem("cacert", &etcd.cacert)?,
-        cert_pem: pem("cert", &etcd.cert)?,
-        key_pem: pem("key", &etcd.key)?,
+        ca_pem: pem("etcd3.cacert", etcd.cacert.as_deref())?,
+        cert_pem: pem("etcd3.cert", etcd.cert.as_deref())?,
+        key_pem: pem("etcd3.key", etcd.key.as_deref())?,
         ..EtcdOptions::default()
     })
+}
+
+pub fn zookeeper_options(zookeeper: &ZooKeeperConfig) -> anyhow::Result<ZooKeeperOptions> {
+    let tls = || -> anyhow::Result<TlsFiles> {
+        Ok(TlsFiles {
+            ca_pem: pem("zookeeper.cacert", zookeeper.cacert.as_deref())?,
+            cert_pem: pem("zookeeper.cert", zookeeper.cert.as_deref())?,
+            key_pem: pem("zookeeper.key", zookeeper.key.as_deref())?,
+            verify: zookeeper.verify,
+        })
+    };
+    let grant = |(principal, permissions): &(String, Vec<String>)| Grant {
+        principal: principal.clone(),
+        permissions: permissions.clone(),
+    };
+    Ok(ZooKeeperOptions {
+        hosts: zookeeper.hosts.clone(),
+        tls: zookeeper.use_ssl.then(tls).transpose()?,
+        auth: zookeeper.auth_data.iter().map(|(scheme, text)| (scheme.clone(), text.expose().to_owned())).collect(),
+        acls: zookeeper.set_acls.iter().map(grant).collect(),
+    })
+}
+
+fn pem(key: &str, path: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let read = |p: &Path| std::fs::read_to_string(p).with_context(|| format!("{key}: cannot read {}", p.display()));
+    path.map(read).transpose()
 }

@@ -224,7 +224,7 @@ fn store_variable(suffix: &str) -> Option<(Vec<String>, Form)> {
         _ => return None,
     };
     let citus_key = matches!(key, "GROUP" | "DATABASE");
-    let store = matches!(section.as_str(), "consul" | "etcd" | "exhibitor" | "kubernetes" | "zookeeper");
+    let store = matches!(section.as_str(), "consul" | "etcd" | "exhibitor" | "kubernetes");
     ((section == "citus") == citus_key && (store || section == "citus"))
         .then(|| (vec![section, key.to_lowercase()], kind))
 }

@@ -41,7 +41,7 @@ pub use local::{
     Authentication, BasicAuth, Bootstrap, ClientConfig, ConsulConfig, ConsulService, Credentials, Ctl, CustomBootstrap,
     Etcd3Config, FenceMode, LocalConfig, Log, LogFormat, LogLevel, LogType, Loss, Postgresql, PostgresqlSettings,
     RaftConfig, RaftTls, Recorder, ReplicaMethod, RestApi, RestTls, RoleSettings, ServerTokens, StoreConfig,
-    VerifyClient, Watchdog, WatchdogMode,
+    VerifyClient, Watchdog, WatchdogMode, ZooKeeperConfig,
 };
 pub use parameters::{cluster_parameters, judge_parameter, on_command_line, parameter_default};
 pub use reference::files as reference_files;

@@ -31,7 +31,7 @@ is told in [Configuration](../configuration.md).
 | Page | |
 |---|---|
 | [member.md](member.md) | the file of a member |
-| [stores.md](stores.md) | its sections `consul`, `etcd3` and `raft` |
+| [stores.md](stores.md) | its sections `consul`, `etcd3`, `raft` and `zookeeper` |
 | [postgresql.md](postgresql.md) | `postgresql`, in the file and in the dynamic configuration |
 | [dynamic.md](dynamic.md) | the dynamic configuration, and `bootstrap.dcs` |
 | [environment.md](environment.md) | variables |

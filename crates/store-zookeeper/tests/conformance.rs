@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Server, client};
-use surus_store::conformance::{self, Harness};
+use surus_store::conformance::{self, Harness, Shows};
 use surus_store::{Fut, Kv};
 
 struct ZooKeeper(Vec<Server>);
@@ -21,8 +21,8 @@ impl Harness for ZooKeeper {
     fn prefix(&self) -> String {
         "/conformance/".into()
     }
-    fn every_change(&self) -> bool {
-        false
+    fn shows(&self) -> Shows {
+        Shows::States
     }
     fn shared_leases(&self) -> bool {
         false

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use surus_agent::stores;
 use surus_api::{Client, ClientOptions, Credentials};
-use surus_config::{ClientConfig, ConsulConfig, ConsulService, Ctl, Etcd3Config, HostPort, RaftConfig, StoreConfig};
+use surus_config::{
+    ClientConfig, ConsulConfig, ConsulService, Ctl, Etcd3Config, HostPort, RaftConfig, StoreConfig, ZooKeeperConfig,
+};
 use surus_store::{Kv, StoreError};
 use surus_store_consul::ConsulStore;
 use surus_store_etcd::{EtcdOptions, EtcdStore};
 use surus_store_raft::{RaftClient, TlsOptions};
+use surus_store_zookeeper::ZooKeeperStore;
 
 use crate::failure::{Failure, OrFail, Outcome, failed};
 
@@ -30,6 +33,10 @@ pub async fn open_store(config: &StoreConfig) -> Outcome<Arc<dyn Kv>> {
         StoreConfig::Consul(consul) => {
             let options = stores::consul::options(consul, "surus").or_fail()?;
             Ok(Arc::new(ConsulStore::connect(options).or_fail()?))
+        }
+        StoreConfig::ZooKeeper(zookeeper) => {
+            let options = stores::zookeeper_options(zookeeper).or_fail()?;
+            Ok(Arc::new(ZooKeeperStore::connect(&options).or_fail()?))
         }
     }
 }
@@ -79,6 +86,19 @@ fn unconfigured_raft() -> RaftConfig {
     }
 }
 
+fn unconfigured_zookeeper() -> ZooKeeperConfig {
+    ZooKeeperConfig {
+        hosts: Vec::new(),
+        use_ssl: false,
+        cacert: None,
+        cert: None,
+        key: None,
+        verify: true,
+        auth_data: Vec::new(),
+        set_acls: Vec::new(),
+    }
+}
+
 /// The store's complaint, with what to do about it.
 pub fn store_failure(config: &StoreConfig, error: &StoreError) -> Failure {
     let advice = match (config, error) {
@@ -93,6 +113,9 @@ pub fn store_failure(config: &StoreConfig, error: &StoreError) -> Failure {
             ". Check that a Consul agent runs at {}, can be reached from here, and that Consul has a leader",
             consul.endpoints.join(", ")
         ),
+        (StoreConfig::ZooKeeper(zookeeper), e) if e.is_inaccessible() => {
+            format!(". Check that ZooKeeper runs at {} and has a quorum", zookeeper.hosts.join(", "))
+        }
         _ => String::new(),
     };
     Failure::Message(format!("{error}{advice}"))
@@ -163,10 +186,17 @@ pub fn apply_dcs_url(config: &mut ClientConfig, url: &str) -> Outcome {
                 service: ConsulService::default(),
             })
         }
-        known @ ("zookeeper" | "exhibitor") => {
-            return failed(format!(
-                "the store \"{known}\" is not supported by this version; supported are consul, etcd3 and raft"
-            ));
+        "zookeeper" => {
+            let address = HostPort { host, port: port.unwrap_or(2181) }.to_string();
+            // Credentials and certificates stay those of the configuration.
+            let configured = match config.store.take() {
+                Some(StoreConfig::ZooKeeper(zookeeper)) => zookeeper,
+                _ => unconfigured_zookeeper(),
+            };
+            StoreConfig::ZooKeeper(ZooKeeperConfig { hosts: vec![address], ..configured })
+        }
+        "exhibitor" => {
+            return failed("Exhibitor is not supported; give the address of a ZooKeeper server: zookeeper://host:2181");
         }
         other => return failed(format!("Unknown dcs scheme: {other}")),
     });

@@ -197,7 +197,7 @@ fn unknown(entry: &Entry, path: &str, table: &Table, r: &mut Reader) {
 }
 
 /// Sections that are known and refused; their reader says so.
-const OTHER_SECTIONS: &[&str] = &["citus", "consul", "etcd", "exhibitor", "kubernetes", "zookeeper"];
+const OTHER_SECTIONS: &[&str] = &["citus", "consul", "etcd", "exhibitor", "kubernetes"];
 
 /// Keys that belong somewhere else than at the top of a file; `Some(None)`: somebody else tells.
 fn elsewhere(name: &str) -> Option<Option<&'static str>> {

@@ -22,6 +22,7 @@ pub(crate) const ROOT: &[Key] = &[
     stores::STORES[0],
     stores::STORES[1],
     stores::STORES[2],
+    stores::STORES[3],
     key(
         "bootstrap",
         Kind::Map(BOOTSTRAP, Others::BootstrapMethods),

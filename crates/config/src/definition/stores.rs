@@ -3,10 +3,12 @@
 use super::kind::{Kind, Others, PORT, Word};
 use super::{Key, consul, key};
 
-pub(crate) const STORES: [Key; 3] = [
+pub(crate) const STORES: [Key; 4] = [
     consul::SECTION,
     key("etcd3", Kind::Map(ETCD3, Others::Unknown), "An etcd cluster, over its v3 interface").agent_restart(),
     key("raft", Kind::Map(RAFT, Others::Unknown), "The embedded store: every member is a voter").agent_restart(),
+    key("zookeeper", Kind::Map(ZOOKEEPER, Others::Unknown), "A ZooKeeper ensemble, version 3.6 or newer")
+        .agent_restart(),
 ];
 
 const PROTOCOLS: &[Word] = &[("http", &[]), ("https", &[])];
@@ -35,6 +37,41 @@ const ETCD3: &[Key] = &[
     key("discovery_srv", Kind::Text, "Older name of `srv`").agent_restart().older(),
     key("srv_domain", Kind::Text, "Older name of `srv`").agent_restart().older(),
 ];
+
+const ZOOKEEPER: &[Key] = &[
+    key(
+        "hosts",
+        Kind::TextsOrCsv,
+        "Servers, `host:port` each, port 2181 if left out; a path after the last one is put before every key",
+    )
+    .required_by_reader()
+    .agent_restart()
+    .variable(),
+    key("use_ssl", Kind::Bool, "TLS; the ports are then those of `secureClientPort`")
+        .is("false")
+        .agent_restart()
+        .variable(),
+    key("cacert", Kind::Path, "Authorities that certificates of servers are checked with").agent_restart().variable(),
+    key("cert", Kind::Path, "Client certificate; may hold the key as well").agent_restart().variable(),
+    key("key", Kind::Path, "Its key").agent_restart().variable(),
+    key("key_password", Kind::Secret, "Of an encrypted key").never(ENCRYPTED).variable(),
+    key("verify", Kind::Bool, "Whether certificates of servers are checked").is("true").agent_restart().variable(),
+    key("auth_data", Kind::Free, "Credential for each scheme, such as `digest: \"user:password\"`")
+        .agent_restart()
+        .variable(),
+    key(
+        "set_acls",
+        Kind::Free,
+        "Permissions for each principal, on every znode that is made: a list of `CREATE`, `READ`, `WRITE`, `DELETE`, \
+         `ADMIN`, `ALL`. A principal is `scheme:id`; without a scheme it is the subject of a certificate (`x509`)",
+    )
+    .otherwise("everybody may do everything")
+    .agent_restart()
+    .variable(),
+];
+
+const ENCRYPTED: &str =
+    "encrypted keys are refused: decrypt the key with `openssl pkey` and protect the file by its mode";
 
 const RHYTHM: &str =
     "the times of the voters are built in, because voters that disagree about them are worse than any choice";

@@ -10,6 +10,7 @@ mod rest;
 mod store;
 mod tags;
 mod watchdog;
+mod zookeeper;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,7 @@ pub use recorder::Recorder;
 pub use rest::{BasicAuth, Ctl, RestApi, RestTls, ServerTokens, VerifyClient};
 pub use store::{Etcd3Config, RaftConfig, RaftTls, StoreConfig};
 pub use watchdog::{FenceMode, Watchdog, WatchdogMode};
+pub use zookeeper::ZooKeeperConfig;
 
 pub(crate) use postgresql::{Layer, read_settings};
 
@@ -179,7 +181,7 @@ impl ClientConfig {
     /// Without a path and without a configuration in the environment everything is at its default.
     pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<ClientConfig, ConfigErrors> {
         let (root, mut r) = load::tree_or_nothing(path, env)?;
-        let parts = ["scope", "namespace", "name", "consul", "etcd3", "raft", "ctl", "log"];
+        let parts = ["scope", "namespace", "name", "consul", "etcd3", "raft", "zookeeper", "ctl", "log"];
         definition::check::parts(&root, &parts, &mut r);
         let s = Section::new(&root, "", ROOT);
         let config = ClientConfig {

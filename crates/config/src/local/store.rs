@@ -9,12 +9,15 @@ use crate::finding::Place;
 use crate::reader::{Reader, Section, is_empty};
 use crate::secret::Secret;
 
+use super::zookeeper::{self, ZooKeeperConfig};
+
 /// The store in use: the alphabetically first section present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreConfig {
     Consul(ConsulConfig),
     Raft(RaftConfig),
     Etcd3(Etcd3Config),
+    ZooKeeper(ZooKeeperConfig),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +74,7 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<S
                 &root.place,
                 "",
                 "names no store; add a section `raft:` (the embedded store), or one for a store that runs already: \
-                 `consul:` or `etcd3:`",
+                 `consul:`, `etcd3:` or `zookeeper:`",
             );
         }
         return None;
@@ -80,6 +83,7 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<S
         "consul" => consul(&root.section(name), r).map(StoreConfig::Consul),
         "raft" => raft(&root.section(name), r, member).map(StoreConfig::Raft),
         "etcd3" => etcd3(&root.section(name), r).map(StoreConfig::Etcd3),
+        "zookeeper" => zookeeper::read(&root.section(name), r).map(StoreConfig::ZooKeeper),
         other => {
             let place = root.node().and_then(|n| n.get(other)).map_or(root.place.clone(), |n| n.place.clone());
             let also: Vec<&str> = STORES.iter().map(|key| key.name).filter(|n| root.has(n)).collect();
@@ -91,9 +95,11 @@ pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<S
                 ("etcd", None) => "the v2 protocol of etcd is not supported; rename the section to `etcd3` (the keys \
                                    are the same, and so is the port of an etcd 3.4 or newer)"
                     .to_owned(),
-                _ => {
-                    "this store is not supported; use a section `consul:`, `etcd3:` or `raft:` in its place".to_owned()
-                }
+                ("exhibitor", None) => "Exhibitor is not supported, which only said where ZooKeeper is; name the servers \
+                                        under `zookeeper: hosts`, the other keys are the same"
+                    .to_owned(),
+                _ => "this store is not supported; use a section `consul:`, `etcd3:`, `raft:` or `zookeeper:` in its place"
+                    .to_owned(),
             };
             r.fault(&place, other, message);
             None
@@ -244,6 +250,9 @@ impl StoreConfig {
             StoreConfig::Etcd3(etcd) => etcd.srv.is_none() && etcd.endpoints.iter().all(|url| is_local(url)),
             // An agent on each machine is how Consul is used: it says nothing about where the others are.
             StoreConfig::Consul(_) => false,
+            StoreConfig::ZooKeeper(zookeeper) => {
+                zookeeper.hosts.iter().all(|host| is_local(host.split('/').next().unwrap_or_default()))
+            }
         }
     }
 }

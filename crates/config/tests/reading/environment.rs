@@ -55,6 +55,18 @@ fn a_store_from_variables_alone() {
     let StoreConfig::Etcd3(etcd) = config.store else { panic!() };
     assert_eq!(etcd.endpoints, ["http://127.0.0.1:1", "http://127.0.0.1:2"]);
     assert_eq!(etcd.username.as_deref(), Some("u"));
+    let variables = [
+        ("PATRONI_ZOOKEEPER_HOSTS", "'127.0.0.1:1','127.0.0.1:2'"),
+        ("PATRONI_ZOOKEEPER_USE_SSL", "true"),
+        ("PATRONI_ZOOKEEPER_VERIFY", "false"),
+        ("PATRONI_ZOOKEEPER_SET_ACLS", "{\"CN=pg\": [ALL]}"),
+        ("PATRONI_ZOOKEEPER_AUTH_DATA", "digest: 'u:p'"),
+    ];
+    let StoreConfig::ZooKeeper(read) = load_with(&file, &variables).unwrap().store else { panic!() };
+    assert_eq!(read.hosts, ["127.0.0.1:1", "127.0.0.1:2"]);
+    assert!(read.use_ssl && !read.verify);
+    assert_eq!(read.set_acls, [("CN=pg".to_owned(), vec!["ALL".to_owned()])]);
+    assert_eq!(read.auth_data[0].1.expose(), "u:p");
     let config = load_with(MINIMAL, &[("PATRONI_ETCD3_PASSWORD", "p")]).unwrap();
     assert!(matches!(config.store, StoreConfig::Raft(_)), "credentials alone do not choose a store");
 }

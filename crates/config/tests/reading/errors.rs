@@ -113,7 +113,7 @@ fn stores_that_are_not_there_yet() {
     for (section, expected) in [
         (
             "",
-            "patroni.yml: names no store; add a section `raft:` (the embedded store), or one for a store that runs already: `consul:` or `etcd3:`",
+            "patroni.yml: names no store; add a section `raft:` (the embedded store), or one for a store that runs already: `consul:`, `etcd3:` or `zookeeper:`",
         ),
         (
             "etcd:\n  hosts: a:2379\n",
@@ -121,8 +121,23 @@ fn stores_that_are_not_there_yet() {
              are the same, and so is the port of an etcd 3.4 or newer)",
         ),
         (
-            "zookeeper:\n  hosts: a:2181\n",
-            "patroni.yml:6:3: zookeeper: this store is not supported; use a section `consul:`, `etcd3:` or `raft:` in its place",
+            "kubernetes:\n  namespace: a\n",
+            "patroni.yml:6:3: kubernetes: this store is not supported; use a section `consul:`, `etcd3:`, `raft:` or `zookeeper:` in \
+             its place",
+        ),
+        (
+            "exhibitor:\n  hosts: [a]\n  port: 8181\n",
+            "patroni.yml:6:3: exhibitor: Exhibitor is not supported, which only said where ZooKeeper is; name the \
+             servers under `zookeeper: hosts`, the other keys are the same",
+        ),
+        (
+            "zookeeper:\n  use_ssl: true\n",
+            "patroni.yml:6:3: zookeeper.hosts: is missing; expected the servers, a list of host:port",
+        ),
+        (
+            "zookeeper:\n  hosts: a\n  set_acls: {me: [LIST]}\n  auth_data: [x]\n",
+            "patroni.yml:7:19: zookeeper.set_acls.me: expected a list of CREATE, READ, WRITE, DELETE, ADMIN and ALL, \
+             found \"LIST\"\npatroni.yml:8:14: zookeeper.auth_data: expected a map of keys and values, found a list",
         ),
         (
             "exhibitor:\n  hosts: [a]\nraft:\n  self_addr: 127.0.0.1:7001\n",

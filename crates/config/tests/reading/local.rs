@@ -81,6 +81,26 @@ fn etcd3_in_all_its_spellings() {
 }
 
 #[test]
+fn zookeeper_as_patroni_reads_it() {
+    let section = "zookeeper:
+  hosts: 'a:2181, b, [::1]:7/pg'
+  use_ssl: yes
+  cert: /c
+  verify: 'off'
+  auth_data: {digest: 'pg:secret'}
+  set_acls: {'CN=pg,O=x': [all], 'digest:pg:hash': READ}
+";
+    let StoreConfig::ZooKeeper(read) = load(&with_store(section)).unwrap().store else { panic!() };
+    assert_eq!(read.hosts, ["a:2181", "b", "[::1]:7/pg"]);
+    assert!(read.use_ssl && !read.verify && read.cert.is_some() && read.key.is_none());
+    assert_eq!((read.auth_data[0].0.as_str(), read.auth_data[0].1.expose()), ("digest", "pg:secret"));
+    let acls =
+        [("CN=pg,O=x".to_owned(), vec!["ALL".to_owned()]), ("digest:pg:hash".to_owned(), vec!["READ".to_owned()])];
+    assert_eq!(read.set_acls, acls);
+    assert!(!format!("{read:?}").contains("secret"));
+}
+
+#[test]
 fn the_alphabetically_first_store_counts() {
     let config = load(&with_store("raft:\n  self_addr: 127.0.0.1:1\netcd3:\n  host: 127.0.0.1\n")).unwrap();
     assert!(matches!(config.store, StoreConfig::Etcd3(_)));

@@ -95,6 +95,17 @@ async fn a_key_bound_anew_survives_its_old_lease(b: &Bench<'_>) -> Result<(), Fa
 async fn leases_are_shared_between_clients(b: &Bench<'_>) -> Result<(), Failure> {
     let (one, other) = (b.client().await, b.client().await);
     let lease = one.grant(b.harness.ttl() * 30, DEADLINE).await?;
+    if !b.harness.shared_leases() {
+        // To everybody else it is as good as gone, and nothing of the kind happens to its holder.
+        let put = Txn { compare: vec![], then: vec![b.put("x", "1", Some(lease))] };
+        let put = other.txn(put, DEADLINE).await;
+        ensure!(put == Err(StoreError::LeaseGone), "writing with a lease of another client: {put:?}");
+        let renewed = other.renew(lease, DEADLINE).await;
+        ensure!(renewed == Err(StoreError::LeaseGone), "renewing a lease of another client: {renewed:?}");
+        one.renew(lease, DEADLINE).await?;
+        one.revoke(lease, DEADLINE).await?;
+        return Ok(());
+    }
     b.write(&other, vec![b.put("x", "1", Some(lease))]).await?;
     other.renew(lease, DEADLINE).await?;
     one.renew(lease, DEADLINE).await?;

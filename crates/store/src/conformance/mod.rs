@@ -35,6 +35,11 @@ pub trait Harness: Send + Sync {
         crate::clock::boot_now()
     }
 
+    /// Whether any client can use a lease that another one was granted.
+    fn shared_leases(&self) -> bool {
+        true
+    }
+
     /// What a watch of this store shows.
     fn shows(&self) -> Shows {
         Shows::Changes

@@ -72,6 +72,9 @@ fn raft(config: &StoreConfig) -> Outcome<&RaftConfig> {
         StoreConfig::Etcd3(_) => failed(
             "the configuration names etcd as the store; this command is about the embedded store, the `raft` section",
         ),
+        StoreConfig::ZooKeeper(_) => failed(
+            "the configuration names ZooKeeper as the store; this command is about the embedded store, the `raft` section",
+        ),
     }
 }
 
