@@ -94,6 +94,12 @@ impl Cluster {
         &self.nodes[node]
     }
 
+    /// Bytes between members and their outside store, or between the agents of the embedded one, so far.
+    pub fn store_bytes(&self) -> u64 {
+        let store = |end| matches!(end, Endpoint::Store(_));
+        self.network.carried(|from, to| store(from) || store(to))
+    }
+
     /// Index of a member by its name.
     pub fn index(&self, name: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.name == name)

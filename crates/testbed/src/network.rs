@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -53,9 +53,13 @@ struct Route {
 /// Links that are not open, by direction.
 type Links = BTreeMap<(Endpoint, Endpoint), Link>;
 
+/// What went over each link, in bytes.
+type Carried = Arc<Mutex<BTreeMap<(Endpoint, Endpoint), u64>>>;
+
 /// Runs on a thread of its own, so that a busy test never slows the cluster's traffic.
 pub struct Network {
     links: watch::Sender<Links>,
+    carried: Carried,
     routes: Option<mpsc::UnboundedSender<Route>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -67,15 +71,17 @@ impl Network {
         let (routes, mut incoming) = mpsc::unbounded_channel::<Route>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("proxy runtime")?;
         let homes = Arc::new(Homes { homes, known: Mutex::default() });
+        let carried = Carried::default();
+        let counting = Arc::clone(&carried);
         let thread = std::thread::Builder::new().name("testbed-network".into()).spawn(move || {
             runtime.block_on(async move {
                 // Ends when the sender is dropped; with the runtime every connection ends too.
                 while let Some(route) = incoming.recv().await {
-                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&homes)));
+                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&counting), Arc::clone(&homes)));
                 }
             });
         })?;
-        Ok(Network { links, routes: Some(routes), thread: Some(thread) })
+        Ok(Network { links, carried, routes: Some(routes), thread: Some(thread) })
     }
 
     pub fn route(&self, listen: u16, to: u16, target: Endpoint) {
@@ -88,6 +94,12 @@ impl Network {
         self.links.send_modify(|links| {
             links.insert((from, to), link);
         });
+    }
+
+    /// Bytes that went over the links that fit, so far.
+    pub fn carried(&self, fits: impl Fn(Endpoint, Endpoint) -> bool) -> u64 {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.iter().filter(|((from, to), _)| fits(*from, *to)).map(|(_, bytes)| bytes).sum()
     }
 
     /// Every link that fits is whole again.
@@ -105,14 +117,14 @@ impl Drop for Network {
     }
 }
 
-async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
+async fn serve(route: Route, links: watch::Receiver<Links>, carried: Carried, homes: Arc<Homes>) {
     let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, route.listen)).await else { return };
     loop {
         let Ok((near, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (links, homes) = (links.clone(), Arc::clone(&homes));
+        let (links, carried, homes) = (links.clone(), Arc::clone(&carried), Arc::clone(&homes));
         let (to, target) = (route.to, route.target);
         tokio::spawn(async move {
             // First: whoever dials a dead server again and again would keep the search busy.
@@ -121,8 +133,8 @@ async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
             let search = tokio::task::spawn_blocking(move || homes.patiently_source_of(peer));
             // Who speaks for nobody is not let through: no link is cut for it.
             let Ok(Some(source)) = search.await else { return };
-            let there = Gate { links: links.clone(), link: (source, target) };
-            let back = Gate { links, link: (target, source) };
+            let there = Gate { links: links.clone(), carried: Arc::clone(&carried), link: (source, target) };
+            let back = Gate { links, carried, link: (target, source) };
             relay(near, far, there, back).await;
         });
     }
@@ -132,12 +144,17 @@ async fn serve(route: Route, links: watch::Receiver<Links>, homes: Arc<Homes>) {
 #[derive(Clone)]
 struct Gate {
     links: watch::Receiver<Links>,
+    carried: Carried,
     link: (Endpoint, Endpoint),
 }
 
 impl Gate {
     fn state(&self) -> Link {
         self.links.borrow().get(&self.link).copied().unwrap_or_default()
+    }
+
+    fn count(&self, bytes: usize) {
+        *self.carried.lock().unwrap_or_else(PoisonError::into_inner).entry(self.link).or_default() += bytes as u64;
     }
 
     async fn until(&mut self, wanted: impl Fn(Link) -> bool) {
@@ -181,6 +198,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
         if to.write_all(&buffer[..n]).await.is_err() {
             return;
         }
+        gate.count(n);
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn idle(store: StoreKind, recorder: &mut Recorder) -> Result<()> {
     Ok(())
 }
 
-async fn at_rest(cluster: &Cluster) -> Result<()> {
+pub async fn at_rest(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let leader = cluster.leader().await?;
     let mut last = (String::new(), Instant::now());
@@ -93,7 +93,7 @@ fn helpers(dir: &Path, agent: i32) -> Vec<i32> {
 }
 
 /// Calls that etcd has answered, and messages that came in on streams (lease keep-alive, watch).
-fn requests(metrics: &str) -> f64 {
+pub fn requests(metrics: &str) -> f64 {
     let counted = |line: &&str| {
         (line.starts_with("grpc_server_handled_total{") && line.contains("grpc_type=\"unary\""))
             || (line.starts_with("grpc_server_msg_received_total{") && line.contains("_stream\""))

@@ -1,6 +1,8 @@
 //! Measures what a user of a cluster feels. `cargo xtask bench` builds the release binary and runs this.
 
+mod clusters;
 mod commands;
+mod cost;
 mod fence;
 mod gaps;
 mod idle;
@@ -37,6 +39,9 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
   rest            GET /primary from 16 connections: requests a second, latency, the agent's CPU time for each
   list, plan      how long `surus list` and `surus plan -s key=value` take with three members
   idle            memory, CPU time and store requests of a cluster at rest
+  cost            requests and bytes a minute that a cluster at rest costs its store, beside a cluster of Patroni in the
+                  same run
+  clusters        200 busy clusters on one etcd: how long renewals of their leases take
 
 Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
 ";
@@ -90,6 +95,8 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "list" => commands::command(&["list"], store, runs, recorder).await,
         "plan" => commands::command(&["plan", "-s", "postgresql.parameters.work_mem=5MB"], store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
+        "cost" => cost::cost(store, recorder).await,
+        "clusters" => clusters::clusters(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
 }
@@ -142,6 +149,8 @@ fn options() -> Result<Option<Options>> {
             "list",
             "plan",
             "idle",
+            "cost",
+            "clusters",
         ];
         options.names = all.map(str::to_owned).to_vec();
     }
