@@ -27,6 +27,7 @@ impl Consul {
         std::fs::create_dir_all(dir)?;
         // Sessions as short as the tests' ttl asks for. The fresh services of a test are to be seen at once.
         let config = r#"{"session_ttl_min": "1s", "performance": {"raft_multiplier": 1}, "disable_update_check": true,
+                         "telemetry": {"prometheus_retention_time": "1h"},
                          "ports": {"dns": -1, "serf_wan": -1, "grpc": -1}}"#;
         std::fs::write(dir.join("config.json"), config)?;
         let mut consul = Consul {
@@ -104,6 +105,11 @@ impl Consul {
             answer.body
         );
         Ok(())
+    }
+
+    /// Its own counters, as Prometheus reads them.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(http::get(&self.http.address(), "/v1/agent/metrics?format=prometheus").await?.body)
     }
 
     /// What any other page answers.

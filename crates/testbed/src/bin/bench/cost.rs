@@ -55,9 +55,38 @@ pub async fn cost(store: StoreKind, recorder: &mut Recorder) -> Result<()> {
 
 /// Requests, where the store counts them, and bytes.
 async fn spent(cluster: &Cluster) -> Result<(Option<f64>, u64)> {
-    let counted = match &cluster.etcd {
-        Some(etcd) => Some(requests(&etcd.metrics().await?)),
-        None => None,
+    let counted = match (&cluster.etcd, &cluster.consul) {
+        (Some(etcd), _) => Some(requests(&etcd.metrics().await?)),
+        (_, Some(consul)) => Some(http_requests(&consul.metrics().await?)),
+        _ => None,
     };
     Ok((counted, cluster.store_bytes()))
+}
+
+/// Requests for keys and sessions that Consul has answered; one that waits for a change counts when it is.
+fn http_requests(metrics: &str) -> f64 {
+    let counted = |line: &&str| {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        name.starts_with("consul_http_") && name.ends_with("_count") && !name.contains("_metrics_")
+    };
+    metrics.lines().filter(counted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_the_requests_of_clients_alone() {
+        let metrics = "\
+# TYPE consul_http_GET_v1_kv__ summary
+consul_http_GET_v1_kv__{quantile=\"0.5\"} 0.1
+consul_http_GET_v1_kv___sum 7.5
+consul_http_GET_v1_kv___count 12
+consul_http_PUT_v1_session_renew___count 6
+consul_http_GET_v1_agent_metrics_count 3
+consul_raft_apply 99
+";
+        assert!((http_requests(metrics) - 18.0).abs() < f64::EPSILON);
+    }
 }

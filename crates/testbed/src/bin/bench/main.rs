@@ -20,7 +20,7 @@ use fence::Fault;
 use record::Recorder;
 
 const HELP: &str = "\
-usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR]
+usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded|consul] [--out DIR]
 
   bootstrap       three nodes from nothing to a leader and two streaming replicas
   switchover      write gap of a planned switchover, when the old primary streams again, what was lost
@@ -43,7 +43,7 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded] [--out DIR
                   same run
   clusters        200 busy clusters on one etcd: how long renewals of their leases take
 
-Without names all of them; 10 runs each, against both stores; raw data and summary.md go to bench/.
+Without names all of them; 10 runs each, against etcd and the embedded store; raw data and summary.md go to bench/.
 ";
 
 pub struct Options {
@@ -116,11 +116,10 @@ fn options() -> Result<Option<Options>> {
             "--runs" => options.runs = value()?.parse().context("--runs needs a number")?,
             "--out" => options.out = value()?.into(),
             "--store" => {
-                options.stores = match value()?.as_str() {
-                    "etcd" => vec![StoreKind::Etcd],
-                    "embedded" => vec![StoreKind::Embedded],
-                    other => bail!("there is no store \"{other}\" to measure with"),
-                }
+                let wanted = value()?;
+                let found = record::STORES.into_iter().find(|store| record::store_name(*store) == wanted);
+                options.stores =
+                    vec![found.with_context(|| format!("there is no store \"{wanted}\" to measure with"))?];
             }
             name => {
                 ensure!(!name.starts_with('-'), "unknown option {name}\n\n{HELP}");

@@ -6,7 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use surus_testbed::{Machine, StoreKind};
 
-use crate::record::values;
+use crate::record::{STORES, store_name, values};
 
 struct Row {
     what: &'static str,
@@ -120,30 +120,6 @@ const ROWS: &[Row] = &[
         reach: "18",
         bench: "idle",
         field: "requests_per_min",
-        show: Show::Plain(""),
-    },
-    Row {
-        what: "the same, of a cluster of Patroni in the same minutes",
-        peer: "-",
-        reach: "-",
-        bench: "cost",
-        field: "patroni_requests_per_min",
-        show: Show::Plain(""),
-    },
-    Row {
-        what: "bytes between members and store per minute, at rest",
-        peer: "-",
-        reach: "as Patroni",
-        bench: "cost",
-        field: "bytes_per_min",
-        show: Show::Plain(""),
-    },
-    Row {
-        what: "the same, of a cluster of Patroni in the same minutes",
-        peer: "-",
-        reach: "-",
-        bench: "cost",
-        field: "patroni_bytes_per_min",
         show: Show::Plain(""),
     },
     Row {
@@ -284,6 +260,16 @@ pub fn summary(out: &Path) -> Result<String> {
         let runs = [StoreKind::Etcd, StoreKind::Embedded].into_iter().flat_map(|s| values(out, row.bench, s, "at"));
         let when = when(runs.min_by(f64::total_cmp));
         text.push_str(&format!("| {} | {} | {} | {etcd} | {embedded} | {when} |\n", row.what, row.peer, row.reach));
+    }
+    text.push_str(
+        "\nWhat a cluster of three at rest (ttl 30, loop_wait 10) costs its store in a minute, and a cluster of Patroni at \
+         the same settings in the same minutes:\n\n| store | requests | Patroni's | bytes, both ways | Patroni's |\n|---|---|---|---|---|\n",
+    );
+    for store in STORES {
+        let cell = |field| Show::Plain("").cell(values(out, "cost", store, field));
+        let cells =
+            ["requests_per_min", "patroni_requests_per_min", "bytes_per_min", "patroni_bytes_per_min"].map(cell);
+        text.push_str(&format!("| {} | {} |\n", store_name(store), cells.join(" | ")));
     }
     Ok(text)
 }
