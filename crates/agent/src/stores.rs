@@ -73,6 +73,8 @@ pub fn raft_options(raft: &RaftConfig) -> anyhow::Result<RaftOptions> {
             cafile: t.cafile.clone(),
         }),
         voter: true,
+        witness: false,
+        replace_after: surus_store_raft::REPLACE_AFTER,
     })
 }
 

@@ -30,12 +30,13 @@ impl Node {
             let alone = self.sole_voter();
             let waited = self.leader_silence().unwrap_or(u64::MAX).min(boot_ms().saturating_sub(since));
             let limit = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-            if !self.can_stand() || (!alone && waited < limit) {
+            if !self.is_member() || (!alone && waited < limit) {
                 let rest = Duration::from_millis(limit.saturating_sub(waited).clamp(50, 500));
                 sleep(if alone { rest.min(Duration::from_millis(50)) } else { rest }).await;
                 continue;
             }
-            if self.would_win().await && self.raft.trigger().elect().await.is_ok() {
+            // Who has no vote asks as well: so it hears that it was removed.
+            if self.would_win().await && self.can_stand() && self.raft.trigger().elect().await.is_ok() {
                 tracing::info!("{} hears no Raft leader and a majority agrees: calling for an election", self.addr);
             }
             since = boot_ms();
@@ -50,6 +51,10 @@ impl Node {
 
     fn sole_voter(&self) -> bool {
         self.membership().voter_ids().eq([self.id])
+    }
+
+    fn is_member(&self) -> bool {
+        !self.is_raft_leader() && self.membership().get_node(&self.id).is_some()
     }
 
     fn can_stand(&self) -> bool {

@@ -31,11 +31,12 @@ use crate::node::{Leader, Node};
 use crate::records::Founding;
 use crate::timing::jitter;
 use crate::types::{random, to_hex};
+use crate::voters::first;
 use crate::wire::{Failure, Probed, Reply, Request};
 
 pub const GROUP: &str = "group";
 const FOUNDING: &str = "founding";
-/// Set once this node was what it wants to be in the group: from then on it does not ask to be let in,
+/// Set once this node was a member of the group: from then on it does not ask to be let in,
 /// so that a node taken out by an operator stays out.
 const SETTLED: &str = "settled";
 
@@ -59,7 +60,6 @@ impl Node {
                         self.disk.set_meta(SETTLED, &true).await;
                         settled = true;
                     }
-                    self.wait_for(String::new());
                     jitter(2000..4000)
                 }
                 true if settled && !self.has_moved() => jitter(2000..4000),
@@ -85,6 +85,7 @@ impl Node {
             node: self.id,
             addr: self.addr.clone(),
             voter: self.voter,
+            witness: self.witness,
             group: self.group.borrow().clone(),
             initial: self.initial(),
             leader,
@@ -167,7 +168,10 @@ impl Node {
             return self.wait_for("all nodes are up; one of them is forming the group".into());
         }
         let group = to_hex(&random::<8>());
-        let founding = Founding { group: group.clone(), nodes: voters.map(|p| (p.node, p.addr.clone())).collect() };
+        // The rest joins the group as soon as it is there, and follows.
+        let first = first(voters.clone().map(|p| (p.node, p.addr.as_str(), p.witness)), self.id);
+        let nodes = voters.filter(|p| first.contains(&p.node)).map(|p| (p.node, p.addr.clone())).collect();
+        let founding = Founding { group: group.clone(), nodes };
         // Members first: a name without members could never be finished.
         self.disk.set_meta(FOUNDING, &founding).await;
         if self.enter_group(&group).await.is_ok() {
@@ -196,11 +200,9 @@ impl Node {
         }
     }
 
-    /// In the membership, with the address and the say it wants.
+    /// In the membership, at the right address. Whether it votes is the leader's to decide ([`crate::voters`]).
     fn has_its_place(&self) -> bool {
-        let members = self.membership();
-        let here = members.get_node(&self.id).is_some_and(|n| n.addr == self.addr);
-        here && (!self.voter || members.voter_ids().any(|id| id == self.id))
+        self.membership().get_node(&self.id).is_some_and(|n| n.addr == self.addr)
     }
 
     fn has_moved(&self) -> bool {

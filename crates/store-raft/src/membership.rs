@@ -1,5 +1,7 @@
 //! Who belongs to the group: joining, adding, removing; all of it done by the Raft leader.
 //!
+//! A node that joins follows as a learner; [`crate::voters`] says who gets a vote, and [`Node::keep_voters`] gives it.
+//!
 //! A node that lost its directory comes back under a new id. The leader lets it in as a learner, waits
 //! until it has the log, and then in one step (joint consensus) gives it the vote of the old id at the same
 //! address, which can never come back. Before that it calls the address itself and makes sure that the
@@ -21,8 +23,10 @@ use crate::timing::LEADER_LEASE;
 use crate::wire::{Reply, Request};
 
 /// A learner this close to the end of the log may vote: the rest comes with the next batch.
-const CLOSE: u64 = 100;
+pub const CLOSE: u64 = 100;
 const CATCH_UP: Duration = Duration::from_secs(20);
+/// A change that is under way is over sooner than this, or does not come to an end.
+const TURN: Duration = Duration::from_secs(10);
 
 impl Node {
     /// As the leader sees them; without a leader, as this node does.
@@ -111,7 +115,7 @@ impl Node {
     }
 
     async fn change_as_leader(&self, request: Request) -> StoreResult<()> {
-        let Ok(_one) = self.changing.try_lock() else {
+        let Ok(_one) = timeout(TURN, self.changing.lock()).await else {
             return Err(StoreError::Unavailable("another change of the members is under way".into()));
         };
         match request {
@@ -155,14 +159,12 @@ impl Node {
             }
             Some(_) => {}
         }
-        if voter {
-            self.caught_up(id, addr).await?;
-        }
         let members = self.membership();
         let gone = |other: u64| other != id && members.get_node(&other).is_some_and(|n| n.addr == addr);
         let before: BTreeSet<u64> = members.voter_ids().collect();
         let mut after: BTreeSet<u64> = before.iter().copied().filter(|v| !gone(*v)).collect();
-        if voter {
+        if voter && after != before {
+            self.caught_up(id, addr).await?;
             after.insert(id);
         }
         if after != before && !after.is_empty() {
@@ -214,9 +216,16 @@ impl Node {
     pub async fn finish_interrupted_change(&self) -> StoreResult<()> {
         let members = self.membership();
         match members.get_joint_config().as_slice() {
-            [_, target] => self.change(ChangeMembers::ReplaceAllVoters(target.clone())).await,
+            // Nobody is forgotten: whether the vote was to go, or the member, its leader took to the grave.
+            [_, target] => self.change_voters(target.clone()).await,
             _ => Ok(()),
         }
+    }
+
+    /// Who votes no longer follows.
+    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> StoreResult<()> {
+        let change = ChangeMembers::ReplaceAllVoters(voters);
+        self.raft.change_membership(change, true).await.map(|_| ()).map_err(change_failed)
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> StoreResult<()> {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use openraft::ServerState;
 use tokio::sync::{Mutex, watch};
@@ -30,6 +31,8 @@ pub struct Node {
     /// The configured others, without this node's own address.
     pub partners: Vec<String>,
     pub voter: bool,
+    pub witness: bool,
+    pub replace_after: Duration,
     pub raft: Raft,
     pub machine: Machine,
     pub peers: Peers,
@@ -102,7 +105,9 @@ impl Node {
 
     pub fn refresh_contact(&self) {
         let now = self.in_contact();
-        self.contact.send_if_modified(|c| std::mem::replace(c, now) != now);
+        if self.contact.send_if_modified(|c| std::mem::replace(c, now) != now) && now {
+            self.wait_for(String::new());
+        }
     }
 
     fn in_contact(&self) -> bool {

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the pieces of a node live and how it proves itself to the others (`spec/config.md §4.6`).
 #[derive(Clone)]
@@ -16,6 +17,10 @@ pub struct RaftOptions {
     pub tls: Option<TlsOptions>,
     /// Counts for majorities; `false` makes a node that only follows.
     pub voter: bool,
+    /// A voter without PostgreSQL, which two sites need as their third opinion: it votes before others do.
+    pub witness: bool,
+    /// A voter away for so long is replaced by a member that follows: [`crate::REPLACE_AFTER`].
+    pub replace_after: Duration,
 }
 
 /// Mutual TLS between nodes: each side shows a certificate that `cafile` vouches for.
@@ -36,6 +41,8 @@ impl std::fmt::Debug for RaftOptions {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("tls", &self.tls)
             .field("voter", &self.voter)
+            .field("witness", &self.witness)
+            .field("replace_after", &self.replace_after)
             .finish()
     }
 }

@@ -80,6 +80,8 @@ impl RaftStore {
             addr,
             partners,
             voter: options.voter,
+            witness: options.witness,
+            replace_after: options.replace_after,
             raft,
             machine,
             peers,
@@ -98,6 +100,7 @@ impl RaftStore {
         tasks.spawn(node.clone().hold_elections());
         tasks.spawn(node.clone().beat());
         tasks.spawn(node.clone().judge_contact());
+        tasks.spawn(node.clone().keep_voters());
         tasks.spawn(node.clone().end_leases());
         tasks.spawn(node.clone().find_group());
         tracing::info!("the embedded store listens on {listening} (node {id})");

@@ -16,6 +16,10 @@ pub const ELECTION_MS: std::ops::Range<u64> = 1500..2300;
 /// After an election that gave no leader.
 pub const RETRY_MS: std::ops::Range<u64> = 200..900;
 
+/// A voter that the leader has not heard for so long gives its vote to a member that follows. Longer than a restart of
+/// the process takes; a machine that restarts may lose its vote, which costs nothing: it follows when it is back.
+pub const REPLACE_AFTER: Duration = Duration::from_secs(30);
+
 pub const LEADER_LEASE: Duration = Duration::from_millis(LEADER_LEASE_MS);
 
 /// Within `range`, different every time.

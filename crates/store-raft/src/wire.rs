@@ -100,6 +100,9 @@ pub struct Probed {
     pub node: u64,
     pub addr: String,
     pub voter: bool,
+    /// Not said by nodes before version 2 of this record, which had none.
+    #[serde(default)]
+    pub witness: bool,
     pub group: Option<String>,
     /// Every address the node was configured with, its own included, sorted.
     pub initial: Vec<String>,

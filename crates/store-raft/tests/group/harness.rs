@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use surus_store::{Kv, Op, Txn, TxnOutcome};
-use surus_store_raft::{RaftOptions, RaftStore, Role, StartError};
+use surus_store_raft::{REPLACE_AFTER, RaftOptions, RaftStore, Role, StartError};
 use tempfile::TempDir;
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -51,6 +51,8 @@ pub fn options(addr: &str, all: &[String], dir: &Path) -> RaftOptions {
         password: Some("herd".into()),
         tls: None,
         voter: true,
+        witness: false,
+        replace_after: REPLACE_AFTER,
     }
 }
 

@@ -11,4 +11,5 @@ mod leases;
 mod membership;
 mod processes;
 mod security;
+mod voters;
 mod watches;

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 use crate::harness::{DEADLINE, PATIENCE, free_addr, log, options, put, until, value};
 
 const NODE: &str = "STORE_TEST_NODE";
+/// Seconds, for tests that would else wait half a minute for each replacement.
+const REPLACE_AFTER: &str = "STORE_TEST_REPLACE_AFTER";
 
 /// Not a test: what this binary does when one of the tests below starts it as a node.
 #[test]
@@ -24,7 +26,10 @@ fn node_process() {
     let mut words = spec.split(' ').map(str::to_owned);
     let (dir, addr) = (words.next().unwrap(), words.next().unwrap());
     let all: Vec<String> = words.collect();
-    let options = options(&addr, &all, Path::new(&dir));
+    let mut options = options(&addr, &all, Path::new(&dir));
+    if let Ok(seconds) = std::env::var(REPLACE_AFTER) {
+        options.replace_after = Duration::from_secs(seconds.parse().unwrap());
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -43,30 +48,39 @@ async fn serve(options: RaftOptions) {
     store.shutdown().await;
 }
 
-struct Process {
-    child: Option<Child>,
-    dir: TempDir,
-    addr: String,
+pub struct Process {
+    pub child: Option<Child>,
+    pub dir: TempDir,
+    pub addr: String,
 }
 
 impl Process {
-    fn start(&mut self, all: &[String]) {
+    pub fn start(&mut self, all: &[String]) {
+        self.start_with(all, &[]);
+    }
+
+    pub fn start_impatient(&mut self, all: &[String]) {
+        self.start_with(all, &[(REPLACE_AFTER, "3")]);
+    }
+
+    fn start_with(&mut self, all: &[String], environment: &[(&str, &str)]) {
         let spec = format!("{} {} {}", self.dir.path().display(), self.addr, all.join(" "));
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["processes::node_process", "--exact", "--nocapture"])
             .env(NODE, spec)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
         self.child = Some(child);
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(self.child.as_ref().unwrap());
         kill_process(pid, signal).unwrap();
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             let status = child.wait().unwrap();
@@ -85,30 +99,30 @@ impl Drop for Process {
     }
 }
 
-fn plan(n: usize) -> (Vec<String>, Vec<Process>) {
+pub fn plan(n: usize) -> (Vec<String>, Vec<Process>) {
     let addrs: Vec<String> = (0..n).map(|_| free_addr()).collect();
     let process = |addr: &String| Process { child: None, dir: tempfile::tempdir().unwrap(), addr: addr.clone() };
     let processes = addrs.iter().map(process).collect();
     (addrs, processes)
 }
 
-async fn client(addrs: &[String]) -> Arc<RaftClient> {
+pub async fn client(addrs: &[String]) -> Arc<RaftClient> {
     Arc::new(RaftClient::connect(addrs, Some("herd".into()), None).await.unwrap())
 }
 
-async fn works(kv: &RaftClient) {
+pub async fn works(kv: &RaftClient) {
     until("the group takes writes", || async { kv.txn(put("/works", "yes", None), DEADLINE).await.is_ok() }).await;
 }
 
 /// Writes 1, 2, 3 ... to one key and remembers the last one acknowledged.
-struct Writer {
+pub struct Writer {
     acknowledged: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<u64>,
 }
 
 impl Writer {
-    fn start(kv: Arc<RaftClient>, key: String) -> Writer {
+    pub fn start(kv: Arc<RaftClient>, key: String) -> Writer {
         let (acknowledged, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (last, end) = (acknowledged.clone(), stop.clone());
         let task = tokio::spawn(async move {
@@ -124,28 +138,28 @@ impl Writer {
         Writer { acknowledged, stop, task }
     }
 
-    fn acknowledged(&self) -> u64 {
+    pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    async fn goes_on(&self) {
+    pub async fn goes_on(&self) {
         let before = self.acknowledged();
         until("writes are acknowledged", || async { self.acknowledged() > before + 5 }).await;
     }
 
     /// The last acknowledged, and the last attempted.
-    async fn finish(self) -> (u64, u64) {
+    pub async fn finish(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         let attempted = self.task.await.unwrap();
         (self.acknowledged.load(Ordering::Relaxed), attempted)
     }
 }
 
-async fn number(kv: &RaftClient, key: &str) -> u64 {
+pub async fn number(kv: &RaftClient, key: &str) -> u64 {
     value(kv, key).await.unwrap().parse().unwrap()
 }
 
-fn between(found: u64, (acknowledged, attempted): (u64, u64)) {
+pub fn between(found: u64, (acknowledged, attempted): (u64, u64)) {
     assert!((acknowledged..=attempted).contains(&found), "{found} is not in {acknowledged}..={attempted}");
 }
 
@@ -201,7 +215,7 @@ async fn a_group_survives_the_death_of_any_and_of_all() {
     }
 }
 
-async fn leader_of(kv: &RaftClient) -> Option<String> {
+pub async fn leader_of(kv: &RaftClient) -> Option<String> {
     let members = kv.members(DEADLINE).await.ok()?;
     members.into_iter().find(|m| m.role == surus_store_raft::Role::Leader).map(|m| m.addr)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use surus_config::{ClientConfig, RaftConfig, StoreConfig};
-use surus_store_raft::{RaftStore, Role};
+use surus_store_raft::{RaftOptions, RaftStore, Role};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Global, Store, StoreCommand};
@@ -81,6 +81,7 @@ fn raft(config: &StoreConfig) -> Outcome<&RaftConfig> {
 async fn voter(config: &ClientConfig, terminal: &mut Terminal) -> Outcome {
     let store_config = store_of(config)?;
     let options = surus_agent::stores::raft_options(raft(&store_config)?).or_fail()?;
+    let options = RaftOptions { witness: true, ..options };
     let logs = logging::start(&config.log).or_fail()?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
