@@ -49,8 +49,8 @@ pub fn choose(members: &[Standing], leader: u64, patience: Duration) -> Option<C
     let voters: Vec<&Standing> = members.iter().filter(|m| m.voter).collect();
     let spares: Vec<&Standing> = members.iter().filter(|m| m.spare()).collect();
     let best = spares.iter().copied().min_by_key(|m| (!m.witness, &m.addr, m.id));
-    // Who is least missed as a voter: neither the leader nor a witness.
-    let least = voters.iter().copied().filter(|m| m.id != leader && !m.witness).max_by_key(|m| (&m.addr, m.id));
+    // Who is least missed as a voter: never the leader, and no witness unless all the others are.
+    let least = voters.iter().copied().filter(|m| m.id != leader).max_by_key(|m| (!m.witness, &m.addr, m.id));
     let gone = voters.iter().copied().filter(|m| m.away >= patience && m.id != leader).max_by_key(|m| m.away);
     let complete = voters.iter().all(|m| m.here());
     let change = |out: Option<&Standing>, into: Option<&Standing>, why: String| {
@@ -75,7 +75,7 @@ pub fn choose(members: &[Standing], leader: u64, patience: Duration) -> Option<C
         let why = format!("{} has the log and votes from now on ({} voters)", spare.addr, voters.len() + 1);
         return change(None, Some(spare), why);
     }
-    if let (Some(spare), Some(least)) = (best.filter(|m| m.witness), least)
+    if let (Some(spare), Some(least)) = (best.filter(|m| m.witness), least.filter(|m| !m.witness))
         && complete
     {
         let why = format!("{} is a witness and votes in place of {}, which follows", spare.addr, least.addr);
@@ -196,8 +196,10 @@ mod tests {
             assert!(change.voters.contains(&1), "the leader keeps its vote: {text}");
             let member = |id: u64| members.iter().find(|m| m.id == id).unwrap();
             assert!(entered.iter().all(|id| member(*id).spare()), "{text}");
-            assert!(left.iter().all(|id| !member(*id).witness || member(*id).away >= PATIENCE), "{text}");
-            assert!(change.voters.len() <= MOST.max(before.len() - left.len()), "{text}");
+            let others = members.iter().any(|m| m.voter && !m.witness && m.id != 1);
+            let dear = |m: &Standing| m.witness && m.away < PATIENCE && others;
+            assert!(!left.iter().any(|id| dear(member(*id))), "{text}");
+            assert!(change.voters.len() <= MOST.max(before.len()), "{text}");
             let (was, is) = (slack(&members, &before), slack(&members, &change.voters));
             assert!(is >= 0, "{text}");
             let complete = here(&members, &before) == before.len();
