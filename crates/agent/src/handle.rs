@@ -121,8 +121,10 @@ pub enum Request {
         force: bool,
         from_leader: bool,
     },
-    /// What PostgreSQL is set to and where from, as JSON.
-    Settings,
+    /// What PostgreSQL is set to and where from, as JSON. `trusted`: for who may change it.
+    Settings {
+        trusted: bool,
+    },
     /// Take a step now: something was written to the store on behalf of a client.
     Wake,
 }

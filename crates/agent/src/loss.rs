@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use surus_core::BootTime;
+use surus_core::cluster::ClusterView;
 use surus_core::loss::{Receipt, Remembered, to_remember};
+use surus_core::{BootTime, MemberName};
 use surus_postgres::{PgError, loss};
 
 /// Receipts come from tasks of this agent and go by commands, also by ones that only know the files.
@@ -86,13 +87,14 @@ impl Shown {
 
 pub struct Losses {
     pub directory: PathBuf,
+    me: MemberName,
     shown: Arc<ArcSwap<Shown>>,
     read: Option<BootTime>,
 }
 
 impl Losses {
-    pub fn new(directory: PathBuf) -> Losses {
-        Losses { directory, shown: Arc::default(), read: None }
+    pub fn new(directory: PathBuf, me: MemberName) -> Losses {
+        Losses { directory, me, shown: Arc::default(), read: None }
     }
 
     pub fn shown(&self) -> Arc<Shown> {
@@ -100,15 +102,21 @@ impl Losses {
     }
 
     /// What is to be done in the background if it is time for that.
-    pub fn look(&mut self, now: BootTime, at_once: bool) -> Option<impl Future<Output = Result<(), String>> + use<>> {
+    pub fn look(
+        &mut self,
+        now: BootTime,
+        at_once: bool,
+        view: Option<Arc<ClusterView>>,
+    ) -> Option<impl Future<Output = Result<(), String>> + use<>> {
         if !at_once && self.read.is_some_and(|at| now.since(at) < AGAIN) {
             return None;
         }
         self.read = Some(now);
-        let (directory, shown) = (self.directory.clone(), self.shown.clone());
+        let (directory, me, shown) = (self.directory.clone(), self.me.clone(), self.shown.clone());
         Some(async move {
             let read = tokio::task::spawn_blocking(move || {
-                let (receipts, problems) = loss::receipts(&directory)?;
+                let (mut receipts, problems) = loss::receipts(&directory)?;
+                keep_own(&mut receipts, &me, view.as_deref());
                 Ok::<_, PgError>(Shown::of(&receipts, problems, &directory, loss::acknowledged(&directory)))
             });
             let read = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
@@ -116,6 +124,12 @@ impl Losses {
             Ok(())
         })
     }
+}
+
+/// `loss.directory` may be one for several members of a machine: each tells of its own, and somebody of those whose member
+/// is gone.
+pub fn keep_own(receipts: &mut Vec<Receipt>, me: &MemberName, view: Option<&ClusterView>) {
+    receipts.retain(|r| r.member == *me || !view.is_some_and(|view| view.members.contains_key(&r.member)));
 }
 
 #[cfg(test)]

@@ -47,20 +47,29 @@ pub fn configured(settings: &Settings) -> MemberSettings {
     }
 }
 
-/// The latest answer. Anybody may ask, and the server is asked on the session that the agent looks at it by: at most
+/// The latest answer, for anybody and for who may change something. Anybody may ask, and the server is asked on the session that the agent looks at it by: at most
 /// once a second, however many ask.
-pub type Latest = Arc<Mutex<Option<(BootTime, String)>>>;
+pub type Latest = Arc<Mutex<Option<(BootTime, [String; 2])>>>;
+
+/// In place of file, line and column, or a variable.
+const OWN: &str = "the member's own configuration";
 
 const FRESH: Duration = Duration::from_secs(1);
 
 /// With what the server says, as JSON.
-pub async fn document(mut told: MemberSettings, role: MemberRole, instance: &Instance, latest: &Latest) -> String {
+pub async fn document(
+    mut told: MemberSettings,
+    role: MemberRole,
+    instance: &Instance,
+    latest: &Latest,
+    trusted: bool,
+) -> String {
     let mut latest = latest.lock().await;
     let asked = boot_now();
-    if let Some((at, text)) = &*latest
+    if let Some((at, texts)) = &*latest
         && asked.since(*at) < FRESH
     {
-        return text.clone();
+        return texts[usize::from(trusted)].clone();
     }
     role.as_str().clone_into(&mut told.role);
     let server = match instance.settings(LIMIT).await {
@@ -70,22 +79,33 @@ pub async fn document(mut told: MemberSettings, role: MemberRole, instance: &Ins
             None
         }
     };
-    let text = serde_json::to_string(&beside(told, server)).unwrap_or_default();
-    *latest = Some((boot_now(), text.clone()));
+    let texts = [false, true]
+        .map(|trusted| serde_json::to_string(&beside(told.clone(), server.as_ref(), trusted)).unwrap_or_default());
+    let text = texts[usize::from(trusted)].clone();
+    *latest = Some((boot_now(), texts));
     text
 }
 
-/// A value stays in only if the server knows it for something else than a text: anybody may ask for this.
-fn beside(mut told: MemberSettings, server: Option<BTreeMap<String, Setting>>) -> MemberSettings {
-    for (name, configured) in &mut told.configured {
-        let harmless = server.as_ref().and_then(|s| s.get(name)).is_some_and(|setting| setting.vartype != "string");
-        configured.value = configured.value.take().filter(|_| harmless);
+/// To anybody a value is told only if the server knows it for something else than a text, and no path of a file.
+fn beside(mut told: MemberSettings, server: Option<&BTreeMap<String, Setting>>, trusted: bool) -> MemberSettings {
+    if !trusted {
+        for (name, configured) in &mut told.configured {
+            let harmless = server.and_then(|s| s.get(name)).is_some_and(|setting| setting.vartype != "string");
+            configured.value = configured.value.take().filter(|_| harmless);
+            if configured.local {
+                OWN.clone_into(&mut configured.from);
+            }
+        }
+        for place in told.local.values_mut() {
+            OWN.clone_into(place);
+        }
     }
-    told.server = server.map(|server| server.into_iter().map(|(name, setting)| (name, shown(setting))).collect());
+    told.server = server.map(|server| server.iter().map(|(name, setting)| (name.clone(), shown(setting))).collect());
     told
 }
 
-fn shown(setting: Setting) -> ServerSetting {
+fn shown(setting: &Setting) -> ServerSetting {
+    let setting = setting.clone();
     let altered = setting.source_file.is_some_and(|file| file.ends_with("/postgresql.auto.conf"));
     ServerSetting {
         value: Some(setting.value).filter(|_| setting.vartype != "string"),
@@ -116,7 +136,8 @@ mod tests {
             ("archive_command".to_owned(), setting("curl -u me:secret %p", "string", None)),
             ("max_wal_size".to_owned(), setting("1024", "integer", Some("/data/postgresql.auto.conf"))),
         ]);
-        let configured = |value: &str| Configured { value: Some(value.into()), ..Configured::default() };
+        let configured =
+            |value: &str| Configured { value: Some(value.into()), from: "/etc/x.yml:3:4".into(), local: true };
         let told = MemberSettings {
             configured: [
                 ("archive_command", configured("curl -u me:secret %p")),
@@ -125,13 +146,19 @@ mod tests {
             ]
             .map(|(name, c)| (name.to_owned(), c))
             .into(),
+            local: BTreeMap::from([("x".to_owned(), "/etc/x.yml:1:2".to_owned())]),
             ..MemberSettings::default()
         };
         for server in [Some(server), None] {
             let running = server.is_some();
-            let told = beside(told.clone(), server);
+            let all = beside(told.clone(), server.as_ref(), true);
+            assert_eq!(
+                (all.configured["my.token"].value.as_deref(), &*all.local["x"]),
+                (Some("secret"), "/etc/x.yml:1:2")
+            );
+            let told = beside(told.clone(), server.as_ref(), false);
             let text = serde_json::to_string(&told).unwrap();
-            assert!(!text.contains("secret"), "{text}");
+            assert!(!text.contains("secret") && !text.contains("/etc"), "{text}");
             assert_eq!(told.configured["max_wal_size"].value.is_some(), running);
             assert!(told.server.is_none_or(|s| s["max_wal_size"].altered && !s["archive_command"].altered));
         }

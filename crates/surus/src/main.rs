@@ -8,6 +8,7 @@ mod connect;
 mod context;
 mod demo;
 mod failure;
+mod full_screen;
 mod init;
 mod listing;
 mod logging;

@@ -97,7 +97,7 @@ impl Agent {
                 }
                 Some((request, reply)) = self.requests.recv() => {
                     // Whoever only asks is no reason for a step.
-                    let only_asks = matches!(request, Request::Settings);
+                    let only_asks = matches!(request, Request::Settings { .. });
                     self.take_request(request, reply);
                     if !only_asks {
                         return;
@@ -166,11 +166,12 @@ impl Agent {
     fn take_request(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
         let answer = match request {
             Request::Wake => Reply::Ok(String::new()),
-            Request::Settings => {
+            Request::Settings { trusted } => {
                 let (told, instance) = (crate::shown::configured(&self.settings), self.instance.clone());
                 let (role, latest) = (self.published.load().role, self.shown.clone());
                 tokio::spawn(async move {
-                    let _ = reply.send(Reply::Ok(crate::shown::document(told, role, &instance, &latest).await));
+                    let _ =
+                        reply.send(Reply::Ok(crate::shown::document(told, role, &instance, &latest, trusted).await));
                 });
                 return;
             }

@@ -176,7 +176,7 @@ impl Agent {
         keys::start(store.clone(), desired);
         let (request_tx, requests) = mpsc::channel(32);
         let (changed, changed_rx) = watch::channel(0);
-        let losses = Losses::new(settings.loss_directory.clone());
+        let losses = Losses::new(settings.loss_directory.clone(), me.clone());
         let member = Member::new(me.clone(), follower.current(), inherited, boot_now());
         let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store, &measures)));
         let observer = publish::Observer::new(instance.clone());

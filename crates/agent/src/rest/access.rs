@@ -73,6 +73,12 @@ impl Access {
         }
     }
 
+    /// This machine, or listed.
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || self.networks.iter().any(|n| n.contains(&address))
+    }
+
     pub fn asks_for_password(&self) -> bool {
         self.basic.is_some()
     }
@@ -228,7 +234,6 @@ mod tests {
                 keyfile: None,
                 keyfile_password: None,
                 cafile: None,
-                ciphers: None,
                 verify_client: VerifyClient::Optional,
             }),
             ..rest_api()

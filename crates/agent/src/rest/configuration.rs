@@ -20,8 +20,8 @@ pub async fn get(app: &App) -> Result<Response, Refusal> {
 }
 
 /// What the server here is set to, and where from: `surus plan` and `surus check` compare members by it.
-pub async fn settings(app: &App) -> Result<Response, Refusal> {
-    match app.ask_briefly(Request::Settings).await? {
+pub async fn settings(app: &App, trusted: bool) -> Result<Response, Refusal> {
+    match app.ask_briefly(Request::Settings { trusted }).await? {
         Reply::Ok(document) => {
             let document: Value = serde_json::from_str(&document)
                 .map_err(|e| Refusal::unavailable(format!("the settings could not be put into words: {e}")))?;

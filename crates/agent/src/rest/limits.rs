@@ -36,8 +36,14 @@ pub const KEEPALIVE_COUNT: u32 = 3;
 /// limit of 1024 descriptors, which the agent needs for the store and PostgreSQL.
 pub const CONNECTIONS: usize = 512;
 
+/// Of these, for one address that is neither this machine nor in the allowlist: a check of a load balancer has one or two.
+pub const PER_ADDRESS: usize = CONNECTIONS / 4;
+
 /// Pending connections the kernel keeps. Peers default to 5, which a burst of checks overflows.
 pub const BACKLOG: u32 = 128;
+
+/// Between two lines in the log about addresses with too many connections.
+pub const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Pause after `accept` failed: without descriptors it fails at once, and must not spin.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -73,6 +79,7 @@ pub const RESOLVE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub connections: usize,
+    pub per_address: usize,
     pub head_time: Duration,
     pub body_time: Duration,
     pub handshake_time: Duration,
@@ -83,6 +90,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: CONNECTIONS,
+            per_address: PER_ADDRESS,
             head_time: HEAD_TIME,
             body_time: BODY_TIME,
             handshake_time: HANDSHAKE_TIME,

@@ -17,7 +17,9 @@ pub async fn list(app: &App) -> Result<Response, Refusal> {
     let directory = app.handle.loss.clone();
     let shown = directory.display().to_string();
     let read = on_disk(move || Ok((loss::receipts(&directory)?, loss::acknowledged(&directory)))).await?;
-    let ((receipts, problems), acknowledged) = read;
+    let ((mut receipts, problems), acknowledged) = read;
+    let published = app.handle.read();
+    crate::loss::keep_own(&mut receipts, &published.name, published.view.as_ref().map(|(view, _)| &**view));
     let document =
         json!({"directory": shown, "receipts": receipts, "acknowledged": acknowledged, "problems": problems});
     Ok(respond::json(StatusCode::OK, &document))

@@ -9,6 +9,7 @@ mod app;
 mod body;
 mod certificates;
 mod configuration;
+mod crowd;
 mod explain;
 mod facts;
 mod health;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use surus_api::cluster_document;
@@ -32,7 +32,13 @@ async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
     let reads = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     let answer = if reads {
         let query = Query::parse(request.uri().query());
-        read(&app, routes::read(&path), &path, &query).await
+        match routes::read(&path) {
+            Read::Settings => {
+                let peer = request.extensions().get::<Peer>().copied();
+                configuration::settings(&app, may_change(&app, peer, request.headers()).await).await
+            }
+            asked => read(&app, asked, &path, &query).await,
+        }
     } else {
         match routes::change_of(&method, &path) {
             Some(change) => perform(&app, change, request).await,
@@ -80,7 +86,6 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
         }
         Read::Config => return configuration::get(app).await,
         Read::Loss => return loss::list(app).await,
-        Read::Settings => return configuration::settings(app).await,
         Read::Page => return Ok(ui::file(path)),
         Read::OpenApi => {
             let password = app.policy.load().access.asks_for_password();
@@ -103,6 +108,11 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
         },
         _ => respond::json(passes(health::check(&facts, path, query)), &facts.document()),
     })
+}
+
+async fn may_change(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> bool {
+    let view = app.handle.read().view.as_ref().map(|(view, _)| view.clone());
+    app.policy.load_full().access.refusal(peer, headers, view.as_deref(), false).await.is_none()
 }
 
 async fn perform(app: &App, change: Change, request: Request) -> Result<Response, Refusal> {

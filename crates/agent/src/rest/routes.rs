@@ -230,7 +230,7 @@ pub const ROUTES: &[Route] = &[
         "/settings",
         Read::Settings,
         Output::Json("Settings"),
-        "What PostgreSQL is set to here, and where from; no texts",
+        "What PostgreSQL is set to here, and where from; texts and files only for who may change something",
     )
     .answers(&[(503, "The agent is busy or ends")]),
     get("/openapi.json", Read::OpenApi, Output::Json("OpenApi"), "This document"),

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -27,6 +28,7 @@ use tracing::{debug, info, warn};
 use super::access::Peer;
 use super::app::{App, Policy};
 use super::certificates;
+use super::crowd::Crowd;
 use super::limits::{self, Limits};
 use super::listen::{self, ListenError};
 use super::options::RestOptions;
@@ -178,7 +180,8 @@ async fn accept(
     let router = router(app.clone());
     let places = Arc::new(Semaphore::new(app.limits.connections));
     let connections = TaskTracker::new();
-    let mut failing = false;
+    let crowd = Crowd::default();
+    let (mut failing, mut crowded) = (false, None);
     loop {
         // Without a free place new clients wait in the kernel's queue.
         let place = tokio::select! {
@@ -197,6 +200,19 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
+                let most =
+                    if app.policy.load().access.is_trusted(peer.ip()) { usize::MAX } else { app.limits.per_address };
+                let Some(seat) = crowd.enter(peer.ip(), most) else {
+                    if crowded.is_none_or(|told: Instant| told.elapsed() > limits::TELL_AGAIN) {
+                        warn!(
+                            "restapi: {} has {most} connections, as many as one address may have; more are closed at once. \
+                             Addresses in restapi.allowlist have no such limit",
+                            peer.ip()
+                        );
+                        crowded = Some(Instant::now());
+                    }
+                    continue;
+                };
                 let busy = places.available_permits() < app.limits.connections / 2;
                 // A connection that is gone already is nobody's from here.
                 let reached = stream.local_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
@@ -204,7 +220,7 @@ async fn accept(
                 let shutdown = shutdown.clone();
                 connections.spawn(async move {
                     client.serve(stream, shutdown).await;
-                    drop(place);
+                    drop((place, seat));
                 });
             }
             Err(e) => {

@@ -147,6 +147,8 @@ pub struct Fake {
     pub published: Arc<ArcSwap<Published>>,
     pub changed: watch::Sender<u64>,
     pub requests: mpsc::Receiver<(Ask, oneshot::Sender<Reply>)>,
+    /// Counts the looks at PostgreSQL.
+    pub observed: watch::Receiver<u64>,
     pub kv: Arc<FakeKv>,
 }
 
@@ -162,11 +164,13 @@ impl Fake {
         let (changed, changes) = watch::channel(0);
         let (ask, requests) = mpsc::channel(16);
         let live = published.clone();
+        let (looks, observed) = watch::channel(0);
         let handle = AgentHandle {
             published: published.clone(),
             changed: changes,
             requests: ask,
             observe: Arc::new(move || {
+                looks.send_modify(|n| *n += 1);
                 let observed = live.load().observed.clone();
                 Box::pin(async move { observed })
             }),
@@ -175,7 +179,7 @@ impl Fake {
             loss: "/nowhere/data.surus.loss".into(),
             now: || NOW,
         };
-        let fake = Fake { handle, published, changed, requests, kv };
+        let fake = Fake { handle, published, changed, requests, observed, kv };
         fake.refresh().await;
         fake
     }

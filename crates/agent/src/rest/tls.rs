@@ -52,9 +52,6 @@ pub struct Tls {
 
 /// The TLS configuration of the server.
 pub fn load(files: &RestTls, contents: &Contents) -> Result<Tls, TlsError> {
-    if files.ciphers.is_some() {
-        warn!("restapi.ciphers is not used: the TLS library offers only suites that are considered safe");
-    }
     let chain = certificates("certfile", &files.certfile, &contents.certfile)?;
     let validity = Validity::of_chain(&files.certfile, &chain)
         .map_err(|e| warn!("restapi.certfile: {}: until when it is good cannot be read: {e}", files.certfile.display()))

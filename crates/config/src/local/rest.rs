@@ -38,7 +38,6 @@ pub struct RestTls {
     pub keyfile: Option<PathBuf>,
     pub keyfile_password: Option<Secret>,
     pub cafile: Option<PathBuf>,
-    pub ciphers: Option<String>,
     pub verify_client: VerifyClient,
 }
 
@@ -147,7 +146,6 @@ pub(super) fn restapi(root: &Section<'_>, r: &mut Reader) -> Option<RestApi> {
             keyfile,
             keyfile_password: s.secret("keyfile_password"),
             cafile,
-            ciphers: s.text("ciphers"),
             verify_client,
         }),
         allowlist: s.texts_or_csv("allowlist").unwrap_or_default().into_iter().map(|(text, _)| text).collect(),

@@ -1,88 +1,65 @@
 //! The demo on a terminal: a live table, the latest events, and keys.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
 use anyhow::Result;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::Frame;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Table, Wrap};
-use ratatui::{DefaultTerminal, Frame};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::commands::{self, Command};
 use super::model::{Model, Shown, bytes};
+use crate::full_screen::FullScreen;
 
-/// Restores the terminal when dropped; a panic restores it before its message is printed.
 pub struct Screen {
-    terminal: DefaultTerminal,
+    screen: FullScreen,
     typed: watch::Receiver<String>,
-    stop: Arc<AtomicBool>,
-    keys: Option<JoinHandle<()>>,
 }
 
 impl Screen {
     pub fn open(commands: UnboundedSender<Command>, nodes: usize) -> Screen {
-        let terminal = ratatui::init();
         let (typing, typed) = watch::channel(String::new());
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let keys = std::thread::spawn(move || read_keys(nodes, &commands, &typing, &stopped));
-        Screen { terminal, typed, stop, keys: Some(keys) }
+        let mut line = String::new();
+        let screen = FullScreen::open(move |event| {
+            let more = take(&mut line, &event, nodes, &commands);
+            typing.send_replace(line.clone());
+            more
+        });
+        Screen { screen, typed }
     }
 
     pub fn show(&mut self, model: &Model) -> Result<()> {
         let typed = self.typed.borrow().clone();
-        self.terminal.draw(|frame| draw(frame, model, &typed))?;
+        self.screen.terminal.draw(|frame| draw(frame, model, &typed))?;
         Ok(())
     }
 }
 
-impl Drop for Screen {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(keys) = self.keys.take() {
-            let _ = keys.join();
-        }
-        ratatui::restore();
+/// `false`: nobody takes commands any more.
+fn take(line: &mut String, event: &Event, nodes: usize, commands: &UnboundedSender<Command>) -> bool {
+    let Event::Key(key) = event else { return true };
+    if key.kind == KeyEventKind::Release {
+        return true;
     }
-}
-
-fn read_keys(nodes: usize, commands: &UnboundedSender<Command>, typing: &watch::Sender<String>, stop: &AtomicBool) {
-    let mut line = String::new();
-    while !stop.load(Ordering::Relaxed) {
-        // In turns, so that the end of the demo is noticed without a key.
-        if !event::poll(Duration::from_millis(100)).unwrap_or(false) {
-            continue;
+    match key.code {
+        KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => "q".clone_into(line),
+        KeyCode::Char(c) => line.push(c),
+        KeyCode::Backspace => {
+            line.pop();
         }
-        let Ok(Event::Key(key)) = event::read() else { continue };
-        if key.kind == KeyEventKind::Release {
-            continue;
-        }
-        match key.code {
-            KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => line = "q".to_owned(),
-            KeyCode::Char(c) => line.push(c),
-            KeyCode::Backspace => {
-                line.pop();
-            }
-            KeyCode::Esc => line.clear(),
-            KeyCode::Enter => {}
-            _ => continue,
-        }
-        if complete(&line, nodes) || (key.code == KeyCode::Enter && !line.trim().is_empty()) {
-            let command = commands::parse(&line, nodes);
-            line.clear();
-            if commands.send(command).is_err() {
-                return;
-            }
-        }
-        typing.send_replace(line.clone());
+        KeyCode::Esc => line.clear(),
+        KeyCode::Enter => {}
+        _ => return true,
     }
+    if complete(line, nodes) || (key.code == KeyCode::Enter && !line.trim().is_empty()) {
+        let command = commands::parse(line, nodes);
+        line.clear();
+        return commands.send(command).is_ok();
+    }
+    true
 }
 
 /// Nothing that could follow would change it, so no Enter is needed.

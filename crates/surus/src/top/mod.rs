@@ -14,19 +14,18 @@ mod view;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{Global, Top};
 use crate::context::Context;
 use crate::failure::{OrFail, Outcome, failed};
+use crate::full_screen::FullScreen;
 use action::Action;
 use model::{Key, Model, Response, Seen};
 
@@ -48,7 +47,7 @@ pub async fn top(global: &Global, args: &Top) -> Outcome {
     let mut terminated = signal(SignalKind::terminate()).or_fail_with(SIGNALS)?;
     let mut hung_up = signal(SignalKind::hangup()).or_fail_with(SIGNALS)?;
     let mut model = Model::new(&cluster.name, TimeZone::system());
-    let mut screen = Screen::open(typed);
+    let mut screen = FullScreen::open(move |event| pass_on(&typed, &event));
     feed::start(context.clone(), cluster.clone(), updates.clone());
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -84,53 +83,14 @@ fn begin(context: &Arc<Context>, model: &Model, action: Action, updates: &Unboun
     });
 }
 
-/// Restores the terminal when dropped; a panic restores it before its message is printed.
-struct Screen {
-    terminal: ratatui::DefaultTerminal,
-    stop: Arc<AtomicBool>,
-    keys: Option<JoinHandle<()>>,
-}
-
-impl Screen {
-    fn open(typed: UnboundedSender<Option<Key>>) -> Screen {
-        let terminal = ratatui::init();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let keys = std::thread::spawn(move || read_keys(&typed, &stopped));
-        Screen { terminal, stop, keys: Some(keys) }
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(keys) = self.keys.take() {
-            let _ = keys.join();
-        }
-        ratatui::restore();
-    }
-}
-
-/// Sends keys, and nothing in place of a key when the terminal changed its size: the picture is drawn again.
-fn read_keys(typed: &UnboundedSender<Option<Key>>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        // In turns, so that the end is noticed without a key.
-        match event::poll(Duration::from_millis(100)) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            // The terminal is gone.
-            Err(_) => return,
-        }
-        let key = match event::read() {
-            Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Some(meaning(&key)),
-            Ok(Event::Resize(..)) => None,
-            Ok(_) => continue,
-            Err(_) => return,
-        };
-        if typed.send(key).is_err() {
-            return;
-        }
-    }
+/// What is typed, and nothing in place of a key when the terminal changed its size: the picture is drawn again.
+fn pass_on(typed: &UnboundedSender<Option<Key>>, event: &Event) -> bool {
+    let key = match event {
+        Event::Key(key) if key.kind != KeyEventKind::Release => Some(meaning(key)),
+        Event::Resize(..) => None,
+        _ => return true,
+    };
+    typed.send(key).is_ok()
 }
 
 fn meaning(key: &KeyEvent) -> Key {

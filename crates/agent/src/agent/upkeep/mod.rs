@@ -124,7 +124,8 @@ impl Agent {
         if self.member.task().is_none() {
             self.callbacks.seen(facts);
         }
-        if let Some(look) = self.losses.look(facts.now, facts.finished.is_some()) {
+        let view = self.member.seen().view.clone();
+        if let Some(look) = self.losses.look(facts.now, facts.finished.is_some(), view) {
             self.upkeep.spawn("reading loss receipts", look);
         }
         self.remember_losses(facts);

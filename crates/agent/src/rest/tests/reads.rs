@@ -631,3 +631,19 @@ async fn explain_since_reads_the_journal() {
     assert_eq!(told.events, [surus_journal::Event::Lost { at: 1_790_000_002_000, lost: 4, why: "y".into() }]);
     assert!(told.problems[0].contains("00000001.jsonl:3: is no record"), "{:?}", told.problems);
 }
+
+/// Who may change something may see what is set; others see no texts and no files.
+#[tokio::test]
+async fn settings_are_told_to_whom_they_concern() {
+    let mut fake = Fake::new(published(), &[]).await;
+    let here = IpAddr::from([127, 0, 0, 1]);
+    for (address, expected) in [(here, true), (IpAddr::from([10, 0, 0, 9]), false)] {
+        let request = Request::builder().uri("/settings");
+        let request = request.extension(Peer { address, reached: here, certificate: false });
+        let answer = tokio::spawn(fake.router().await.oneshot(request.body(Body::empty()).unwrap()));
+        let (asked, reply) = fake.requests.recv().await.unwrap();
+        assert!(matches!(asked, Ask::Settings { trusted } if trusted == expected), "{address}: {asked:?}");
+        reply.send(Reply::Ok("{}".into())).unwrap();
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+}

@@ -232,8 +232,11 @@ async fn success_is_told_when_the_new_leader_accepts_writes() {
     ] {
         let fake = cluster("{}", "", &[("node2", Some(&next.url))]).await;
         let call = begin(&fake, path, body).await;
+        let mut looks = next.fake.observed.clone();
         hand_over(&fake, "node2").await;
-        tokio::time::sleep(limits::PROMOTION_LOOK * 3).await;
+        // Asked again only after it has answered: it was seen in recovery twice since.
+        let asked = *looks.borrow_and_update();
+        looks.wait_for(|n| *n >= asked + 3).await.unwrap();
         assert!(!call.is_finished(), "the new leader is still in recovery");
         let (key, value) = member("node2", Some(&next.url), "primary");
         fake.put(&key, &value).await;

@@ -43,6 +43,7 @@ fn short() -> RestOptions {
     let quarter = Duration::from_millis(250);
     let limits = Limits {
         connections: 8,
+        per_address: 2,
         head_time: quarter,
         body_time: quarter,
         handshake_time: quarter,
@@ -260,7 +261,6 @@ impl Authority {
             keyfile: None,
             keyfile_password: None,
             cafile: Some(self.path("ca.pem")),
-            ciphers: None,
             verify_client,
         };
         RestOptions { limits: short().limits, ..options(RestApi { tls: Some(tls), ..rest_api() }) }
