@@ -134,6 +134,8 @@ pub fn keep_own(receipts: &mut Vec<Receipt>, me: &MemberName, view: Option<&Clus
 
 #[cfg(test)]
 mod tests {
+    use surus_core::cluster::Member;
+
     use super::*;
 
     #[test]
@@ -148,6 +150,17 @@ mod tests {
         let read = |receipts: &[Receipt], acknowledged: &[&str]| {
             Shown::of(receipts, vec![], Path::new("/d"), acknowledged.iter().map(|a| (*a).to_owned()).collect())
         };
+        let members = ["a", "b"].map(|name| (MemberName::from(name), Member::default()));
+        let known = ClusterView { members: members.into(), ..ClusterView::default() };
+        for (me, view, kept) in [("a", Some(&known), 1), ("b", Some(&known), 0), ("c", Some(&known), 0), ("b", None, 1)]
+        {
+            let mut receipts = vec![receipt.clone()];
+            keep_own(&mut receipts, &me.into(), view);
+            assert_eq!(receipts.len(), kept, "{me}");
+        }
+        let mut left = vec![Receipt { member: "gone".into(), ..receipt.clone() }];
+        keep_own(&mut left, &"b".into(), Some(&known));
+        assert_eq!(left.len(), 1, "nobody else tells of it");
         let all = [receipt.clone()];
         assert_eq!(Shown::default().memory(&there), Memory::Right, "the disk was not read yet");
         assert_eq!(read(&all, &[]).memory(&[]), Memory::Write(there.clone()));

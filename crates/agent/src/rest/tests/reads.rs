@@ -1,15 +1,20 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Request;
 use serde_json::{Value, json};
 use surus_core::cluster::{MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags};
 use surus_core::settings::{ClusterSettings, SynchronousMode};
 use surus_core::{BootTime, Lsn};
+use tower::ServiceExt;
 
+use super::super::access::Peer;
 use super::super::limits;
 use super::super::testing::{Fake, NOW, published, replica};
-use crate::handle::Published;
+use crate::handle::{Published, Reply, Request as Ask};
 
 const LEADER: (&str, &str) = ("leader", "node1");
 const OTHER_LEADER: (&str, &str) = ("leader", "node2");
