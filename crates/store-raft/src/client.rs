@@ -50,7 +50,7 @@ impl RaftClient {
             return Err(StartError::Raft("no address of a node is given (raft.self_addr, raft.partner_addrs)".into()));
         }
         let tls = tls.as_ref().map(Tls::load).transpose()?;
-        let me = Who { node: None, addr: "a client".into(), group: None };
+        let me = Who { node: None, addr: "a client".into(), group: None, replaces: vec![] };
         let peers = Peers::new(me, password.filter(|p| !p.is_empty()), tls);
         let link = Arc::new(Link { peers, addrs, current: AtomicUsize::new(0) });
         Ok(RaftClient { link, watches: Default::default() })

@@ -13,6 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
 
 use crate::clock::boot_ms;
+use crate::connection::CallError;
 use crate::node::{Node, is_majority};
 use crate::records::Position;
 use crate::timing::{ELECTION_MS, LEADER_LEASE_MS, RETRY_MS, jitter};
@@ -78,6 +79,7 @@ impl Node {
                 })
                 .collect();
         let (mut granted, mut strangers, mut denied) = (BTreeSet::from([self.id]), 0, 0);
+        let mut refused = None;
         let enough = |granted: &BTreeSet<u64>| {
             members.get_joint_config().iter().all(|voters| is_majority(voters, |id| granted.contains(id)))
         };
@@ -89,8 +91,13 @@ impl Node {
                     denied += 1;
                     strangers += usize::from(stranger);
                 }
+                // A node of a lost group learns here what became of it.
+                Some((_, Err(CallError::Refused(why)))) => refused = Some(why),
                 Some(_) => {}
                 None => {
+                    if let Some(why) = refused {
+                        self.wait_for(why);
+                    }
                     self.say_if_removed(denied, strangers);
                     return false;
                 }

@@ -14,6 +14,8 @@ use crate::voters::{Standing, choose};
 
 const LOOK: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
+/// After a change that failed.
+const REST: Duration = Duration::from_secs(3);
 
 /// What a member said about itself: is it configured to vote, is it a witness.
 type Wishes = BTreeMap<u64, (bool, bool)>;
@@ -37,7 +39,9 @@ impl Node {
             }
             // A change that somebody asked for goes first; what it leaves is looked at afterwards.
             let Ok(_one) = self.changing.try_lock() else { continue };
-            if self.membership().get_joint_config().len() > 1 {
+            // In the middle of a change; or this node leads only until its own removal is known.
+            let members = self.membership();
+            if members.get_joint_config().len() > 1 || !members.voter_ids().any(|id| id == self.id) {
                 continue;
             }
             self.ask_wishes(&mut wishes, true).await;
@@ -45,8 +49,14 @@ impl Node {
             tracing::info!("the store group changes its voters: {}", change.why);
             match timeout(LONGEST, self.change_voters(change.voters)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(e)) => tracing::warn!("the voters of the store group were not changed: {e}"),
-                Err(_) => tracing::warn!("the change of voters is not confirmed yet; it is looked at again"),
+                Ok(Err(e)) => {
+                    tracing::warn!("the voters of the store group were not changed: {e}");
+                    sleep(REST).await;
+                }
+                Err(_) => {
+                    tracing::warn!("the change of voters is not confirmed yet; it is looked at again");
+                    sleep(REST).await;
+                }
             }
         }
     }

@@ -38,7 +38,7 @@ pub const GROUP: &str = "group";
 const FOUNDING: &str = "founding";
 /// Set once this node was a member of the group: from then on it does not ask to be let in,
 /// so that a node taken out by an operator stays out.
-const SETTLED: &str = "settled";
+pub const SETTLED: &str = "settled";
 
 const PROBE: Duration = Duration::from_secs(2);
 /// Catching up and two changes of membership.

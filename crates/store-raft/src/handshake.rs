@@ -40,6 +40,9 @@ pub struct Who {
     pub node: Option<u64>,
     pub addr: String,
     pub group: Option<String>,
+    /// Groups that were lost, and recovered as `group`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,8 +116,12 @@ pub async fn welcome(io: Box<dyn Transport>, me: &Who, secret: Option<&str>) -> 
     let mut frames = frames(io);
     let (theirs, received) = receive_raw::<Hello>(&mut frames).await?;
     if let Err(e) = check(me, secret, &theirs) {
-        let mirrored = check(&theirs.who, theirs.secret.then_some(""), &hello_of(me, secret));
-        let reason = mirrored.err().unwrap_or_else(|| Broken(e.to_string())).to_string();
+        let reason = if theirs.surus_store == PROTOCOL {
+            let mirrored = check(&theirs.who, theirs.secret.then_some(""), &hello_of(me, secret));
+            mirrored.err().unwrap_or_else(|| Broken(e.to_string())).to_string()
+        } else {
+            versions_differ(&describe(me), PROTOCOL, theirs.surus_store)
+        };
         send(&mut frames, &Response::Refused { reason }).await?;
         return Err(e);
     }
@@ -135,6 +142,11 @@ fn hello_of(me: &Who, secret: Option<&str>) -> Hello {
     Hello { surus_store: PROTOCOL, who: me.clone(), nonce: nonce(), secret: secret.is_some() }
 }
 
+fn versions_differ(them: &str, theirs: u32, mine: u32) -> String {
+    let older = if theirs < mine { "that one" } else { "this one" };
+    format!("{them} speaks version {theirs} of the store's protocol, this one version {mine}; upgrade {older}")
+}
+
 fn describe(who: &Who) -> String {
     match who.node {
         Some(_) => format!("node {}", who.addr),
@@ -146,10 +158,7 @@ fn describe(who: &Who) -> String {
 fn check(me: &Who, secret: Option<&str>, theirs: &Hello) -> Result<(), HandshakeError> {
     let them = describe(&theirs.who);
     if theirs.surus_store != PROTOCOL {
-        return Err(Refused(format!(
-            "{them} speaks version {} of the store's protocol, this one version {PROTOCOL}",
-            theirs.surus_store
-        )));
+        return Err(Refused(versions_differ(&them, theirs.surus_store, PROTOCOL)));
     }
     match (secret.is_some(), theirs.secret) {
         (true, false) => return Err(Refused(format!("{them} has no shared secret; set raft.password there as well"))),
@@ -159,6 +168,19 @@ fn check(me: &Who, secret: Option<&str>, theirs: &Hello) -> Result<(), Handshake
     if let (Some(mine), Some(other)) = (&me.group, &theirs.who.group)
         && mine != other
     {
+        if theirs.who.replaces.contains(mine) {
+            return Err(Refused(format!(
+                "the store group {mine} that this node belongs to had lost its majority and was recovered as the group \
+                 {other} of {them}. This node is no part of that and never will be as it is: stop it, make sure that its \
+                 PostgreSQL does not run, move its raft.data_dir away and start it, and it joins as a new one"
+            )));
+        }
+        if me.replaces.contains(other) {
+            return Err(Refused(format!(
+                "{them} belongs to the store group {other}, which had lost its majority and was recovered as {mine}: it was \
+                 said to be lost and is not. Stop it and its PostgreSQL, and move its raft.data_dir away"
+            )));
+        }
         return Err(Refused(format!(
             "{them} belongs to another store group ({other}, this one to {mine}); if it should not, stop it and move \
              its raft.data_dir away"
@@ -262,7 +284,7 @@ mod tests {
     use super::*;
 
     fn who(node: Option<u64>, group: Option<&str>) -> Who {
-        Who { node, addr: format!("h{node:?}:1"), group: group.map(str::to_owned) }
+        Who { node, addr: format!("h{node:?}:1"), group: group.map(str::to_owned), replaces: vec![] }
     }
 
     type Ends = (Result<Session, HandshakeError>, Result<Session, HandshakeError>);
@@ -306,6 +328,54 @@ mod tests {
             assert!(a.contains(at_caller), "{a}");
             assert!(b.contains(at_listener) && b.contains("h"), "{b}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_of_a_group_that_was_recovered_is_told() {
+        let new = || Who { replaces: vec!["g0".into(), "g1".into()], ..who(Some(1), Some("g2")) };
+        let old = || who(Some(2), Some("g1"));
+        let (caller, listener) = meet((new(), Some("a")), (old(), Some("a"))).await;
+        assert!(reason(caller).contains("said to be lost and is not"));
+        assert!(reason(listener).contains("recovered as the group g2"));
+        let (caller, listener) = meet((old(), Some("a")), (new(), Some("a"))).await;
+        assert!(reason(caller).contains("recovered as the group g2"));
+        assert!(reason(listener).contains("said to be lost and is not"));
+    }
+
+    /// The next version of the protocol at either end: both say which versions they speak.
+    #[tokio::test]
+    async fn another_version_of_the_protocol_is_named_at_both_ends() {
+        let other = r#"{"surus_store":2,"who":{"node":2,"addr":"h2:1","group":"g","new":[1]},"nonce":"00","secret":true,"more":{}}"#;
+        let (a, b) = tokio::io::duplex(64 << 10);
+        let me = who(Some(1), Some("g"));
+        let next = async {
+            let mut f = frames(Box::new(b));
+            f.send(Bytes::from(other)).await.unwrap();
+            receive_raw::<Response>(&mut f).await.unwrap().0
+        };
+        let (mine, theirs) = tokio::join!(welcome(Box::new(a), &me, Some("s")), next);
+        assert!(
+            reason(mine)
+                .contains("node h2:1 speaks version 2 of the store's protocol, this one version 1; upgrade this one")
+        );
+        let Response::Refused { reason: told } = theirs else { panic!("not refused") };
+        assert!(told.contains("node h"), "{told}");
+        assert!(
+            told.contains("speaks version 1 of the store's protocol, this one version 2; upgrade that one"),
+            "{told}"
+        );
+
+        let (a, b) = tokio::io::duplex(64 << 10);
+        let next = async {
+            let mut f = frames(Box::new(b));
+            receive_raw::<Hello>(&mut f).await.unwrap();
+            f.send(Bytes::from(format!(r#"{{"Hello":{other}}}"#))).await.unwrap();
+        };
+        let (mine, ()) = tokio::join!(greet(Box::new(a), &me, Some("s")), next);
+        assert!(
+            reason(mine)
+                .contains("node h2:1 speaks version 2 of the store's protocol, this one version 1; upgrade this one")
+        );
     }
 
     #[tokio::test]

@@ -10,8 +10,8 @@ use crate::disk::{self, Disk, LOG, META};
 use crate::records::{EntryRecord, Position, VoteRecord};
 use crate::types::{LogId, TypeConfig};
 
-const VOTE: &str = "vote";
-const PURGED: &str = "purged";
+pub const VOTE: &str = "vote";
+pub const PURGED: &str = "purged";
 /// A batch sent to a follower stays well below the frame limit of the network.
 const BATCH_BYTES: usize = 1 << 20;
 

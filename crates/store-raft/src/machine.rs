@@ -10,9 +10,10 @@ use surus_store as kv;
 use tokio::sync::{broadcast, watch};
 
 use crate::clock::{LeaseClock, boot_ms};
-use crate::disk::{Disk, SNAPSHOT};
-use crate::records::{FORMAT, SnapshotMetaRecord, StateRecord};
-use crate::state::{Change, State};
+use crate::disk::{self, Disk, LOG, SNAPSHOT};
+use crate::records::{EntryRecord, FORMAT, MembersRecord, Position, SnapshotMetaRecord, StateRecord};
+use crate::state::Change;
+pub use crate::state::State;
 use crate::types::{Applied, LogId, StoredMembership, TypeConfig};
 
 /// A watch that falls this many commands behind starts over.
@@ -61,6 +62,42 @@ impl Machine {
             events: broadcast::Sender::new(BACKLOG),
             applied: Arc::new(applied),
         }
+    }
+
+    /// Everything in the file, whether a majority has it or not: the state, the members, and how far the log goes.
+    /// `None` if there is nothing.
+    pub fn replay(disk: &Disk) -> Option<(State, MembersRecord, Position)> {
+        let machine = Machine::open(disk.clone());
+        let mut inner = machine.lock();
+        let records = disk.read("reading the log", |txn| {
+            let rows = txn.open_table(LOG)?;
+            rows.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect::<Result<Vec<_>, redb::Error>>()
+        });
+        for record in records {
+            let entry: Entry<TypeConfig> = disk.decode::<EntryRecord>("reading the log", &record).into();
+            // A log keeps some entries below its snapshot.
+            if inner.last_applied < Some(entry.log_id) {
+                Machine::apply_one(&mut inner, entry);
+            }
+        }
+        let last = inner.last_applied?.into();
+        Some((inner.state.clone(), inner.members.membership().into(), last))
+    }
+
+    /// Makes a new file begin with this state.
+    pub fn plant(disk: &Disk, meta: &SnapshotMetaRecord, state: State, records: &[(&'static str, Vec<u8>)]) {
+        let data = disk.encode("the snapshot", &StateRecord { format: FORMAT, state });
+        let meta = disk.encode("the snapshot", meta);
+        disk.write_blocking("writing the recovered state", |txn| {
+            let mut table = txn.open_table(SNAPSHOT)?;
+            table.insert(META, meta.as_slice())?;
+            table.insert(DATA, data.as_slice())?;
+            let mut facts = txn.open_table(disk::META)?;
+            for (key, value) in records {
+                facts.insert(*key, value.as_slice())?;
+            }
+            Ok(())
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -127,6 +164,11 @@ fn load(disk: &Disk) -> Option<(SnapshotMetaRecord, Vec<u8>)> {
     Some((disk.decode("the snapshot", &meta?), data?))
 }
 
+#[derive(serde::Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
 /// Keeps the newer one: building a snapshot runs beside the installation of one, and must not put an
 /// old state below a log that was purged up to a later one.
 async fn save(disk: &Disk, meta: &SnapshotMetaRecord, data: Vec<u8>) {
@@ -191,6 +233,18 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Stored<()> {
         let data = snapshot.into_inner();
+        if let Ok(FormatOnly { format }) = serde_json::from_slice(&data)
+            && format != FORMAT
+        {
+            return Err(StorageError::from_io_error(
+                openraft::ErrorSubject::StateMachine,
+                openraft::ErrorVerb::Write,
+                std::io::Error::other(format!(
+                    "the Raft leader sent a state of format {format}, and this program reads format {FORMAT}: bring this node to \
+                     the leader's version"
+                )),
+            ));
+        }
         let record: StateRecord = self.disk.decode("a snapshot from the leader", &data);
         save(&self.disk, &SnapshotMetaRecord::new(meta), data).await;
         let upto = {

@@ -14,7 +14,7 @@ use crate::handshake::{HandshakeError, PATIENCE, Session, Transport, Who, welcom
 use crate::node::Node;
 use crate::tls::Tls;
 use crate::watching;
-use crate::wire::{Answer, Call, Failure, Reply, Request};
+use crate::wire::{Answer, Call, CallId, Failure, Reply, Request};
 
 const CONNECTIONS: usize = 256;
 const CALLS_PER_CONNECTION: usize = 64;
@@ -90,14 +90,36 @@ impl Server {
             }
         });
         let peer = Arc::new(peer);
+        let mut misunderstood = false;
         while let Ok(Some(Ok(frame))) = timeout(IDLE, stream.next()).await {
             let Some(frame) = incoming.open(frame) else {
                 tracing::warn!("a frame from {} was not genuine; closing the connection", peer.addr);
                 return;
             };
-            let Ok(call) = serde_json::from_slice::<Call>(&frame) else {
-                tracing::warn!("a request from {} is not understood; closing the connection", peer.addr);
-                return;
+            let call = match (serde_json::from_slice::<Call>(&frame), serde_json::from_slice::<CallId>(&frame)) {
+                (Ok(call), _) => call,
+                // A later version asks for what this one does not have: the rest of the conversation goes on.
+                (Err(e), Ok(CallId { id })) => {
+                    if !std::mem::replace(&mut misunderstood, true) {
+                        tracing::warn!(
+                            "{} asks the embedded store for something this program does not know ({e}): it runs another \
+                             version. Bring this node to that one",
+                            peer.addr
+                        );
+                    }
+                    let reply = Reply::Failed(Failure::Refused(format!(
+                        "{} runs a version of the program that does not know this request; bring it to the one of {}",
+                        self.node.addr, peer.addr
+                    )));
+                    if let Ok(frame) = serde_json::to_vec(&Answer { id, reply }) {
+                        let _ = answers.send(frame).await;
+                    }
+                    continue;
+                }
+                (Err(_), Err(_)) => {
+                    tracing::warn!("a request from {} is not understood; closing the connection", peer.addr);
+                    return;
+                }
             };
             while calls.try_join_next().is_some() {}
             // One more than calls: the writer.

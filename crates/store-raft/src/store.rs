@@ -21,6 +21,7 @@ use crate::node::{Leader, Node};
 use crate::operations::{self, Executor};
 use crate::options::RaftOptions;
 use crate::peers::Peers;
+use crate::recover::{RECORD, RECOVERED, Recovered};
 use crate::server::Server;
 use crate::timing::{LEADER_LEASE_MS, REQUEST_MS};
 use crate::tls::Tls;
@@ -67,7 +68,18 @@ impl RaftStore {
         }
         let id = disk.node_id();
         let group = disk.meta::<String>(GROUP);
-        let me = Who { node: Some(id), addr: addr.clone(), group: group.clone() };
+        let recovered = disk.meta::<Recovered>(RECOVERED);
+        if let Some(r) = &recovered {
+            tracing::warn!(
+                "this store group was recovered out of {}, which had lost its majority, at log position {} ({} lost); \
+                 {RECORD} in its data directory has the whole of it",
+                r.from,
+                r.at.index,
+                r.lost.join(", ")
+            );
+        }
+        let replaces = recovered.map(|r| r.replaces).unwrap_or_default();
+        let me = Who { node: Some(id), addr: addr.clone(), group: group.clone(), replaces };
         let peers = Peers::new(me, secret.clone(), tls.clone());
         let machine = Machine::open(disk.clone());
         let log = LogStore::new(disk.clone());
@@ -100,6 +112,7 @@ impl RaftStore {
         tasks.spawn(node.clone().hold_elections());
         tasks.spawn(node.clone().beat());
         tasks.spawn(node.clone().judge_contact());
+        tasks.spawn(node.clone().ask_consensus());
         tasks.spawn(node.clone().keep_voters());
         tasks.spawn(node.clone().end_leases());
         tasks.spawn(node.clone().find_group());

@@ -13,6 +13,7 @@ use crate::timing::BEAT;
 use crate::types::Operation;
 
 const JUDGE: Duration = Duration::from_millis(250);
+const ASK: Duration = Duration::from_secs(2);
 const EXPIRE: Duration = Duration::from_secs(2);
 const UNFINISHED: Duration = Duration::from_secs(3);
 
@@ -28,12 +29,16 @@ impl Node {
 
     /// A process whose consensus has failed would look alive and never take part again.
     fn stop_if_consensus_died(&self) {
-        let state = self.raft.metrics().borrow().running_state.clone();
-        if let Err(e) = state
-            && e != Fatal::Stopped
-        {
-            tracing::error!("the embedded store failed inside: {e}. Stopping at once; start it again");
-            std::process::abort();
+        stop_if_fatal(self.raft.metrics().borrow().running_state.clone());
+    }
+
+    /// One that panicked has told nobody, and is found out by asking it. One that is busy, with a disk perhaps, is not dead.
+    pub async fn ask_consensus(self: Arc<Node>) {
+        loop {
+            sleep(ASK).await;
+            if let Ok(answer) = timeout(ASK, self.raft.is_initialized()).await {
+                stop_if_fatal(answer.map(|_| ()));
+            }
         }
     }
 
@@ -85,5 +90,14 @@ impl Node {
                 changed = metrics.changed() => if changed.is_err() { return },
             }
         }
+    }
+}
+
+fn stop_if_fatal(state: Result<(), Fatal<u64>>) {
+    if let Err(e) = state
+        && e != Fatal::Stopped
+    {
+        tracing::error!("the embedded store failed inside: {e}. Stopping at once; start it again");
+        std::process::abort();
     }
 }

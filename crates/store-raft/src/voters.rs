@@ -47,6 +47,10 @@ pub struct Change {
 /// The next change, or `None` while the voters are the right ones. `leader` is the one who asks.
 pub fn choose(members: &[Standing], leader: u64, patience: Duration) -> Option<Change> {
     let voters: Vec<&Standing> = members.iter().filter(|m| m.voter).collect();
+    // One that leads and has no vote is on its way out: the next leader decides.
+    if !voters.iter().any(|m| m.id == leader) {
+        return None;
+    }
     let spares: Vec<&Standing> = members.iter().filter(|m| m.spare()).collect();
     let best = spares.iter().copied().min_by_key(|m| (!m.witness, &m.addr, m.id));
     // Who is least missed as a voter: never the leader, and no witness unless all the others are.
@@ -234,6 +238,13 @@ mod tests {
                 assert!(!(left_out && others), "a witness without a vote: {members:#?}");
             }
         });
+    }
+
+    #[test]
+    fn a_leader_that_was_removed_changes_nothing() {
+        let members: Vec<Standing> = (2..=5).map(|id| standing(id, Voter)).collect();
+        assert_eq!(choose(&members, 1, PATIENCE), None);
+        assert!(choose(&members, 2, PATIENCE).is_some());
     }
 
     #[test]

@@ -1,4 +1,9 @@
 //! What nodes and clients say to each other once they trust the connection.
+//!
+//! **Versions.** `PROTOCOL` in the handshake changes only with what an older program would misread; ends that differ in it
+//! part with a sentence. Within it, a field may be added where its absence means what it meant before, and a request,
+//! which an older node answers by saying that it does not know it. What travels in the log ([`crate::types`]) and in a
+//! state must be understood by every node before anybody writes it: reading it comes a version before writing it.
 
 use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{
@@ -19,6 +24,12 @@ pub struct Call {
     /// How long the caller will wait, for work that is bounded by it.
     pub within_ms: u64,
     pub request: Request,
+}
+
+/// What can be read of a [`Call`] whatever it asks.
+#[derive(Deserialize)]
+pub struct CallId {
+    pub id: u64,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -4,12 +4,15 @@
 // A test that cannot go on has failed.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod conformance;
+mod disk;
 mod forming;
 mod harness;
 mod leases;
 mod membership;
 mod processes;
+mod recovery;
 mod security;
 mod voters;
 mod watches;

@@ -64,10 +64,10 @@ impl Process {
     }
 
     fn start_with(&mut self, all: &[String], environment: &[(&str, &str)]) {
-        let spec = format!("{} {} {}", self.dir.path().display(), self.addr, all.join(" "));
+        let (name, spec) = node_command(self, all);
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["processes::node_process", "--exact", "--nocapture"])
-            .env(NODE, spec)
+            .env(name, spec)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .spawn()
@@ -97,6 +97,11 @@ impl Drop for Process {
             let _ = child.wait();
         }
     }
+}
+
+/// The variable that makes this binary a node, and its value.
+pub fn node_command(node: &Process, all: &[String]) -> (&'static str, String) {
+    (NODE, format!("{} {} {}", node.dir.path().display(), node.addr, all.join(" ")))
 }
 
 pub fn plan(n: usize) -> (Vec<String>, Vec<Process>) {

@@ -103,3 +103,28 @@ async fn a_witness_that_comes_late_gets_a_vote() {
     let at = group.addrs.iter().position(|a| *a == follower.addr).unwrap();
     assert!(group.node(at).health().summary.contains("5 voters"));
 }
+
+/// A herd: all twenty configured with each other, started at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_nodes_are_one_group_of_five_voters() {
+    let mut group = Group::plan(20);
+    for i in 0..20 {
+        group.start(i).await;
+    }
+    until("twenty members, five of them vote", || async {
+        group.node(19).members(DEADLINE).await.is_ok_and(|m| {
+            let (voters, there) = voting(&m);
+            m.len() == 20 && voters.len() == 5 && there.len() == 5
+        })
+    })
+    .await;
+    // Written at any, read at all, with the leader of the group gone in between.
+    write(&**group.node(7), "/a", "1").await;
+    let leader = group.leader().await;
+    group.stop(leader).await;
+    write(&**group.node((leader + 11) % 20), "/b", "2").await;
+    for node in group.running() {
+        assert_eq!(value(&**node, "/a").await.as_deref(), Some("1"));
+        assert_eq!(value(&**node, "/b").await.as_deref(), Some("2"));
+    }
+}
