@@ -218,6 +218,46 @@ pub enum StoreCommand {
         /// host:port, as `store members` shows it
         address: String,
     },
+    /// Write what the store, any store, holds of a cluster to a file
+    Snapshot(StoreSnapshot),
+    /// Write a snapshot back: what lasts, nothing of who leads, who is there or who has every commit
+    Restore(StoreRestore),
+    /// The majority of the embedded store is lost for good: make a new group of this stopped node. Always asks
+    Recover(StoreRecover),
+}
+
+#[derive(Debug, Args)]
+pub struct StoreSnapshot {
+    /// JSON; readable by its owner only
+    pub file: PathBuf,
+    /// Citus group
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StoreRestore {
+    /// As `store snapshot` wrote it
+    pub file: PathBuf,
+    /// Citus group
+    #[arg(long)]
+    pub group: Option<u32>,
+    /// Write over what is there; below a leader only in a pause
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StoreRecover {
+    /// host:port of a voter whose data_dir is gone for good; once for each
+    #[arg(long, value_name = "HOST:PORT")]
+    pub lost: Vec<String>,
+    /// Another stopped node that still has its log, and how far it goes, as this command shows it there
+    #[arg(long, value_name = "HOST:PORT=POSITION")]
+    pub survivor: Vec<String>,
 }
 
 /// What is understood when the program is called `patroni`.

@@ -1,4 +1,8 @@
-//! `store`: a voter of the embedded store without PostgreSQL, and the membership of the group.
+//! `store`: a voter of the embedded store without PostgreSQL, the membership of the group, and what is done to the
+//! content of a store.
+
+mod recover;
+mod snapshot;
 
 use std::time::Duration;
 
@@ -9,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Global, Store, StoreCommand};
 use crate::connect;
-use crate::context::{load_config, store_of};
+use crate::context::{Context, load_config, store_of};
 use crate::failure::{Failure, OrFail, Outcome, failed};
 use crate::logging;
 use crate::table;
@@ -26,6 +30,16 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
     };
     let config = load_config(global, &surus_config::environment())?;
     let store_config = store_of(&config)?;
+    match &command {
+        StoreCommand::Snapshot(args) => {
+            return snapshot::snapshot(&Context::of(config, false).await?, terminal, args).await;
+        }
+        StoreCommand::Restore(args) => {
+            return snapshot::restore(&Context::of(config, false).await?, terminal, args).await;
+        }
+        StoreCommand::Recover(args) => return recover::recover(&config, raft(&store_config)?, args, terminal).await,
+        StoreCommand::Members { .. } | StoreCommand::Add { .. } | StoreCommand::Remove { .. } => {}
+    }
     let client = connect::raft_client(raft(&store_config)?).await?;
     let explained = |e| connect::store_failure(&store_config, &e);
     match command {
@@ -60,6 +74,8 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
             say!(terminal, "{address} is no longer a member of the store");
             Ok(())
         }
+        // Done above, without a client of the group.
+        StoreCommand::Snapshot(_) | StoreCommand::Restore(_) | StoreCommand::Recover(_) => Ok(()),
     }
 }
 
