@@ -41,9 +41,10 @@ impl From<mpsc::error::SendError<WatchEvent>> for End {
 
 pub(crate) async fn run(inner: Arc<Inner>, prefix: String, events: mpsc::Sender<WatchEvent>) {
     let mut pause = FIRST_PAUSE;
+    let mut known = None;
     loop {
         let mut began = false;
-        let session = session(&inner, &prefix, &events, &mut began);
+        let session = session(&inner, &prefix, &events, &mut known, &mut began);
         let end = tokio::select! {
             end = session => end,
             () = events.closed() => return,
@@ -68,8 +69,14 @@ pub(crate) async fn run(inner: Arc<Inner>, prefix: String, events: mpsc::Sender<
     }
 }
 
-async fn session(inner: &Inner, prefix: &str, events: &mpsc::Sender<WatchEvent>, began: &mut bool) -> End {
-    match follow(inner, prefix, events, began).await {
+async fn session(
+    inner: &Inner,
+    prefix: &str,
+    events: &mpsc::Sender<WatchEvent>,
+    known: &mut Option<Known>,
+    began: &mut bool,
+) -> End {
+    match follow(inner, prefix, events, known, began).await {
         Ok(never) => match never {},
         Err(end) => end,
     }
@@ -79,19 +86,24 @@ async fn follow(
     inner: &Inner,
     prefix: &str,
     events: &mpsc::Sender<WatchEvent>,
+    known: &mut Option<Known>,
     began: &mut bool,
 ) -> Result<std::convert::Infallible, End> {
     let broken = |e: &dyn std::fmt::Display| End::Broken(e.to_string());
-    let (first, endpoint) = inner.read_from(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
+    let (mut first, endpoint) = inner.read_from(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
     let mut failures = endpoint.failures();
     let at = |text: &str| End::Broken(format!("watch at {}: {text}", endpoint.url));
     *began = true;
-    let mut known = Known::new(&first);
+    let mut index = first.revision;
+    if let Some(before) = known.as_ref().filter(|before| before.is_still(&first)) {
+        first.revision = first.revision.max(before.revision);
+    }
+    let known = known.insert(Known::new(&first));
     events.send(WatchEvent::Restarted(first)).await?;
     loop {
         let live = inner.pool.live();
         let wait = WAIT.as_secs();
-        let ask = listing(prefix, &format!("&index={}&wait={wait}s{}", known.revision, live.consistency.query()));
+        let ask = listing(prefix, &format!("&index={index}&wait={wait}s{}", live.consistency.query()));
         let asked = Instant::now();
         let limit = WAIT + WAIT / JITTER + MARGIN;
         let answer = tokio::select! {
@@ -103,20 +115,16 @@ async fn follow(
             Err(_) => return Err(at(&format!("no answer within {limit:.0?} to a request that waits {wait} s"))),
         };
         let snapshot = answer.map_err(|fault| at(fault.text()))?;
-        if snapshot.revision < known.revision {
-            // Deletions long past were forgotten, or Consul was restored; or this server is behind.
-            return Err(End::Again);
-        }
+        index = snapshot.revision;
         if snapshot.keys.is_empty() && !known.keys.is_empty() {
             inner.may_read(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
         }
-        let revision = snapshot.revision;
-        let changes = known.step(snapshot);
+        let Some(changes) = known.step(snapshot) else { return Err(End::Again) };
         let idle = changes.is_empty() && asked.elapsed() < WAIT / 2;
         for change in changes {
             events.send(change).await?;
         }
-        events.send(WatchEvent::Progress(revision)).await?;
+        events.send(WatchEvent::Progress(known.revision)).await?;
         if idle {
             sleep(IDLE_PAUSE).await;
         }
@@ -135,8 +143,21 @@ impl Known {
         Known { revision: snapshot.revision, keys }
     }
 
-    /// What leads from here to there.
-    fn step(&mut self, to: Snapshot) -> Vec<WatchEvent> {
+    /// The same keys at the same versions.
+    fn is_still(&self, snapshot: &Snapshot) -> bool {
+        let same = |kv: &KeyValue| self.keys.get(&kv.key) == Some(&kv.version);
+        self.keys.len() == snapshot.keys.len() && snapshot.keys.iter().all(same)
+    }
+
+    /// What leads from here to there, and this is there then.
+    ///
+    /// A state may be told with an earlier revision. Consul remembers deletions for a quarter of an hour, and when it
+    /// forgets one that was the last change, the last but one is the last: nothing has happened. If it is another state,
+    /// Consul was restored or this server is behind: `None`, all is to be read again.
+    fn step(&mut self, to: Snapshot) -> Option<Vec<WatchEvent>> {
+        if to.revision < self.revision {
+            return self.is_still(&to).then(Vec::new);
+        }
         let next = Known::new(&to);
         let gone = self.keys.keys().filter(|key| !next.keys.contains_key(*key));
         let mut changes: Vec<WatchEvent> =
@@ -144,7 +165,7 @@ impl Known {
         let changed = |kv: &KeyValue| self.keys.get(&kv.key) != Some(&kv.version);
         changes.extend(to.keys.into_iter().filter(changed).map(WatchEvent::Put));
         *self = next;
-        changes
+        Some(changes)
     }
 }
 
@@ -168,6 +189,7 @@ mod tests {
         let to = state(9, &[("a", 3), ("c", 8), ("d", 9)]);
         let told: Vec<String> = known
             .step(to)
+            .unwrap()
             .iter()
             .map(|event| match event {
                 WatchEvent::Put(kv) => format!("{} at {}", kv.key, kv.version),
@@ -176,7 +198,19 @@ mod tests {
             })
             .collect();
         assert_eq!(told, ["b gone at 9", "c at 8", "d at 9"]);
-        assert!(known.step(state(9, &[("a", 3), ("c", 8), ("d", 9)])).is_empty());
+        assert_eq!(known.step(state(9, &[("a", 3), ("c", 8), ("d", 9)])), Some(vec![]));
         assert_eq!(known.revision, 9);
+    }
+
+    #[test]
+    fn an_earlier_revision_of_the_same_state_is_no_step_back() {
+        let mut known = Known::new(&state(9, &[("a", 3), ("b", 4)]));
+        assert_eq!(known.step(state(4, &[("a", 3), ("b", 4)])), Some(vec![]), "a deletion at 9 was forgotten");
+        assert_eq!(known.revision, 9);
+        assert!(known.step(state(12, &[("a", 3), ("b", 12)])).is_some_and(|changes| changes.len() == 1));
+        for other in [&[("a", 3)][..], &[("a", 2), ("b", 12)], &[("a", 3), ("b", 12), ("c", 1)]] {
+            assert_eq!(known.step(state(11, other)), None, "{other:?}");
+            assert_eq!(known.revision, 12);
+        }
     }
 }

@@ -173,6 +173,13 @@ pub fn apply_dcs_url(config: &mut ClientConfig, url: &str) -> Outcome {
         }
         "consul" => {
             let address = HostPort { host, port: port.unwrap_or(8500) };
+            // As above: the token and the certificates stay those of the configuration.
+            if let Some(StoreConfig::Consul(mut consul)) = config.store.take() {
+                let tls = consul.endpoints.iter().any(|url| url.starts_with("https:"));
+                consul.endpoints = vec![format!("{}://{address}", if tls { "https" } else { "http" })];
+                config.store = Some(StoreConfig::Consul(consul));
+                return namespace(config, path);
+            }
             StoreConfig::Consul(ConsulConfig {
                 endpoints: vec![format!("http://{address}")],
                 token: None,
@@ -200,6 +207,10 @@ pub fn apply_dcs_url(config: &mut ClientConfig, url: &str) -> Outcome {
         }
         other => return failed(format!("Unknown dcs scheme: {other}")),
     });
+    namespace(config, path)
+}
+
+fn namespace(config: &mut ClientConfig, path: &str) -> Outcome {
     if path.len() > 1 {
         config.namespace = path.to_owned();
     }
