@@ -33,7 +33,9 @@ impl Settings {
     pub fn new(local: LocalConfig) -> Settings {
         let cached = read_cache(&local.postgresql.data_dir);
         let document = cached
-            .or_else(|| local.bootstrap.as_ref().map(|b| surus_config::new_cluster_document(&b.dcs)))
+            .or_else(|| {
+                local.bootstrap.as_ref().map(|b| surus_config::new_cluster_document(&b.dcs, local.store.least_ttl()))
+            })
             .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         let (dynamic, warnings) = DynamicConfig::read(&document);
         tell(&warnings);
@@ -98,7 +100,7 @@ impl Settings {
     /// The document a member writes when it creates the cluster.
     pub fn founding_document(&self) -> Value {
         let dcs = self.local.bootstrap.as_ref().map_or(Value::Null, |b| b.dcs.clone());
-        surus_config::new_cluster_document(&dcs)
+        surus_config::new_cluster_document(&dcs, self.local.store.least_ttl())
     }
 
     pub fn instance(&self) -> InstanceConfig {

@@ -1,5 +1,7 @@
 //! The dynamic configuration as a JSON document: changing, comparing, making a new one (`spec/config.md §0`, `§6.6`).
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use crate::timing;
@@ -71,12 +73,16 @@ fn python_text(value: &Value) -> String {
 }
 
 /// What a member that initialises a cluster writes: `bootstrap.dcs` as it is, with the timing it leaves out. All three
-/// left out: `Timing::NEW_CLUSTER`. Some written: those are kept and the others chosen to go with them.
-pub fn new_cluster_document(bootstrap_dcs: &Value) -> Value {
+/// left out: `Timing::NEW_CLUSTER`, or what goes with a store that holds a lead no shorter than `least`. Some written:
+/// those are kept and the others chosen to go with them.
+pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>) -> Value {
     let written = bootstrap_dcs.as_object().cloned().unwrap_or_default();
     let value = |key: &str| written.get(key).filter(|v| !v.is_null());
     let number = |key: &str| value(key).and_then(timing::whole_seconds);
-    let timing = timing::complete(number("ttl"), number("loop_wait"), number("retry_timeout"));
+    let timing = match (number("ttl"), number("loop_wait"), number("retry_timeout")) {
+        (None, None, None) => timing::complete(least.and_then(|t| i64::try_from(t.as_secs()).ok()), None, None),
+        (ttl, loop_wait, retry_timeout) => timing::complete(ttl, loop_wait, retry_timeout),
+    };
     let mut document = Map::new();
     for (key, chosen) in [("ttl", timing.ttl), ("loop_wait", timing.loop_wait), ("retry_timeout", timing.retry_timeout)]
     {
@@ -152,12 +158,12 @@ mod tests {
             (json!({"ttl": 30, "retry_timeout": 10}), [30, 10, 10]),
             (json!({"loop_wait": 1, "retry_timeout": 1}), [8, 1, 1]),
         ] {
-            let document = new_cluster_document(&written);
+            let document = new_cluster_document(&written, None);
             let timing = ["ttl", "loop_wait", "retry_timeout"].map(|k| document[k].as_i64().unwrap());
             assert_eq!(timing, expected, "{written}");
             assert!(timing[1] + 2 * timing[2] <= timing[0], "{written}");
         }
-        let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}));
+        let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}), None);
         assert_eq!(kept.to_string(), r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"x_unknown":{"a":null}}"#);
     }
 

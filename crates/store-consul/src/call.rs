@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::endpoint::{Answer, Ask, Endpoint};
 use crate::fault::Fault;
-use crate::pool::Pool;
+use crate::pool::{Live, Pool};
 
 /// Less than this is no fair chance for an agent that works.
 const SHORTEST_TRY: Duration = Duration::from_millis(300);
@@ -81,7 +81,18 @@ impl Pool {
         ask: &Ask,
         read: impl Fn(&Answer) -> Result<T, Fault>,
     ) -> StoreResult<(T, Arc<Endpoint>)> {
-        let live = self.live();
+        self.call_with(&self.live(), what, effect, end, ask, read).await
+    }
+
+    pub(crate) async fn call_with<T>(
+        &self,
+        live: &Live,
+        what: &str,
+        effect: Effect,
+        end: Instant,
+        ask: &Ask,
+        read: impl Fn(&Answer) -> Result<T, Fault>,
+    ) -> StoreResult<(T, Arc<Endpoint>)> {
         let mut failures = Failures::default();
         let mut pause = FIRST_PAUSE;
         let mut patience = PATIENCE;
@@ -110,9 +121,9 @@ impl Pool {
                 // A try with a limit of its own is over before the next.
                 next_at = if effect == Effect::None { Instant::now() + share.min(patience) } else { end };
                 waited_for.push(endpoint.clone());
-                let (token, dc, read) = (live.token.as_deref(), live.dc.as_deref(), &read);
+                let read = &read;
                 asked.push(async move {
-                    let outcome = match timeout(limit, endpoint.ask(ask, token, dc)).await {
+                    let outcome = match timeout(limit, endpoint.ask(ask, live)).await {
                         Ok(answer) => answer.and_then(|answer| read(&answer)),
                         Err(_) => Err(Fault::Unknown(format!("no answer within {limit:.1?}"))),
                     };

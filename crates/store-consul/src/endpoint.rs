@@ -3,11 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, Method};
+use reqwest::Method;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::fault::Fault;
+use crate::pool::Live;
 
 const FIRST_QUARANTINE: Duration = Duration::from_millis(500);
 const LONGEST_QUARANTINE: Duration = Duration::from_secs(30);
@@ -16,7 +17,6 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 pub(crate) struct Endpoint {
     pub(crate) url: String,
-    http: Client,
     conduct: Mutex<Conduct>,
     /// Counts failures, so that a watch on this agent leaves it before its own time is up.
     failures: watch::Sender<u64>,
@@ -64,18 +64,19 @@ impl Answer {
 }
 
 impl Endpoint {
-    pub(crate) fn new(url: String, http: Client) -> Endpoint {
-        Endpoint { url, http, conduct: Mutex::default(), failures: watch::Sender::new(0) }
+    pub(crate) fn new(url: String) -> Endpoint {
+        Endpoint { url, conduct: Mutex::default(), failures: watch::Sender::new(0) }
     }
 
-    pub(crate) async fn ask(&self, ask: &Ask, token: Option<&str>, dc: Option<&str>) -> Result<Answer, Fault> {
+    pub(crate) async fn ask(&self, ask: &Ask, live: &Live) -> Result<Answer, Fault> {
         let mut url = format!("{}{}", self.url, ask.path);
-        if let Some(dc) = dc {
+        // An agent answers for its own services only.
+        if let Some(dc) = live.dc.as_ref().filter(|_| !ask.path.starts_with("/v1/agent/")) {
             url.push(if ask.path.contains('?') { '&' } else { '?' });
             url.push_str(&format!("dc={}", crate::kv::encode(dc)));
         }
-        let mut request = self.http.request(ask.method.clone(), url);
-        if let Some(token) = token {
+        let mut request = live.http.request(ask.method.clone(), url);
+        if let Some(token) = &live.token {
             request = request.header("X-Consul-Token", token);
         }
         if let Some(body) = &ask.body {

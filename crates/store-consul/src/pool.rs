@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use surus_store::{StoreError, StoreResult};
+use tokio::sync::watch;
 
 use crate::endpoint::Endpoint;
 use crate::fault::chain;
@@ -21,20 +22,52 @@ pub(crate) struct Pool {
     /// The one that answered last comes first.
     endpoints: Mutex<Vec<Arc<Endpoint>>>,
     live: Mutex<Live>,
+    /// Counts the exchanges.
+    exchanged: watch::Sender<u64>,
 }
 
-/// What a reload may change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What may be exchanged while all goes on.
+#[derive(Clone)]
 pub(crate) struct Live {
+    pub(crate) http: reqwest::Client,
     pub(crate) token: Option<String>,
     pub(crate) consistency: Consistency,
     pub(crate) dc: Option<String>,
+    /// What `http` was made of.
+    tls: [Option<String>; 3],
+    verify: bool,
 }
 
 impl Live {
-    pub(crate) fn of(options: &ConsulOptions) -> Live {
+    pub(crate) fn of(options: &ConsulOptions, https: bool) -> StoreResult<Live> {
         let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-        Live { token: given(&options.token), consistency: options.consistency, dc: given(&options.dc) }
+        // The library's own TLS settings read the system's certificate store at once, and fail where there is none.
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(options, https)?)
+            .user_agent(concat!("Surus/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(KEPT_IDLE)
+            .pool_max_idle_per_host(2)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|e| refused(format!("the client for Consul cannot be set up: {}", chain(&e))))?;
+        Ok(Live {
+            http,
+            token: given(&options.token),
+            consistency: options.consistency,
+            dc: given(&options.dc),
+            tls: [&options.ca_pem, &options.cert_pem, &options.key_pem].map(Clone::clone),
+            verify: options.verify,
+        })
+    }
+
+    fn is(&self, other: &Live) -> bool {
+        let of = |live: &Live| (live.token.clone(), live.consistency, live.dc.clone(), live.tls.clone(), live.verify);
+        of(self) == of(other)
     }
 }
 
@@ -51,22 +84,9 @@ impl Pool {
             return Err(StoreError::Refused("no Consul agent is configured: set `consul.host`".to_owned()));
         }
         let https = urls.iter().any(|url| url.starts_with("https:"));
-        // The library's own TLS settings read the system's certificate store at once, and fail where there is none.
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(options, https)?)
-            .user_agent(concat!("Surus/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(KEPT_IDLE)
-            .pool_max_idle_per_host(2)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|e| refused(format!("the client for Consul cannot be set up: {}", chain(&e))))?;
-        let endpoints = urls.into_iter().map(|url| Arc::new(Endpoint::new(url, http.clone()))).collect();
-        Ok(Pool { endpoints: Mutex::new(endpoints), live: Mutex::new(Live::of(options)) })
+        let live = Live::of(options, https)?;
+        let endpoints = urls.into_iter().map(|url| Arc::new(Endpoint::new(url))).collect();
+        Ok(Pool { endpoints: Mutex::new(endpoints), live: Mutex::new(live), exchanged: watch::Sender::new(0) })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Endpoint>>> {
@@ -77,10 +97,24 @@ impl Pool {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// True if it was something else.
-    pub(crate) fn set_live(&self, live: Live) -> bool {
-        let mut current = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, live.clone()) != live
+    /// Uses this from here on, if it is something else.
+    pub(crate) fn set_live(&self, live: Live) {
+        if !self.uses(&live) {
+            *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+            self.exchanged.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(crate) fn uses(&self, live: &Live) -> bool {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).is(live)
+    }
+
+    pub(crate) fn exchanged(&self) -> watch::Receiver<u64> {
+        self.exchanged.subscribe()
+    }
+
+    pub(crate) fn https(&self) -> bool {
+        self.lock().iter().any(|endpoint| endpoint.url.starts_with("https:"))
     }
 
     /// The first one, before any answered.

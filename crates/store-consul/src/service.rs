@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use surus_store::{StoreError, StoreResult};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::endpoint::Ask;
@@ -25,6 +26,11 @@ impl ConsulStore {
         self.service("deregister", Method::PUT, path, None, name, deadline).await
     }
 
+    /// Counts the exchanges of token and certificates: Consul keeps the token a service was registered with.
+    pub fn access_exchanged(&self) -> watch::Receiver<u64> {
+        self.inner.pool.exchanged()
+    }
+
     async fn service(
         &self,
         what: &str,
@@ -38,8 +44,7 @@ impl ConsulStore {
         let ask = Ask { method, path, body, right };
         let live = self.inner.pool.live();
         let home = &self.inner.home;
-        // An agent answers for its own datacenter only.
-        let asked = timeout(deadline, home.ask(&ask, live.token.as_deref(), None)).await;
+        let asked = timeout(deadline, home.ask(&ask, &live)).await;
         let answer = match asked {
             Ok(answer) => answer,
             Err(_) => Err(Fault::Unknown(format!("no answer within {deadline:.1?}"))),

@@ -67,10 +67,17 @@ impl ConsulStore {
         })
     }
 
-    /// The requests from now on carry the token and ask the datacenter of these options, and watches ask with their
-    /// consistency. True if any of that is a change.
-    pub fn reload(&self, options: &ConsulOptions) -> bool {
-        self.inner.pool.set_live(Live::of(options))
+    /// The requests from now on have the token, the certificates, the datacenter and the consistency of these options,
+    /// once the prefix has been read so. `false` if that is no change.
+    pub async fn replace_access(&self, options: &ConsulOptions, prefix: &str, deadline: Duration) -> StoreResult<bool> {
+        let pool = &self.inner.pool;
+        let live = Live::of(options, pool.https())?;
+        if pool.uses(&live) {
+            return Ok(false);
+        }
+        self.inner.may_read_with(&live, prefix, Instant::now() + deadline).await?;
+        pool.set_live(live);
+        Ok(true)
     }
 }
 
@@ -88,9 +95,14 @@ impl Inner {
     /// Consul leaves out what a token may not read, all of it if need be: an empty cluster and a token without rights look
     /// the same. A single key is refused.
     pub(crate) async fn may_read(&self, prefix: &str, end: Instant) -> StoreResult<()> {
+        self.may_read_with(&self.pool.live(), prefix, end).await
+    }
+
+    async fn may_read_with(&self, live: &Live, prefix: &str, end: Instant) -> StoreResult<()> {
         let mut ask = single(&format!("{prefix}leader"));
         ask.right = listing(prefix, "").right;
-        self.pool.call("read", Effect::None, end, &ask, |answer| kv::entry(answer, &ask.right)).await.map(drop)
+        let read = self.pool.call_with(live, "read", Effect::None, end, &ask, |answer| kv::entry(answer, &ask.right));
+        read.await.map(drop)
     }
 
     async fn grant(&self, lease: Duration, end: Instant) -> StoreResult<LeaseId> {

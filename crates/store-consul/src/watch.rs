@@ -90,7 +90,8 @@ async fn follow(
     began: &mut bool,
 ) -> Result<std::convert::Infallible, End> {
     let broken = |e: &dyn std::fmt::Display| End::Broken(e.to_string());
-    let (mut first, endpoint) = inner.read_from(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
+    let (mut first, endpoint) =
+        inner.read_from(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
     let mut failures = endpoint.failures();
     let at = |text: &str| End::Broken(format!("watch at {}: {text}", endpoint.url));
     *began = true;
@@ -107,7 +108,7 @@ async fn follow(
         let asked = Instant::now();
         let limit = WAIT + WAIT / JITTER + MARGIN;
         let answer = tokio::select! {
-            answer = timeout(limit, endpoint.ask(&ask, live.token.as_deref(), live.dc.as_deref())) => answer,
+            answer = timeout(limit, endpoint.ask(&ask, &live)) => answer,
             _ = failures.changed() => return Err(at("the agent failed other requests")),
         };
         let answer = match answer {

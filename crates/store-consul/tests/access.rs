@@ -83,12 +83,14 @@ async fn tokens_and_the_rights_they_lack() {
     let unknown = ConsulStore::connect(with_token(url, "00000000-0000-4000-8000-000000000000")).unwrap();
     let text = refused(unknown.read("/service/demo/", DEADLINE).await);
     assert!(text.contains("does not know the token"), "{text}");
-    // The token is exchanged while all goes on, and the watch with it.
+    // The token is exchanged while all goes on, and the watch with it; not for one that cannot read.
     let mut watch = unknown.watch("/service/demo/");
     assert!(matches!(next(&mut watch).await, WatchEvent::Broken(_)));
-    assert!(unknown.reload(&with_token(url, &full)));
-    assert!(!unknown.reload(&with_token(url, &full)));
-    unknown.read("/service/demo/", DEADLINE).await.unwrap();
+    let prefix = "/service/demo/";
+    assert_eq!(unknown.replace_access(&with_token(url, &full), prefix, DEADLINE).await, Ok(true));
+    assert_eq!(unknown.replace_access(&with_token(url, &full), prefix, DEADLINE).await, Ok(false));
+    refused(unknown.replace_access(&options(&[url]), prefix, DEADLINE).await);
+    write(&unknown, "/service/demo/x", "4").await.unwrap();
     loop {
         if let WatchEvent::Restarted(_) = next(&mut watch).await {
             break;
@@ -155,7 +157,16 @@ async fn tls_with_and_without_a_certificate_of_ones_own() {
     let unchecked = ConsulOptions { ca_pem: None, verify: false, ..good.clone() };
     write(&ConsulStore::connect(unchecked).unwrap(), "/x", "3").await.unwrap();
 
+    // Certificates are exchanged too, and those that are not taken are not taken up.
+    let (cert, key) = authority.signed(&["another"]);
+    let other = ConsulOptions { cert_pem: Some(cert), key_pem: Some(key), ..good.clone() };
+    assert_eq!(kv.replace_access(&other, "/", DEADLINE).await, Ok(true));
     let soon = Duration::from_secs(3);
+    let (cert, key) = Authority::new().signed(&["stranger"]);
+    let unknown = ConsulOptions { cert_pem: Some(cert), key_pem: Some(key), ..good.clone() };
+    assert!(kv.replace_access(&unknown, "/", soon).await.is_err());
+    write(&kv, "/x", "4").await.unwrap();
+
     let stranger = ConsulOptions { ca_pem: Some(Authority::new().pem), ..good.clone() };
     let text = refused(ConsulStore::connect(stranger).unwrap().read("/", soon).await);
     assert!(text.contains("certificate") && text.contains("cacert"), "{text}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Cluster, StoreKind, Writer, wait_for};
+use surus_testbed::{Cluster, Signal, StoreKind, Writer, procs, wait_for};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -97,6 +97,15 @@ async fn a_cluster_on_consul() -> Result<()> {
     let third = cluster.wait_leader_other_than(second).await?;
     writer.writes_to(third).await?;
     cluster.start(second)?;
+    ensure!(cluster.wait_healthy().await? == third);
+    catalogue(&cluster, third, &[]).await?;
+
+    // An agent that makes room for its successor leaves the service where it is, and the lead.
+    let pid = cluster.nodes[third].agent_pid().context("no agent")?;
+    ensure!(procs::signal(pid, Signal::USR1), "no agent any more");
+    cluster.exited(third).await?;
+    ensure!(services(&cluster).await?.len() == 3, "{:?}", services(&cluster).await?);
+    cluster.start(third)?;
     ensure!(cluster.wait_healthy().await? == third);
     catalogue(&cluster, third, &[]).await?;
 

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::handle::{Reply, Request};
+use crate::stores::consul::Consul;
 
 pub struct Signals {
     terminate: Signal,
@@ -50,6 +51,7 @@ impl Agent {
                 _ = signals.interrupt.recv() => return self.end("SIGINT"),
                 _ = signals.leave.recv() => {
                     self.leaves_as_it_is = true;
+                    self.consul.iter().for_each(Consul::stay);
                     return;
                 }
                 () = exited => {

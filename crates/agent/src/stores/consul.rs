@@ -1,6 +1,8 @@
 //! Consul, from its section.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,12 +10,21 @@ use surus_conduct::publish::Desired;
 use surus_config::{ConsulConfig, ConsulService};
 use surus_store_consul::{Consistency, ConsulOptions, ConsulStore};
 use tokio::sync::watch;
-use tracing::info;
 
 use super::service;
 
 /// `session` is what operators find this process under in Consul.
 pub fn options(consul: &ConsulConfig, session: &str) -> anyhow::Result<ConsulOptions> {
+    Ok(ConsulOptions {
+        endpoints: consul.endpoints.clone(),
+        session_name: session.to_owned(),
+        checks: consul.checks.clone(),
+        ..access(consul)?
+    })
+}
+
+/// What may be exchanged while the agent runs, as the files have it now.
+pub fn access(consul: &ConsulConfig) -> anyhow::Result<ConsulOptions> {
     let pem = |key: &str, path: &Option<std::path::PathBuf>| -> anyhow::Result<Option<String>> {
         path.as_deref()
             .map(|p: &Path| {
@@ -22,19 +33,10 @@ pub fn options(consul: &ConsulConfig, session: &str) -> anyhow::Result<ConsulOpt
             .transpose()
     };
     Ok(ConsulOptions {
-        endpoints: consul.endpoints.clone(),
         ca_pem: pem("cacert", &consul.cacert)?,
         cert_pem: pem("cert", &consul.cert)?,
         key_pem: pem("key", &consul.key)?,
         verify: consul.verify,
-        session_name: session.to_owned(),
-        checks: consul.checks.clone(),
-        ..reloadable(consul)
-    })
-}
-
-fn reloadable(consul: &ConsulConfig) -> ConsulOptions {
-    ConsulOptions {
         token: consul.token.as_ref().map(|token| token.expose().to_owned()),
         dc: consul.dc.clone(),
         consistency: match consul.consistency.as_str() {
@@ -43,7 +45,7 @@ fn reloadable(consul: &ConsulConfig) -> ConsulOptions {
             _ => Consistency::Default,
         },
         ..ConsulOptions::default()
-    }
+    })
 }
 
 /// What of Consul goes beyond the store contract.
@@ -53,23 +55,29 @@ pub struct Consul {
     scope: String,
     name: String,
     settings: watch::Sender<service::Settings>,
+    stays: Arc<AtomicBool>,
 }
 
 impl Consul {
     pub fn new(store: ConsulStore, scope: &str, name: &str, service: &ConsulService) -> Consul {
         let settings = service::Settings { service: service.clone(), ..service::Settings::default() };
-        Consul { store, scope: scope.to_owned(), name: name.to_owned(), settings: watch::Sender::new(settings) }
+        Consul {
+            store,
+            scope: scope.to_owned(),
+            name: name.to_owned(),
+            settings: watch::Sender::new(settings),
+            stays: Arc::default(),
+        }
     }
 
-    /// Brings what may change while the agent runs into force.
+    pub fn store(&self) -> ConsulStore {
+        self.store.clone()
+    }
+
+    /// Brings the service's settings into force.
     pub fn set(&self, section: &ConsulConfig, ttl: Duration) {
-        let changed = self.store.reload(&reloadable(section));
-        if changed {
-            info!("requests to Consul use the token, the datacenter and the consistency of the new configuration");
-        }
         self.settings.send_if_modified(|settings| {
-            let token = settings.token + u64::from(changed);
-            let new = service::Settings { service: section.service.clone(), ttl, token };
+            let new = service::Settings { service: section.service.clone(), ttl };
             std::mem::replace(settings, new.clone()) != new
         });
     }
@@ -79,8 +87,13 @@ impl Consul {
         tokio::spawn(service::keep(self.store.clone(), self.scope.clone(), member, self.settings.subscribe()));
     }
 
+    /// A successor goes on where this process ends: the service stays in the catalogue meanwhile.
+    pub fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
     pub async fn leave(&self) {
-        if self.settings.borrow().service.register {
+        if self.settings.borrow().service.register && !self.stays.load(Ordering::Relaxed) {
             service::leave(&self.store, &self.scope, &self.name).await;
         }
     }

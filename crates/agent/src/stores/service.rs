@@ -20,8 +20,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub service: ConsulService,
     pub ttl: Duration,
-    /// Counts the changes of the token: what another one may not touch, this one may.
-    pub token: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -102,19 +100,21 @@ pub async fn keep(
     mut settings: watch::Receiver<Settings>,
 ) {
     let name = name(&scope);
-    let mut done: Option<(Wanted, Settings)> = None;
+    let mut access = store.access_exchanged();
+    let mut done: Option<(Wanted, Settings, u64)> = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let now = settings.borrow_and_update().clone();
+        let exchanged = *access.borrow_and_update();
         let own = member.borrow_and_update().member.clone();
         let want = own.as_ref().map(|own| (wanted(&now.service, now.ttl, &scope, own), own.name.0.clone()));
         let mut again = None;
         match want {
             // Once it runs again it is registered anew: Consul may have removed it meanwhile.
-            Some((Wanted::AsItIs, _)) => done = done.filter(|(was, _)| *was == Wanted::Gone),
+            Some((Wanted::AsItIs, _)) => done = done.filter(|(was, ..)| *was == Wanted::Gone),
             // What was never registered by anybody is not to be asked about.
             Some((Wanted::Gone, _)) if done.is_none() && !now.service.register => {}
-            Some((want, own)) if done.as_ref() != Some(&(want.clone(), now.clone())) => {
+            Some((want, own)) if done.as_ref() != Some(&(want.clone(), now.clone(), exchanged)) => {
                 match carry_out(&store, &name, &id(&scope, &own), &want).await {
                     Ok(()) => {
                         match &want {
@@ -123,7 +123,7 @@ pub async fn keep(
                             }
                             _ => info!("deregistered from Consul as service {name}"),
                         }
-                        done = Some((want, now));
+                        done = Some((want, now, exchanged));
                         pause = FIRST_PAUSE;
                     }
                     Err(e) => {
@@ -138,6 +138,7 @@ pub async fn keep(
         let changed = tokio::select! {
             changed = member.changed(), if again.is_none() => changed,
             changed = settings.changed() => changed,
+            changed = access.changed() => changed,
             () = sleep(again.unwrap_or_default()), if again.is_some() => Ok(()),
         };
         if changed.is_err() {

@@ -50,7 +50,8 @@ impl ConsulConfig {
     /// Without what a reload brings into force.
     pub(super) fn fixed(&self) -> ConsulConfig {
         let (consistency, service) = (String::new(), ConsulService::default());
-        ConsulConfig { token: None, dc: None, consistency, service, ..self.clone() }
+        let (cacert, cert, key) = (None, None, None);
+        ConsulConfig { token: None, dc: None, verify: true, cacert, cert, key, consistency, service, ..self.clone() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The section that names the store (`spec/config.md §4.6`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::consul::{ConsulConfig, consul};
 use crate::address::{self, HostPort};
@@ -233,6 +234,12 @@ fn endpoint(r: &mut Reader, text: &str, protocol: &str, place: &Place, path: &st
 }
 
 impl StoreConfig {
+    /// What a shorter `ttl` would be no better than: Consul grants no session less than 10 s unless it is told to, and ends
+    /// it twice as late. A primary that gives up before that only makes the cluster wait.
+    pub fn least_ttl(&self) -> Option<Duration> {
+        matches!(self, StoreConfig::Consul(_)).then_some(Duration::from_secs(20))
+    }
+
     /// Whether what differs needs a restart of the agent: not all of Consul's settings do, and credentials of etcd are
     /// exchanged while it is used.
     pub(super) fn needs_restart(&self, new: &StoreConfig) -> bool {

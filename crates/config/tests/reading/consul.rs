@@ -94,3 +94,15 @@ fn a_reload_brings_some_of_it_into_force() {
     assert_eq!(old.restart_only_changes(&new), Vec::<&str>::new());
     assert_eq!(old.restart_only_changes(&load("{host: b}")), ["store"]);
 }
+
+#[test]
+fn a_new_cluster_gets_a_ttl_that_consul_can_keep() {
+    let least = load(&with_store("consul: {host: a}\n")).unwrap().store.least_ttl();
+    let timing = |written: serde_json::Value| {
+        let document = surus_config::new_cluster_document(&written, least);
+        ["ttl", "loop_wait", "retry_timeout"].map(|key| document[key].as_i64().unwrap())
+    };
+    assert_eq!(timing(serde_json::json!({})), [20, 5, 7]);
+    assert_eq!(timing(serde_json::json!({"ttl": 30, "loop_wait": 10, "retry_timeout": 10})), [30, 10, 10]);
+    assert_eq!(timing(serde_json::json!({"ttl": 12}))[0], 12, "what is written counts");
+}

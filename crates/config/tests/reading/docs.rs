@@ -8,12 +8,13 @@ use surus_config::{DynamicConfig, LocalConfig, new_cluster_document};
 use crate::support::env;
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
+const CONSUL: &str = include_str!("../../../../docs/consul.md");
 const BACKUPS: &str = include_str!("../../../../docs/backups.md");
 
 /// Fenced blocks of one language.
 pub fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    let pages = [PAGE, BACKUPS].into_iter();
+    let pages = [PAGE, BACKUPS, CONSUL].into_iter();
     pages.flat_map(|page| page.split(&fence).skip(1)).filter_map(|rest| rest.split("\n```").next()).collect()
 }
 
@@ -59,7 +60,7 @@ fn documents_are_read_without_a_warning() {
 
 #[test]
 fn the_timing_of_a_new_cluster_is_what_the_page_says() {
-    let document = new_cluster_document(&Value::Null);
+    let document = new_cluster_document(&Value::Null, None);
     for key in ["ttl", "loop_wait", "retry_timeout"] {
         let claim = format!("{key} {}", document[key]);
         assert!(PAGE.contains(&claim), "the page does not say `{claim}`");
