@@ -13,6 +13,7 @@ pub mod lease;
 mod loss;
 mod measure;
 mod member;
+mod peer_files;
 pub mod rest;
 mod run;
 #[cfg(test)]

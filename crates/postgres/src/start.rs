@@ -72,6 +72,9 @@ impl Instance {
         let raised = if role.is_primary() { BTreeMap::new() } else { raised_limits(&config, &control) };
         let mut overrides: BTreeMap<String, String> =
             raised.iter().map(|(name, r)| (name.clone(), r.old_value.clone())).collect();
+        if !role.is_primary() {
+            overrides.extend(unsaid_limits(&config, &control));
+        }
         overrides.extend(self.socket_override(&config).await?);
         *lock(&self.inner.overrides) = Some(overrides.clone());
         self.close_session().await;
@@ -245,15 +248,22 @@ impl Instance {
     }
 }
 
+fn configured(config: &InstanceConfig, name: &str) -> Option<String> {
+    let on_line = config.command_line.iter().find(|(n, _)| n == name).map(|(_, v)| v);
+    on_line.or_else(|| config.parameters.get(name)).cloned()
+}
+
+/// Those that were left out because the program did not take them: its own default may be less than the primary runs with.
+fn unsaid_limits(config: &InstanceConfig, control: &ControlData) -> BTreeMap<String, String> {
+    let unsaid = control.limits.iter().filter(|(name, _)| configured(config, name).is_none());
+    unsaid.map(|(name, needed)| (name.clone(), needed.to_string())).collect()
+}
+
 /// A standby does not start with less than its primary ran with.
 fn raised_limits(config: &InstanceConfig, control: &ControlData) -> BTreeMap<String, PendingRestart> {
-    let configured = |name: &str| {
-        let on_line = config.command_line.iter().find(|(n, _)| n == name).map(|(_, v)| v);
-        on_line.or_else(|| config.parameters.get(name)).cloned()
-    };
     let mut raised = BTreeMap::new();
     for (name, needed) in &control.limits {
-        if let Some(value) = configured(name)
+        if let Some(value) = configured(config, name)
             && value.trim().parse::<i64>().is_ok_and(|v| v < *needed)
         {
             raised.insert(name.clone(), PendingRestart { old_value: needed.to_string(), new_value: value });
@@ -372,6 +382,7 @@ mod tests {
         assert_eq!(raised.keys().collect::<Vec<_>>(), ["max_connections", "max_worker_processes"]);
         assert_eq!(raised["max_connections"].old_value, "100");
         assert_eq!(raised["max_connections"].new_value, "50");
+        assert_eq!(unsaid_limits(&config, &control), [("max_locks_per_transaction".into(), "64".into())].into());
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Agent {
                         return;
                     }
                 }
+                () = self.peer_files.exchanged() => self.renew_peer_client(),
                 _ = signals.hangup.recv() => {
                     info!("reloading the configuration (SIGHUP)");
                     self.reload_local();

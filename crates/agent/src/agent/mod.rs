@@ -42,6 +42,7 @@ use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
 use crate::loss::Losses;
 use crate::measure::Measures;
+use crate::peer_files::PeerFiles;
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
@@ -88,6 +89,7 @@ pub struct Agent {
     watchdog_state: watch::Receiver<WatchdogState>,
     deadline: Arc<Deadline>,
     api: Arc<surus_api::Client>,
+    peer_files: PeerFiles,
     access: Access,
     rest: Reloader,
     consul: Option<Consul>,
@@ -166,6 +168,7 @@ impl Agent {
             inherited.and_then(Inherited::until),
         );
         let watchdog = WatchdogKeeper::start(settings.local.watchdog.clone(), timing, lease.subscribe());
+        let peer_files = PeerFiles::start(&settings.local.ctl);
         let wake = Arc::<Notify>::default();
         let stalls = StallWatch::start(instance.clone(), settings.data_dir(), timing, lease.subscribe(), wake.clone());
         let (keys, desired) = watch::channel(Desired { loop_wait: timing.loop_wait, ..Desired::default() });
@@ -241,6 +244,7 @@ impl Agent {
             _follower: follower,
             lease,
             api,
+            peer_files,
             access,
             rest,
             consul,
@@ -431,6 +435,21 @@ impl Agent {
         self.upkeep.reload_wanted = true;
     }
 
+    /// The certificate that other members are called with is another one now.
+    fn renew_peer_client(&mut self) {
+        match crate::run::peer_client(&self.settings.local) {
+            Ok(client) => {
+                info!("calls to other members are made with the certificate that is in the files of ctl now");
+                self.api = Arc::new(client.clone());
+                let rest = self.rest.clone();
+                tokio::spawn(async move { rest.call_others_with(client).await });
+            }
+            Err(e) => warn!(
+                "the files of ctl have changed and cannot be used, calls to other members are made as before: {e:#}"
+            ),
+        }
+    }
+
     fn reload_local(&mut self) {
         match self.source.load() {
             Ok(local) => {
@@ -462,6 +481,7 @@ impl Agent {
                         warn!("the REST API was not reloaded, its old settings stay in force: {e}");
                     }
                 });
+                self.peer_files.set(&local.ctl);
                 self.access.set(&local.store);
                 self.fence.set_mode(local.fence);
                 if !self.settings.set_local(local) {

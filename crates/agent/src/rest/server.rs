@@ -105,6 +105,11 @@ impl Reloader {
         self.policy.store(Arc::new(policy));
     }
 
+    pub async fn call_others_with(&self, peers: surus_api::Client) {
+        let _whole = self.current.lock().await;
+        self.replace(Policy { peers, ..(*self.policy()).clone() });
+    }
+
     pub async fn files(&self) -> Option<RestTls> {
         self.current.lock().await.files.clone()
     }
