@@ -132,6 +132,25 @@ async fn restart_reload_and_reinitialise() -> Result<()> {
         .await?;
     }
 
+    // What was in the way of a reload is gone: nobody has to ask again.
+    let in_the_way = cluster.node(replica).data_dir().join("postgresql.conf.surus.new");
+    std::fs::create_dir(&in_the_way)?;
+    cluster.nodes[replica].config["postgresql"]["parameters"]["work_mem"] = json!("7MB");
+    cluster.node(replica).write_config()?;
+    cluster.hangup(replica)?;
+    wait_for("the failure is told", LONG, async || {
+        ensure!(cluster.node(replica).log().contains("reloading PostgreSQL failed and is tried again"), "not yet");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.sql(replica, "show work_mem").await?, "6MB");
+    std::fs::remove_dir(&in_the_way)?;
+    wait_for("the parameter is in force", LONG, async || {
+        ensure!(cluster.sql(replica, "show work_mem").await? == "7MB", "not yet");
+        Ok(())
+    })
+    .await?;
+
     // A copy does not have this file, whatever else it shares with the directory it replaces.
     let old = cluster.node(other).data_dir().join("not-copied");
     let copied = async || {

@@ -211,6 +211,7 @@ postgresql:
   parameters:
     work_mem: 8MB
     log_connections: on
+    archive_command: cp %p /a/%f
   authentication: {superuser: {username: a}, replication: {username: b}}
 ";
 
@@ -261,6 +262,8 @@ postgresql:
             configured: [
                 ("work_mem", configured("4MB")),
                 ("log_connections", configured("true")),
+                // Told to who may change something, and to nobody else.
+                ("archive_command", configured("cp %p /b/%f")),
                 ("port", configured("1")),
             ]
             .map(|(name, c)| (name.to_owned(), c))
@@ -272,9 +275,10 @@ postgresql:
         let dynamic = DynamicConfig::read(&json!({})).0;
         drift(&local, &dynamic, &[other], &mut findings);
         let said: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        assert_eq!(said.len(), 2, "{said:#?}");
-        assert!(said[0].contains("patroni.yml:14:15: postgresql.parameters.work_mem: is 8MB here"), "{said:#?}");
-        assert!(said[0].contains("node2 has 4MB (x.yml:1:1)"), "{said:#?}");
-        assert!(said[1].contains("fence is required here") && said[1].contains("node2: off"), "{said:#?}");
+        assert_eq!(said.len(), 3, "{said:#?}");
+        assert!(said[0].contains("archive_command: is cp %p /a/%f here") && said[0].contains("/b/%f"), "{said:#?}");
+        assert!(said[1].contains("patroni.yml:14:15: postgresql.parameters.work_mem: is 8MB here"), "{said:#?}");
+        assert!(said[1].contains("node2 has 4MB (x.yml:1:1)"), "{said:#?}");
+        assert!(said[2].contains("fence is required here") && said[2].contains("node2: off"), "{said:#?}");
     }
 }
