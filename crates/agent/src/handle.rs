@@ -36,6 +36,7 @@ pub struct Published {
     pub store_last_seen: i64,
     /// I may call myself leader until then. `None`: I do not hold the lease.
     pub lease_until: Option<BootTime>,
+    pub failsafe: crate::failsafe::Failsafe,
     pub fence: crate::fence::Shown,
     pub watchdog: crate::watchdog::Shown,
     pub stalls: crate::stall::Shown,

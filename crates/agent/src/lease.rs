@@ -2,15 +2,16 @@
 //!
 //! It never waits for PostgreSQL, a disk or a decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use surus_conduct::lease::{Answer, Command, Keeper, Moment, Next, Reply, Request, Ticket};
-use surus_core::BootTime;
 use surus_core::facts::Lead;
 use surus_core::settings::Timing;
 use surus_core::store::Beside;
+use surus_core::{BootTime, MemberName};
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use surus_store::{StoreError, StoreResult};
@@ -23,7 +24,19 @@ enum Message {
     /// The store says that somebody else leads, as of this revision.
     Lost {
         revision: u64,
+        nobody: bool,
     },
+    /// Enough members vouch for my lead.
+    Vouched {
+        sent: BootTime,
+        length: Duration,
+        by: BTreeSet<MemberName>,
+        epoch: u64,
+    },
+    /// Whose word counts from here on.
+    Electors(u64),
+    /// With this lead ends that anybody can be vouched for.
+    Unvouches(Option<u64>),
     Renew,
     /// An earlier process may have let the server count on the lead until then.
     Promised(BootTime),
@@ -89,8 +102,20 @@ impl LeaseKeeper {
     }
 
     /// Said again for as long as the store shows it, so that one may get lost.
-    pub fn lost(&self, revision: u64) {
-        let _ = self.messages.try_send(Message::Lost { revision });
+    pub fn lost(&self, revision: u64, nobody: bool) {
+        let _ = self.messages.try_send(Message::Lost { revision, nobody });
+    }
+
+    pub async fn vouched(&self, sent: BootTime, length: Duration, by: BTreeSet<MemberName>, epoch: u64) {
+        let _ = self.messages.send(Message::Vouched { sent, length, by, epoch }).await;
+    }
+
+    pub async fn electors(&self, epoch: u64) {
+        let _ = self.messages.send(Message::Electors(epoch)).await;
+    }
+
+    pub async fn unvouches(&self, lead: Option<u64>) {
+        let _ = self.messages.send(Message::Unvouches(lead)).await;
     }
 
     /// At once, and not only when it is due.
@@ -173,7 +198,12 @@ impl Driver {
                         self.waiting.insert(self.tickets, tx);
                         self.keeper.command(self.tickets, command);
                     }
-                    Some(Message::Lost { revision }) => self.keeper.lost(revision),
+                    Some(Message::Lost { revision, nobody }) => self.keeper.lost(boot_now(), revision, nobody),
+                    Some(Message::Vouched { sent, length, by, epoch }) => {
+                        self.keeper.vouched(self.moment(), sent, length, by, epoch);
+                    }
+                    Some(Message::Electors(epoch)) => self.keeper.electors(epoch),
+                    Some(Message::Unvouches(lead)) => self.keeper.unvouches(lead),
                     Some(Message::Renew) => self.keeper.renew(),
                     Some(Message::Promised(until)) => self.keeper.promised(until),
                 },
@@ -221,7 +251,9 @@ async fn ask(store: Arc<ClusterStore>, request: Request, limit: std::time::Durat
         Request::Take { beside } => Answer::Taken(store.take_lead_beside(beside, limit).await),
         Request::Retake => Answer::Taken(store.retake_lead(limit).await),
         Request::Look => Answer::Looked(store.read(limit).await.map(|view| view.leader)),
-        Request::Release { status } => Answer::Released(store.release_lead(status, limit).await.map(|_| ())),
+        Request::Release { status, unvouch } => {
+            Answer::Released(store.release_lead_beside(status, unvouch, limit).await.map(|_| ()))
+        }
         Request::Close => {
             // The lease ends by itself if this fails.
             let _ = store.close_session(limit).await;

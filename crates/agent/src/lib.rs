@@ -2,6 +2,7 @@
 
 mod agent;
 mod callbacks;
+mod failsafe;
 mod fence;
 mod files;
 pub mod handle;

@@ -43,6 +43,7 @@ pub fn facts(view: ClusterView, observed: Option<Observed>) -> Facts {
         lead: None,
         inherited: None,
         unguarded: false,
+        failsafe: Default::default(),
         fence: Default::default(),
         watchdog: Default::default(),
         stalls: Default::default(),

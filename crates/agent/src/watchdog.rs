@@ -318,7 +318,12 @@ impl Keeper {
 
 /// The renewal that my lead rests on.
 fn confirmed(lease: &LeaseState) -> Option<Confirmed> {
-    Some(Confirmed { sent: lease.renewed?.0, until: lease.lead?.until })
+    let until = lease.lead?.until;
+    // What members vouch for counts as what the store confirms.
+    Some(match &lease.vouched {
+        Some(vouched) => Confirmed { sent: vouched.sent, until },
+        None => Confirmed { sent: lease.renewed?.0, until },
+    })
 }
 
 fn driver(config: &Watchdog) -> Driver {

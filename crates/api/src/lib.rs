@@ -16,6 +16,6 @@ pub use client::{Answer, Client, ClientError, ClientOptions, Credentials, Method
 pub use cluster::{ClusterDocument, ClusterMember, ClusterRole, Position, Positions, cluster_document};
 pub use json::to_python_json;
 pub use probe::{PeerStatus, ProbeError};
-pub use requests::{FailsafeRequest, ReinitRequest, RestartRequest, SwitchoverRequest};
+pub use requests::{ConsentRequest, FailsafeRequest, ReinitRequest, RestartRequest, SwitchoverRequest};
 pub use settings::{Configured, MemberSettings, ServerSetting};
 pub use status::{AgentInfo, PatroniStatus, ReplicationConnection, XlogStatus};

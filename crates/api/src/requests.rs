@@ -19,6 +19,10 @@ pub struct SwitchoverRequest {
     /// ISO 8601 with offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
+    /// Not known to Patroni. A failover while nobody leads: whoever may go on as the primary without the store has
+    /// certainly stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl SwitchoverRequest {
@@ -82,6 +86,17 @@ pub struct FailsafeRequest {
     pub api_url: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub slots: BTreeMap<String, Lsn>,
+    /// Not known to Patroni: for how long it counts on the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+/// `POST /consent`: a member asks whether it may lead, although another may go on without the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsentRequest {
+    pub name: MemberName,
+    /// For how long.
+    pub length_ms: u64,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 mod message;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use surus_core::facts::Lead;
@@ -19,7 +19,7 @@ use surus_core::store::{Beside, LeaseId, Revision, StoreError, StoreResult, Take
 use surus_core::{BootTime, MemberName, Timeline};
 use tracing::{info, warn};
 
-pub use message::{Answer, Command, LeaseState, Moment, Next, Reply, Request, Ticket};
+pub use message::{Answer, Command, LeaseState, Moment, Next, Reply, Request, Ticket, Vouched};
 
 /// Pause between attempts while the store does not answer.
 const RETRY: Duration = Duration::from_millis(250);
@@ -114,6 +114,8 @@ pub struct Keeper {
     /// process. The leader key must not be bound to anything that ends before: a process that is frozen while the answer is
     /// on its way can tell nobody that there is less time.
     promised: Option<BootTime>,
+    /// The lead with which it ends that somebody can be vouched for, by its version.
+    unvouches: Option<Revision>,
     /// When the session is renewed next.
     due: BootTime,
     commands: VecDeque<(Ticket, Command)>,
@@ -131,6 +133,7 @@ impl Keeper {
             session: None,
             bound: None,
             promised: None,
+            unvouches: None,
             due: BootTime::default(),
             commands: VecDeque::new(),
             replies: VecDeque::new(),
@@ -155,15 +158,61 @@ impl Keeper {
 
     /// The store says, as of this revision, that somebody else leads, or nobody. Heeded also while a request is under
     /// way; said again for as long as the store shows it.
-    pub fn lost(&mut self, revision: Revision) {
-        if self.state.lead.is_some_and(|l| revision >= l.version) {
+    pub fn lost(&mut self, now: BootTime, revision: Revision, nobody: bool) {
+        if !self.state.lead.is_some_and(|l| revision >= l.version) {
+            return;
+        }
+        if nobody && self.vouched_for(now) {
+            // The session ended while the store was away. Nobody else may lead for as long as members vouch for me, and
+            // I take the lead again meanwhile.
+            self.unbound();
+        } else {
             self.lead_gone("the store names another leader, or none");
         }
+    }
+
+    /// The leader key is gone, and with it what renewals could prolong.
+    fn unbound(&mut self) {
+        if self.bound.take().is_some() {
+            warn!("the leader lock ended in the store; going on as the leader because members vouch for me");
+        }
+        self.state.unbound = true;
+    }
+
+    /// Enough members vouch for me, for this long from when they were asked, before `sent`. Only a lead that has not ended is
+    /// prolonged by it: who leads after that is not known to them.
+    pub fn vouched(&mut self, at: Moment, sent: BootTime, length: Duration, by: BTreeSet<MemberName>, epoch: u64) {
+        if epoch != self.state.electors {
+            return;
+        }
+        let until = sent + length.saturating_sub(margin(length));
+        let Some(lead) = self.state.lead.as_mut().filter(|lead| at.now < lead.until && lead.until < until) else {
+            return;
+        };
+        lead.until = until;
+        self.state.vouched = Some(Vouched { sent, until, by });
+        self.promised(until);
+    }
+
+    /// From here on only what these say counts.
+    pub fn electors(&mut self, epoch: u64) {
+        self.state.electors = epoch;
+    }
+
+    /// The lead is good by what members say, whatever became of the session.
+    fn vouched_for(&self, now: BootTime) -> bool {
+        let vouched = self.state.vouched.as_ref().is_some_and(|v| now < v.until);
+        vouched && self.state.lead.is_some_and(|lead| now < lead.until)
     }
 
     /// What an earlier process may have let the server count on.
     pub fn promised(&mut self, until: BootTime) {
         self.promised = self.promised.max(Some(until));
+    }
+
+    /// Under this lead nobody but me can be vouched for: when it is given up, nobody is.
+    pub fn unvouches(&mut self, lead: Option<Revision>) {
+        self.unvouches = lead;
     }
 
     /// Comes into force with a renewal, at once.
@@ -235,7 +284,7 @@ impl Keeper {
     fn renewal(&mut self, at: Moment, then: Option<Taking>) -> Doing {
         // A new session must not prolong a lead that went with the old one.
         if self.session.is_some_and(|s| at.session != Some(s.lease)) {
-            self.session_gone("the store ended the session");
+            self.session_gone("the store ended the session", at.now);
         }
         if self.session.is_none_or(|s| s.ttl != self.timing.ttl) {
             Doing::Open { ttl: self.timing.ttl, then }
@@ -253,15 +302,17 @@ impl Keeper {
             Doing::Take(Taking { beside, .. }) => (Request::Take { beside: *beside }, self.limit()),
             Doing::Look { .. } => (Request::Look, self.limit()),
             Doing::Release { status, .. } => {
+                // Only of my own lead do I know that it is over.
+                let unvouch = self.unvouches.is_some() && self.unvouches == self.state.lead.map(|l| l.version);
                 // Whatever the store makes of it, and whenever it does: nobody acts on this lead any more. The store
                 // may give it to another member long before its answer is here.
                 (self.bound, self.state.announced, self.promised) = (None, None, None);
-                self.state.lead = None;
-                (Request::Release { status: status.clone() }, self.limit())
+                (self.state.lead, self.state.vouched, self.state.unbound) = (None, None, false);
+                (Request::Release { status: status.clone(), unvouch }, self.limit())
             }
             Doing::Close { .. } => {
                 (self.bound, self.state.announced) = (None, None);
-                self.state.lead = None;
+                (self.state.lead, self.state.vouched, self.state.unbound) = (None, None, false);
                 (Request::Close, CLOSE)
             }
         };
@@ -292,19 +343,19 @@ impl Keeper {
             }
             (Doing::Renew { then }, Answer::Renewed(renewed)) => self.renewed(at, renewed, sent, then),
             (Doing::Move { then }, Answer::Taken(taken)) => {
-                self.moved(taken);
+                self.moved(taken, at);
                 self.renewal_ends(self.pause(at.now), at.now, then);
             }
             (Doing::Take(Taking { ticket, .. }), Answer::Taken(Err(StoreError::OutcomeUnknown(_)))) => {
                 self.phase = Phase::Follows(Doing::Look { ticket });
             }
             (Doing::Take(Taking { ticket, beside, .. }), Answer::Taken(taken)) => {
-                self.taken(ticket, taken, beside.announce.map(|a| a.timeline));
+                self.taken(ticket, taken, beside.announce.map(|a| a.timeline), at);
             }
             (Doing::Look { ticket }, Answer::Looked(looked)) => match looked {
                 Ok(leader) => {
                     let mine = leader.filter(|l| l.name == self.me && (l.lease.is_none() || l.lease == at.session));
-                    self.taken(ticket, Ok(mine.map_or(TakeLead::Lost, |l| TakeLead::Taken(l.version))), None);
+                    self.taken(ticket, Ok(mine.map_or(TakeLead::Lost, |l| TakeLead::Taken(l.version))), None, at);
                 }
                 Err(e) => self.replies.push_back((ticket, Reply::Taken(Err(e)))),
             },
@@ -349,7 +400,7 @@ impl Keeper {
                 self.confirmed(at, then);
             }
             Err(StoreError::LeaseGone) => {
-                self.session_gone("the store ended the session");
+                self.session_gone("the store ended the session", at.now);
                 self.renewal_ends(Duration::ZERO, at.now, then);
             }
             Err(e) => {
@@ -370,29 +421,38 @@ impl Keeper {
             info!("the session in the store is renewed again after {:.1} s", at.now.since(since).as_secs_f64());
         }
         if let Some(lead) = self.state.lead.as_mut().filter(|_| mine) {
-            lead.until = session.until();
+            // Renewed by the store, and perhaps less far than members vouch.
+            if self.state.vouched.as_ref().is_none_or(|v| v.until <= session.until()) {
+                self.state.vouched = None;
+                lead.until = session.until();
+            }
             self.promised(session.until());
         }
-        if self.state.lead.is_some() && !mine && self.lasts() {
+        // A lead whose key ended in the store is taken again by whoever decides, who looks at what else is there.
+        if self.state.lead.is_some() && !mine && !self.state.unbound && self.lasts() {
             self.phase = Phase::Follows(Doing::Move { then });
         } else {
             self.renewal_ends(self.pause(at.now), at.now, then);
         }
     }
 
-    fn moved(&mut self, taken: StoreResult<TakeLead>) {
+    fn moved(&mut self, taken: StoreResult<TakeLead>, at: Moment) {
         match taken {
             Ok(TakeLead::Taken(version)) => self.hold(version),
             Ok(TakeLead::Lost) => {
                 self.lead_gone("somebody else took it while it was moved to a lease with the new ttl");
             }
-            Err(StoreError::LeaseGone) => self.session_gone("the store ended the session"),
+            Err(StoreError::LeaseGone) => self.session_gone("the store ended the session", at.now),
             // It hangs on the old lease or on the new one, which lasts no less.
             Err(e) => warn!("the leader lock could not be moved to a lease with the new ttl yet: {e}"),
         }
     }
 
     fn renewal_ends(&mut self, pause: Duration, now: BootTime, then: Option<Taking>) {
+        // Nothing prolongs it any more; what the store shows meanwhile is for a new lead to go by.
+        if self.state.unbound && self.state.lead.is_some_and(|lead| lead.until <= now) {
+            self.lead_gone("its key ended in the store, and too few members vouch for me");
+        }
         self.due = now + pause;
         if let Some(taking) = then {
             self.phase = Phase::Follows(Doing::Take(taking));
@@ -424,20 +484,25 @@ impl Keeper {
         self.state.failing = Some((since, e.to_string()));
     }
 
-    fn session_gone(&mut self, why: &str) {
+    fn session_gone(&mut self, why: &str, now: BootTime) {
         self.session = None;
-        self.lead_gone(why);
+        if self.vouched_for(now) {
+            self.unbound()
+        } else {
+            self.lead_gone(why)
+        }
         self.state.session = false;
     }
 
     fn lead_gone(&mut self, why: &str) {
         (self.bound, self.state.announced) = (None, None);
+        (self.state.vouched, self.state.unbound) = (None, false);
         if self.state.lead.take().is_some() {
             warn!("the leader lock is lost: {why}");
         }
     }
 
-    fn taken(&mut self, ticket: Ticket, taken: StoreResult<TakeLead>, announced: Option<Timeline>) {
+    fn taken(&mut self, ticket: Ticket, taken: StoreResult<TakeLead>, announced: Option<Timeline>, at: Moment) {
         let reply = match taken {
             Ok(TakeLead::Taken(version)) => {
                 self.hold(version);
@@ -448,7 +513,7 @@ impl Keeper {
             }
             Ok(TakeLead::Lost) => Ok(false),
             Err(StoreError::LeaseGone) => {
-                self.session_gone("the store ended the session");
+                self.session_gone("the store ended the session", at.now);
                 Err(StoreError::LeaseGone)
             }
             Err(e) => Err(e),
@@ -459,6 +524,7 @@ impl Keeper {
     fn hold(&mut self, version: Revision) {
         let Some(session) = self.session else { return };
         self.bound = Some(session.lease);
+        (self.state.vouched, self.state.unbound) = (None, false);
         self.promised(session.until());
         self.state.lead = Some(Lead { until: session.until(), version });
     }

@@ -2,6 +2,7 @@
 //! carried out here against hands that are lent, the agent's real ones or a simulator's.
 //!
 //! - [`callbacks`]: which of the user's callbacks is due when.
+//! - [`failsafe`]: who is asked to vouch for a primary without the store, and when; what the store says about it.
 //! - [`fence`]: when the fence stands guard.
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
 //! - [`member`]: what a step is shown, and its orders one deed after the other.
@@ -11,6 +12,7 @@
 //! - [`watchdog`]: when a hardware watchdog is started, kept alive and stopped.
 
 pub mod callbacks;
+pub mod failsafe;
 pub mod fence;
 pub mod lease;
 pub mod member;

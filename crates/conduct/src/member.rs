@@ -15,13 +15,17 @@ use std::time::Duration;
 
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::{Facts, FinishedTask, Lead, PeerFact, RunningTask};
+use surus_core::failsafe::{self, Electors, Promises};
 use surus_core::memory::Memory;
 use surus_core::order::{Epoch, Order, Request};
 use surus_core::report::Report;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
-use surus_core::store::{Followed, Revision};
+use surus_core::store::{Followed, Revision, StoreResult, TxnOutcome};
 use surus_core::{BootTime, MemberName, Step};
+
+use crate::failsafe::{Ledger, Write};
+use crate::lease::LeaseState;
 
 pub use deeds::{Deed, PROBE, WRITE};
 use sync::Sync;
@@ -75,6 +79,11 @@ pub struct Member<T> {
     asked: Option<Asked<T>>,
     /// Who is answered when the task of this epoch ends.
     answering: Option<(Epoch, T)>,
+    /// Until when others have consented to me, or why not.
+    consents: BTreeMap<MemberName, Result<BootTime, String>>,
+    /// The revision on which I took the lead that I hold.
+    took_on: Option<Revision>,
+    ledger: Ledger,
     shutdown: bool,
     sync: Sync,
 
@@ -103,6 +112,9 @@ impl<T> Member<T> {
             asking: BTreeMap::new(),
             asked: None,
             answering: None,
+            consents: BTreeMap::new(),
+            took_on: None,
+            ledger: Ledger::default(),
             shutdown: false,
             sync: Sync::default(),
             orders: VecDeque::new(),
@@ -189,15 +201,58 @@ impl<T> Member<T> {
     }
 
     /// The view a step begins with. Returns the revision as of which the lease keeper has lost its lead: the store is
-    /// the judge, and a newer view that names somebody else, or nobody, ends my lead.
-    pub fn take_in_view(&mut self, seen: Arc<Followed>, lead: Option<Lead>) -> Option<Revision> {
+    /// the judge, and a newer view that names somebody else, or nobody (then with `true`), ends my lead.
+    pub fn take_in_view(&mut self, seen: Arc<Followed>, lead: Option<Lead>) -> Option<(Revision, bool)> {
         self.seen = seen;
         let view = self.seen.view.as_deref().filter(|_| self.seen.is_current())?;
         if view.leader_name() == Some(&self.me) {
             return None;
         }
         self.inherited = None;
-        lead.filter(|lead| view.revision >= lead.version).map(|_| view.revision)
+        let nobody = view.leader_name().is_none();
+        lead.filter(|lead| view.revision >= lead.version).map(|_| (view.revision, nobody))
+    }
+
+    /// For [`Facts::failsafe`].
+    pub fn failsafe(&self, promises: &Promises, lease: &LeaseState, now: BootTime) -> failsafe::Fact {
+        failsafe::Fact {
+            given: promises.in_force(now).cloned(),
+            silent_until: promises.silent_until(now),
+            consents: self.consents.clone(),
+            unbound: lease.unbound,
+            list_from: self.took_on.filter(|_| lease.lead.is_some()),
+            vouched_by: lease.vouched.as_ref().filter(|v| now < v.until).map(|v| v.by.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What one whom I asked for its consent said, and until when that counts. `true`: worth a step.
+    pub fn consented(&mut self, name: MemberName, said: Result<BootTime, String>) -> bool {
+        self.consents.insert(name, said);
+        true
+    }
+
+    /// What the leader should write about who may vouch for it; see [`Ledger`].
+    pub fn vouching_due(&mut self, facts: &Facts, lease: &LeaseState, now: BootTime) -> Option<Write> {
+        let write = self.ledger.next(facts, lease);
+        if self.ledger.waits(lease) {
+            self.sooner(now + Duration::from_millis(50));
+        }
+        write
+    }
+
+    /// For [`Keeper::electors`](crate::lease::Keeper::electors), told before the next [`Member::vouching_due`].
+    pub fn electors_epoch(&self) -> u64 {
+        self.ledger.epoch()
+    }
+
+    pub fn vouching_written(&mut self, written: StoreResult<TxnOutcome>, lead: Option<Lead>, now: BootTime) {
+        self.ledger.written(written, lead.map(|l| l.version), now);
+        self.sooner(now + Duration::from_millis(500));
+    }
+
+    /// Whom I may ask to vouch for me while the store is away.
+    pub fn electors(&self, facts: &Facts) -> Option<Electors> {
+        self.ledger.electors(facts)
     }
 
     /// When a primary begins to stop for its lease's sake.
@@ -249,6 +304,7 @@ impl<T> Member<T> {
             return false;
         }
         facts.lead = lead;
+        facts.failsafe.list_from = self.took_on;
         facts.now = now;
         facts.finished = None;
         facts.task = self.task().cloned();

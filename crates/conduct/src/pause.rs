@@ -87,6 +87,7 @@ mod tests {
             leader: Some(Leader { name: leader.into(), version: 1, lease: None }),
             config: Some(Versioned { value: Default::default(), version: 5 }),
             unguarded: unguarded.map(|name| Versioned { value: name.into(), version: 7 }),
+            failsafe: Default::default(),
             ..ClusterView::default()
         };
         let process = if runs { ProcessState::Accepting } else { ProcessState::NotRunning };
@@ -98,6 +99,7 @@ mod tests {
             settings: ClusterSettings { pause, ..ClusterSettings::default() },
             may_bootstrap: true,
             unguarded: unguarded == Some("a"),
+            failsafe: Default::default(),
             store: StoreFact { view: Some(Arc::new(view)), broken: None, session: true },
             lead: (leader == "a").then_some(Lead { until: now, version: 1 }),
             inherited: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{ClusterView, Tags};
+use crate::failsafe;
 use crate::ids::{Lsn, MemberName, Timeline};
 use crate::order::{Epoch, Request, Task};
 use crate::postgres::{DataDir, Observed, ProcessState};
@@ -182,6 +183,9 @@ pub struct Facts {
     /// seen: nobody else takes the lead, however long I do not answer.
     #[serde(default)]
     pub unguarded: bool,
+    /// What is promised to whom, should a primary go on without the store.
+    #[serde(default)]
+    pub failsafe: failsafe::Fact,
     #[serde(default)]
     pub fence: Fence,
     /// The hardware watchdog.

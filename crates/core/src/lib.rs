@@ -15,6 +15,7 @@ pub use time::BootTime;
 pub mod candidate;
 pub mod divergence;
 pub mod facts;
+pub mod failsafe;
 pub mod follow;
 pub mod loss;
 pub mod memory;

@@ -97,6 +97,18 @@ pub struct Memory {
     pub disk_asked: Option<BootTime>,
     #[serde(default)]
     pub disk_request: Option<BootTime>,
+    /// The lead under which I may run as a primary, by its version: nobody else can be vouched for any more.
+    #[serde(default)]
+    pub cleared: Option<u64>,
+    /// Since when, while nobody leads, no primary can be going on without the store: what is asked of others before says
+    /// nothing about how far its log went in the end.
+    #[serde(default)]
+    pub clear_since: Option<BootTime>,
+    /// When others were last asked to consent, and since when I hold the lead and am not cleared.
+    #[serde(default)]
+    pub consent_asked: Option<BootTime>,
+    #[serde(default)]
+    pub uncleared_since: Option<BootTime>,
     /// Since when the store cannot be read.
     pub unreadable_since: Option<BootTime>,
     /// Since when a primary runs here without the lead.

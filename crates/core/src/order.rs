@@ -136,6 +136,10 @@ pub enum Order {
     Probe {
         members: Vec<MemberName>,
     },
+    /// Promise it to myself, and ask these, that nobody else is vouched for while I take the lead.
+    AskConsent {
+        members: Vec<MemberName>,
+    },
     WriteSystemId {
         id: SystemId,
     },

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::candidate;
 use crate::cluster::{ClusterView, FailoverRequest, Member};
-use crate::facts::{Answer, Facts};
+use crate::facts::{Answer, Facts, PeerFact};
+use crate::failsafe::{self, Clearance};
 use crate::ids::MemberName;
 use crate::memory::Memory;
 use crate::postgres::DataDir;
@@ -20,6 +21,11 @@ pub enum Verdict {
     },
     /// These must be asked first.
     Ask(Vec<MemberName>),
+    /// I may if these consent: a primary that has lost the store may be vouched for.
+    Consent {
+        whom: Vec<MemberName>,
+        why: String,
+    },
     Leave {
         why: String,
     },
@@ -27,6 +33,20 @@ pub enum Verdict {
 
 /// The verdict, and what was found out about everybody else.
 pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Vec<Candidate>) {
+    let (verdict, candidates) = judge_alone(facts, memory, view);
+    let becomes_primary = facts.postgres.observed().is_none_or(|o| o.in_recovery) && !facts.settings.standby_cluster;
+    if becomes_primary && matches!(verdict, Verdict::Take { .. }) {
+        match failsafe::clearance(facts, memory, view) {
+            Clearance::Clear => {}
+            Clearance::Ask { whom, why } => return (Verdict::Consent { whom, why }, candidates),
+            Clearance::Wait { why } => return (Verdict::Leave { why }, candidates),
+        }
+    }
+    (verdict, candidates)
+}
+
+/// As if no primary could go on without the store.
+fn judge_alone(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Vec<Candidate>) {
     let leave = |why: String| (Verdict::Leave { why }, vec![]);
     let named = view.failover.as_ref().is_some_and(|f| f.value.candidate.as_ref() == Some(&facts.me));
     if memory.abstain_until.is_some_and(|t| facts.now < t) && !named {
@@ -101,11 +121,6 @@ pub fn judge(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, Ve
     {
         return leave("I am not in the list of synchronous standbys, a commit could be missing here".into());
     }
-    if facts.settings.failsafe_mode
-        && view.failsafe.as_ref().is_some_and(|f| !f.is_empty() && !f.contains_key(&facts.me))
-    {
-        return leave("I am not in the failsafe list, so the last leader may go on without asking me".into());
-    }
     if let Some(left) =
         backs_off(facts, memory, observed.is_streaming()).filter(|_| request.is_none_or(|r| r.candidate.is_none()))
     {
@@ -135,6 +150,14 @@ fn round(facts: &Facts, memory: &Memory) -> BootTime {
     memory.race_round.or(memory.leaderless_since).unwrap_or(facts.now)
 }
 
+/// Who is still to be asked in this round. Whoever answered before no primary could be going on without the store any more is
+/// asked again: until then it may have had commits acknowledged.
+fn unasked(facts: &Facts, memory: &Memory, names: &[MemberName]) -> Vec<MemberName> {
+    let (round, stopped) = (round(facts, memory), memory.clear_since.unwrap_or_default());
+    let good = |p: &PeerFact| p.asked >= round && (p.answer.is_err() || p.asked >= stopped);
+    names.iter().filter(|n| !facts.peers.get(*n).is_some_and(good)).cloned().collect()
+}
+
 fn leaderless(facts: &Facts, memory: &Memory) -> Duration {
     memory.leaderless_since.map(|t| facts.now.since(t)).unwrap_or_default()
 }
@@ -158,8 +181,9 @@ fn requested(
                     .filter(|m| m.name != facts.me && m.api_url.is_some())
                     .map(|m| m.name.clone())
                     .collect();
-                if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
-                    return (Verdict::Ask(ask), vec![]);
+                let missing = unasked(facts, memory, &ask);
+                if !missing.is_empty() {
+                    return (Verdict::Ask(missing), vec![]);
                 }
                 let primary = |n: &&MemberName| {
                     facts.peers.get(n).and_then(|p| p.answer.as_ref().ok()).is_some_and(|a| !a.in_recovery)
@@ -196,8 +220,9 @@ fn requested(
     let followed_by_another = candidate::active_sync(facts, view).is_some_and(|s| !s.is_leader(&facts.me));
     if request.leader.as_ref() == Some(&facts.me) && !followed_by_another {
         let ask = candidate::to_ask(view, &facts.me);
-        if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
-            return (Verdict::Ask(ask), vec![]);
+        let missing = unasked(facts, memory, &ask);
+        if !missing.is_empty() {
+            return (Verdict::Ask(missing), vec![]);
         }
         let others = candidate::weigh(facts, view, None);
         return if others.iter().any(|c| c.fit) && leaderless(facts, memory) < facts.settings.timing.ttl {
@@ -259,8 +284,9 @@ fn healthiest(
         .filter(|m| m.api_url.is_some() && (!m.tags.nofailover() || votes(m)))
         .map(|m| m.name.clone())
         .collect();
-    if !candidate::all_asked(&facts.peers, &ask, round(facts, memory)) {
-        return (Verdict::Ask(ask), vec![]);
+    let missing = unasked(facts, memory, &ask);
+    if !missing.is_empty() {
+        return (Verdict::Ask(missing), vec![]);
     }
     // Whoever is ahead and can lead does so within moments. One that still has not is not able to, and
     // waiting for it would leave the cluster without a leader for good.

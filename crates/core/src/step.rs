@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
+use crate::failsafe::{self, Clearance};
 use crate::ids::MemberName;
 use crate::memory::{Divergence, Memory};
 use crate::order::{Demote, Order, Request, Task};
@@ -39,6 +40,7 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
     remember_streaming(&mut memory, facts);
     remember_state(&mut memory, facts);
 
+    remember_clearance(&mut memory, facts);
     let ctx = Ctx::new(facts, &memory);
     let rule = rules::table().find(|r| (r.when)(&ctx));
     let leads = ctx.leads;
@@ -198,6 +200,31 @@ fn remember_state(memory: &mut Memory, facts: &Facts) {
         && memory.divergence_checked.is_none_or(|at| facts.now.since(at) >= REWIND_AGAIN)
     {
         memory.divergence = Divergence::Unchecked;
+    }
+}
+
+/// Under this lead, once and for all: I hold it, and those who consent, or nobody else's being named, leave no room for a
+/// primary without the store.
+fn remember_clearance(memory: &mut Memory, facts: &Facts) {
+    let leaderless = |v: &&ClusterView| facts.store.broken.is_none() && v.leader.is_none();
+    let view = facts.store.view.as_deref().filter(leaderless);
+    match view.map(|v| failsafe::clearance(facts, memory, v)) {
+        Some(Clearance::Clear) => _ = memory.clear_since.get_or_insert(facts.now),
+        _ => memory.clear_since = None,
+    }
+    let Some(lead) = facts.lead else {
+        (memory.cleared, memory.uncleared_since) = (None, None);
+        return;
+    };
+    if memory.cleared != Some(lead.version) {
+        // Only the holder of the lead writes the list, so a reading from then on has the one that counts.
+        let from = facts.failsafe.list_from.map_or(lead.version, |from| from.min(lead.version));
+        let view = facts.store.view.as_deref().filter(|v| facts.store.broken.is_none() && v.revision >= from);
+        let clear = view.is_some_and(|v| failsafe::clearance(facts, memory, v) == Clearance::Clear);
+        memory.cleared = (clear || facts.postgres.is_primary()).then_some(lead.version);
+    }
+    if memory.cleared.is_some() {
+        memory.uncleared_since = None;
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Beside {
     /// `None`: it does not matter, or could not be read. Whether the cluster is paused, follows a remote node or keeps
     /// commits on several members is decided by what it says.
     pub config: Option<KeyVersion>,
+    /// Whom members may vouch for. `None`: it does not matter. `Some(None)`: the key was absent.
+    pub vouching: Option<Option<KeyVersion>>,
     /// What a standby that takes the lead says in the same transaction.
     pub announce: Option<Announce>,
 }

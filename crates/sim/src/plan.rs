@@ -269,6 +269,9 @@ const SITES: u64 = 0x73_6974_6573;
 /// And those about a recovery that takes long.
 const RECOVERY: u64 = 0x72_6563_6f76;
 
+/// And those about primaries that go on without the store.
+const FAILSAFE: u64 = 0x66_6169_6c73;
+
 /// From the loss of the embedded store's leader until there is one again, at the longest.
 pub const ELECTION: True = 3500 * MS;
 
@@ -377,6 +380,7 @@ impl Plan {
                 _ => plan.trouble(r),
             },
         }
+        plan.failsafe(&mut Random::new(seed ^ FAILSAFE));
         plan.two_sites(&mut Random::new(seed ^ SITES));
         plan.long_recovery(&mut Random::new(seed ^ RECOVERY));
         if store != StoreKind::Service {
@@ -409,6 +413,56 @@ impl Plan {
             at += lasts * 3 + election + pause + r.below(3 * SECOND);
         }
         self.heal_at = at;
+    }
+
+    /// Members may vouch for a primary that has lost the store; in some runs the store is away for long.
+    fn failsafe(&mut self, r: &mut Random) {
+        if !r.percent(50) {
+            return;
+        }
+        self.set("failsafe_mode", true.into());
+        let ttl = us(self.timing.ttl);
+        match r.below(10) {
+            // Nothing else: no reason to move the lead, however long.
+            0 => {
+                self.actions.clear();
+                let mut at = QUIET + r.below(3 * SECOND);
+                for _ in 0..r.between(1, 4) {
+                    let lasts = ttl * r.between(100, 600) / 100;
+                    self.actions.push((at, Action::StoreOutage { lasts, again: r.percent(50) }));
+                    at += lasts + 2 * ttl + r.below(ttl);
+                }
+                self.heal_at = at;
+            }
+            // The primary, or all, cannot reach the store while other things happen.
+            1..=4 => {
+                let mut at = QUIET + r.below(3 * SECOND);
+                for _ in 0..r.between(1, 4) {
+                    let lasts = ttl * r.between(50, 500) / 100;
+                    let who = Who::Leader;
+                    let away = match r.below(6) {
+                        0 | 1 => Action::CutStore { who, one_way: r.percent(30), lasts },
+                        2 => Action::Partition {
+                            side: u8::try_from(r.below(128)).unwrap_or(1),
+                            with_store: r.percent(50),
+                            lasts,
+                        },
+                        3 => Action::SlowStore { by: r.between(500 * MS, 4 * SECOND), lasts },
+                        _ => Action::StoreOutage { lasts, again: r.percent(50) },
+                    };
+                    self.actions.push((at, away));
+                    for _ in 0..r.below(4) {
+                        let then = self.action(r, ttl);
+                        let when = at + r.below(lasts + ttl);
+                        self.actions.push((when, then));
+                    }
+                    at += lasts + r.below(3 * ttl);
+                }
+                self.actions.sort_by_key(|(at, _)| *at);
+                self.heal_at = at;
+            }
+            _ => {}
+        }
     }
 
     /// The leader's agent fails while the answer to a renewal is on its way.

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use crate::kv::{Compare, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch};
 use crate::layout::Layout;
-use surus_core::cluster::{Announced, ClusterView, KeyVersion};
+use surus_core::cluster::{Announced, ClusterView, KeyVersion, Versioned};
+use surus_core::failsafe::{Of, Vouching};
 use surus_core::loss::Remembered;
 pub use surus_core::store::{Announce, Beside, TakeLead};
 use surus_core::{BootTime, MemberName};
 
 /// Names the primary that is left alone while paused ([`ClusterView::unguarded`]).
 const UNGUARDED: &str = "unguarded";
+/// Whom members may vouch for ([`ClusterView::vouching`]).
+const VOUCHING: &str = "vouching";
 /// The highest number that a member has set out to give a timeline ([`Announced`]).
 const TIMELINE: &str = "timeline";
 
@@ -125,6 +128,7 @@ impl ClusterStore {
         let key = self.layout.key("leader");
         let put = Op::Put { key: key.clone(), value: self.me.as_str().into(), lease: Some(lease) };
         let mut vacant = vec![Compare::Absent { key: key.clone() }, self.unchanged(UNGUARDED, beside.unguarded)];
+        vacant.extend(beside.vouching.map(|version| self.unchanged(VOUCHING, version)));
         vacant.extend(beside.sync.map(|version| self.unchanged("sync", version)));
         vacant.extend(beside.config.map(|version| self.unchanged("config", Some(version))));
         let mut txns = Vec::new();
@@ -205,9 +209,21 @@ impl ClusterStore {
     ///
     /// Who gives the lead up does not write any more: if the `unguarded` key names me, it goes too.
     pub async fn release_lead(&self, status: Option<String>, deadline: Duration) -> StoreResult<TxnOutcome> {
+        self.release_lead_beside(status, false, deadline).await
+    }
+
+    /// The same. `unvouch`: says in the same transaction that members vouch for nobody any more.
+    pub async fn release_lead_beside(
+        &self,
+        status: Option<String>,
+        unvouch: bool,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
         let end = (self.clock)() + deadline;
         let mut then = vec![Op::Delete { key: self.layout.key("leader") }];
         then.extend(status.map(|text| self.permanent("status", text)));
+        let nobody = Vouching { leader: self.me.clone(), of: Of::None };
+        then.extend(unvouch.then(|| self.permanent(VOUCHING, nobody.to_text())));
         let unguarded = self.layout.key(UNGUARDED);
         let nobody = Compare::Absent { key: unguarded.clone() };
         let me = Compare::Value { key: unguarded.clone(), value: self.me.as_str().into() };
@@ -250,17 +266,41 @@ impl ClusterStore {
         self.kv.txn(Txn { compare, then }, deadline).await
     }
 
-    /// Asks for a failover on the word of an operator, while nobody leads: whoever is named as left alone, as of this
-    /// version, is taken for stopped.
+    /// Asks for a failover on the word of an operator, while nobody leads: whoever is named as left alone, or as one that
+    /// members may vouch for, as of these versions, is taken for stopped.
     pub async fn put_failover_past(
         &self,
-        unguarded: KeyVersion,
+        unguarded: Option<KeyVersion>,
+        vouching: Option<&Versioned<Vouching>>,
         request: String,
         deadline: Duration,
     ) -> StoreResult<TxnOutcome> {
-        let compare =
-            vec![Compare::Absent { key: self.layout.key("leader") }, self.unchanged(UNGUARDED, Some(unguarded))];
-        let then = vec![self.permanent("failover", request), Op::Delete { key: self.layout.key(UNGUARDED) }];
+        let mut compare = vec![Compare::Absent { key: self.layout.key("leader") }];
+        let mut then = vec![self.permanent("failover", request)];
+        if unguarded.is_some() {
+            compare.push(self.unchanged(UNGUARDED, unguarded));
+            then.push(Op::Delete { key: self.layout.key(UNGUARDED) });
+        }
+        if let Some(vouching) = vouching {
+            compare.push(self.unchanged(VOUCHING, Some(vouching.version)));
+            let nobody = Vouching { of: Of::None, ..vouching.value.clone() };
+            then.push(self.permanent(VOUCHING, nobody.to_text()));
+        }
+        self.kv.txn(Txn { compare, then }, deadline).await
+    }
+
+    /// Says whom members may vouch for, and with it whose word counts. Only while I lead, and only over this version: a
+    /// write that arrives late must not undo a newer one.
+    pub async fn write_vouching(
+        &self,
+        failsafe: Option<String>,
+        vouching: String,
+        over: Option<KeyVersion>,
+        deadline: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let compare = vec![self.leads(), self.unchanged(VOUCHING, over)];
+        let list = failsafe.map(|text| self.permanent("failsafe", text));
+        let then = list.into_iter().chain([self.permanent(VOUCHING, vouching)]).collect();
         self.kv.txn(Txn { compare, then }, deadline).await
     }
 

@@ -31,7 +31,8 @@ impl Agent {
                         task.cancel.cancel();
                     }
                 }
-                Deed::TakeLead { again, beside, limit } => {
+                Deed::TakeLead { firm: true, .. } if !self.failsafe.give_myself(true) => {}
+                Deed::TakeLead { again, beside, limit, .. } => {
                     let take = async { if again { self.lease.retake().await } else { self.lease.take(beside).await } };
                     let taken = timeout(limit, take).await.ok();
                     let leaderless = self.member.memory().leaderless_since.filter(|_| !again);
@@ -46,6 +47,7 @@ impl Agent {
                     self.member.lead_released(released);
                 }
                 Deed::Probe { at, whom } => self.probe(at, whom),
+                Deed::AskConsent { at, whom, firm } => self.ask_consent(at, whom, firm),
                 Deed::ClearFailover { version, limit } => clear_failover(&self.store, version, limit).await,
                 Deed::ClearFailoverLater { version, limit } => {
                     let store = self.store.clone();

@@ -93,6 +93,18 @@ impl Agent {
                         return;
                     }
                 }
+                Some((name, said)) = self.consents.1.recv() => {
+                    if let Err(why) = &said {
+                        info!("{name} does not consent that I lead: {why}");
+                    }
+                    if self.member.consented(name, said) {
+                        return;
+                    }
+                }
+                Some(written) = self.vouching.1.recv() => {
+                    self.member.vouching_written(written, self.lease.lead(), boot_now());
+                    return;
+                }
                 Some(synced) = self.synced.1.recv() => {
                     self.synced(synced);
                     return;

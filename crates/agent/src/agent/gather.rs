@@ -60,6 +60,7 @@ impl Agent {
             lead: lease.lead,
             inherited: self.member.inherited(),
             unguarded: self.member.unguarded(),
+            failsafe: self.failsafe.with(|promises| self.member.failsafe(promises, &lease, now)),
             fence: self.fence.fact(),
             watchdog: self.watchdog.fact(),
             stalls: self.stalls.fact(),

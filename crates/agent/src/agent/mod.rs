@@ -6,6 +6,7 @@
 
 mod carry;
 mod events;
+mod failsafe;
 mod gather;
 mod publish;
 mod sync;
@@ -28,12 +29,14 @@ use surus_postgres::{DataDirLock, Instance, Postmaster};
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use surus_store::follow::{Followed, Follower};
+use surus_store::{StoreResult, TxnOutcome};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::callbacks::CallbackRunner;
+use crate::failsafe::{Asker, Failsafe, Want};
 use crate::fence::{FenceKeeper, FenceState};
 use crate::handle::{AgentHandle, Counters, Published, Reply, Request};
 use crate::inherited::Deadline;
@@ -82,6 +85,13 @@ pub struct Agent {
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
     fence: FenceKeeper,
+    failsafe: Failsafe,
+    vouchers: watch::Sender<Option<Want>>,
+    consents: Channel<(MemberName, Result<BootTime, String>)>,
+    vouching: Channel<StoreResult<TxnOutcome>>,
+    /// What the lease keeper was told last.
+    unvouches: Option<u64>,
+    electors: u64,
     stalls: StallWatch,
     losses: Losses,
     fence_state: watch::Receiver<FenceState>,
@@ -167,6 +177,9 @@ impl Agent {
             lease.subscribe(),
             inherited.and_then(Inherited::until),
         );
+        let failsafe = Failsafe::open(&me, &settings.data_dir(), lease.subscribe());
+        let vouchers = watch::Sender::new(None);
+        Asker::start(failsafe.clone(), lease.clone(), vouchers.subscribe());
         let watchdog = WatchdogKeeper::start(settings.local.watchdog.clone(), timing, lease.subscribe());
         let peer_files = PeerFiles::start(&settings.local.ctl);
         let wake = Arc::<Notify>::default();
@@ -181,7 +194,8 @@ impl Agent {
         let (changed, changed_rx) = watch::channel(0);
         let losses = Losses::new(settings.loss_directory.clone(), me.clone());
         let member = Member::new(me.clone(), follower.current(), inherited, boot_now());
-        let published = Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store, &measures)));
+        let published =
+            Arc::new(ArcSwap::from_pointee(publish::initial(&settings, &store, &measures, failsafe.clone())));
         let observer = publish::Observer::new(instance.clone());
         let handle = AgentHandle {
             published: published.clone(),
@@ -203,6 +217,12 @@ impl Agent {
             fence,
             watchdog_state: watchdog.subscribe(),
             watchdog,
+            failsafe,
+            vouchers,
+            consents: mpsc::channel(64),
+            vouching: mpsc::channel(4),
+            unvouches: None,
+            electors: 0,
             stalls,
             losses,
             deadline: Arc::new(deadline),
@@ -314,6 +334,7 @@ impl Agent {
         let step = self.member.step(facts);
         self.recorder.record(self.member.memory(), facts, &step, self.gathered, began.elapsed());
         let report = self.member.obey(step, facts, boot_now());
+        self.note_clearance(facts).await;
         self.counters.steps += 1;
         self.record(facts, &report);
         self.carry_out(facts).await
@@ -406,8 +427,8 @@ impl Agent {
 
     fn take_in_view(&mut self) {
         let followed = self.followed.borrow_and_update().clone();
-        if let Some(revision) = self.member.take_in_view(followed.clone(), self.lease.lead()) {
-            self.lease.lost(revision);
+        if let Some((revision, nobody)) = self.member.take_in_view(followed.clone(), self.lease.lead()) {
+            self.lease.lost(revision, nobody);
         }
         if let Some(view) = &followed.view
             && let Some(config) = &view.config

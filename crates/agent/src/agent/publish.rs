@@ -15,6 +15,7 @@ use surus_store::cluster::ClusterStore;
 use tracing::{debug, info};
 
 use super::Agent;
+use crate::failsafe::Failsafe;
 use crate::handle::{Counters, Published};
 use crate::lease::LeaseState;
 use crate::measure::Measures;
@@ -24,7 +25,7 @@ use crate::settings::Settings;
 /// Decisions kept for `GET /explain`.
 const DECISIONS: usize = 50;
 
-pub fn initial(settings: &Settings, store: &ClusterStore, measures: &Arc<Measures>) -> Published {
+pub fn initial(settings: &Settings, store: &ClusterStore, measures: &Arc<Measures>, failsafe: Failsafe) -> Published {
     Published {
         at: boot_now(),
         name: settings.local.name.clone(),
@@ -38,6 +39,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore, measures: &Arc<Measure
         view: None,
         store_last_seen: 0,
         lease_until: None,
+        failsafe,
         fence: Default::default(),
         watchdog: Default::default(),
         stalls: Default::default(),
@@ -127,6 +129,7 @@ impl Agent {
             view: self.member.seen().view.clone().map(|v| (v, self.member.seen().known_at(facts.now))),
             store_last_seen: self.store_last_seen(),
             lease_until: lease.lead.map(|l| l.until),
+            failsafe: self.failsafe.clone(),
             fence: self.fence.shown(),
             watchdog: self.watchdog.shown(),
             stalls: self.stalls.shown(),
@@ -143,6 +146,7 @@ impl Agent {
             counters: self.counters,
             measures: self.measures.clone(),
         };
+        self.show_vouchers(facts, &member);
         self.replace(published);
         let leads = facts.postgres.is_primary() || facts.settings.standby_cluster;
         let status = (lease.lead.is_some() && leads && self.member.task().is_none())

@@ -134,10 +134,10 @@ async fn a_reading_older_than_the_lead_says_nothing_about_it() {
     let rig = rig(idle()).await;
     assert!(rig.keeper.take(Beside::default()).await.unwrap());
     let version = rig.keeper.state().lead.unwrap().version;
-    rig.keeper.lost(version - 1);
+    rig.keeper.lost(version - 1, false);
     assert!(rig.keeper.take(Beside::default()).await.unwrap(), "confirms it");
     let version = rig.keeper.state().lead.unwrap().version;
-    rig.keeper.lost(version);
+    rig.keeper.lost(version, false);
     rig.until("lost", |s| s.lead.is_none()).await;
 }
 

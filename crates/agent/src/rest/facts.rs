@@ -152,6 +152,7 @@ impl<'a> Facts<'a> {
                 .map(|restart| ScheduledRestart { postmaster_start_time: None, ..restart }),
             // Peers ask for it before they choose a candidate.
             watchdog_failed: published.fence.fact.forbids().is_some() || published.watchdog.fact.forbids().is_some(),
+            failsafe_mode_is_active: published.failsafe.is_active(),
             progress: published.progress.clone(),
             task: published.task.clone(),
             ..PatroniStatus::default()

@@ -106,8 +106,7 @@ fn peers(facts: &Facts<'_>, page: &mut Page) {
     page.flag(
         "patroni_failsafe_mode_is_active",
         "Value is 1 if failsafe mode is active, 0 if inactive.",
-        // It begins with a call that this server refuses, see `POST /failsafe`.
-        false,
+        published.failsafe.is_active(),
     );
     page.flag(
         "patroni_failsafe_mode_enabled",

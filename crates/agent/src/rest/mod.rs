@@ -12,6 +12,7 @@ mod configuration;
 mod crowd;
 mod explain;
 mod facts;
+mod failsafe;
 mod health;
 pub mod limits;
 mod listen;

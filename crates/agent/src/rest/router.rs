@@ -20,7 +20,7 @@ use super::query::Query;
 use super::respond::Refusal;
 use super::routes::{Change, Read};
 use super::switchover::{self, Action};
-use super::{body, configuration, explain, health, loss, metrics, node, openapi, respond, routes, ui};
+use super::{body, configuration, explain, failsafe, health, loss, metrics, node, openapi, respond, routes, ui};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new().fallback(dispatch).with_state(app)
@@ -120,7 +120,12 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
     let view = app.handle.read().view.as_ref().map(|(view, _)| view.clone());
     let policy = app.policy.load_full();
     // Before the body is read: a stranger cannot make the server wait for one.
-    let refusal = policy.access.refusal(peer, request.headers(), view.as_deref(), change == Change::Failsafe);
+    let refusal = policy.access.refusal(
+        peer,
+        request.headers(),
+        view.as_deref(),
+        matches!(change, Change::Failsafe | Change::Consent),
+    );
     if let Some(refusal) = refusal.await {
         return Ok(respond::closing(refusal));
     }
@@ -135,8 +140,9 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
         }
         Change::CancelSwitchover => switchover::cancel(app).await,
         Change::Failover => switchover::request(app, Action::Failover, body::required(request, limits).await?).await,
-        // A primary that asks this must not go on: this member gives no such promise.
-        Change::Failsafe => Err(Refusal::new(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")),
+        Change::Failsafe if !app.handle.read().settings.failsafe_mode => Err(failsafe::off()),
+        Change::Failsafe => failsafe::vouch(app, body::required(request, limits).await?),
+        Change::Consent => failsafe::consent(app, body::required(request, limits).await?),
         Change::PatchConfig => configuration::patch(app, body::required(request, limits).await?).await,
         Change::PutConfig => configuration::put(app, body::required(request, limits).await?).await,
         Change::AcknowledgeLoss => loss::acknowledge(app, request.uri().path()).await,

@@ -40,6 +40,7 @@ pub enum Change {
     CancelSwitchover,
     Failover,
     Failsafe,
+    Consent,
     PatchConfig,
     PutConfig,
     AcknowledgeLoss,
@@ -279,7 +280,24 @@ pub const ROUTES: &[Route] = &[
         Input::Required("FailsafeCall"),
         "A primary without the store asks whether it may go on",
     )
-    .answers(&[(502, "Failsafe mode is off")]),
+    .answers(&[
+        (200, "Accepted: it may"),
+        (409, "This member has promised another that it may not, or cannot promise anything yet"),
+        (500, "This member leads"),
+        (502, "Failsafe mode is off"),
+    ]),
+    change(
+        "POST",
+        "/consent",
+        Change::Consent,
+        Input::Required("ConsentCall"),
+        "A member asks whether it may lead although another may go on without the store",
+    )
+    .answers(&[
+        (200, "Accepted: this member vouches for nobody else meanwhile"),
+        (409, "This member has promised another that it may not, or cannot promise anything yet"),
+        (500, "This member leads"),
+    ]),
     change(
         "PATCH",
         "/config",

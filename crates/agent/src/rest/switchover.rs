@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use surus_api::{Client, SwitchoverRequest};
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, FailoverRequest, Member};
+use surus_core::failsafe::Of;
 use surus_core::settings::{ClusterSettings, SynchronousMode};
 use surus_store::TxnOutcome;
 use tracing::warn;
@@ -54,7 +55,7 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
             .await
             .map_err(|why| Refusal::new(StatusCode::PRECONDITION_FAILED, why))?;
     }
-    write(app, action, &order, &view).await?;
+    write(app, action, &order, &view, asked.force).await?;
     app.wake();
     if order.scheduled_at.is_some() {
         return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));
@@ -62,30 +63,52 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
     Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, &settings).await)
 }
 
-async fn write(app: &App, action: Action, order: &FailoverRequest, view: &ClusterView) -> Result<(), Refusal> {
+async fn write(
+    app: &App,
+    action: Action,
+    order: &FailoverRequest,
+    view: &ClusterView,
+    force: bool,
+) -> Result<(), Refusal> {
     let (store, limit) = (&app.handle.store, app.store_deadline());
     let not_written = |e| Refusal::unavailable(format!("failed to write failover key into DCS: {e}"));
-    let past = view
-        .unguarded
-        .as_ref()
-        .filter(|u| action == Action::Failover && view.leader.is_none() && order.candidate.as_ref() != Some(&u.value));
-    let Some(past) = past else { return store.put(KEY, order.to_text(), limit).await.map_err(not_written) };
+    let alone = action == Action::Failover && view.leader.is_none();
+    let another = |name: &MemberName| alone && order.candidate.as_ref() != Some(name);
+    let left = view.unguarded.as_ref().filter(|u| another(&u.value));
+    let vouched = view.vouching.as_ref().filter(|v| force && v.value.of != Of::None && another(&v.value.leader));
+    if left.is_none() && vouched.is_none() {
+        return store.put(KEY, order.to_text(), limit).await.map_err(not_written);
+    }
     // Who asks for a failover while nobody leads says that what was left alone has stopped. It is not left at that if
     // it answers.
     let peers = app.policy.load().peers.clone();
-    if let Some(url) = view.members.get(&past.value).and_then(|m| m.api_url.as_ref())
-        && peers.probe(url, limits::PROBE).await.is_ok_and(|status| !status.in_recovery)
-    {
-        let message =
-            format!("failover is not possible: {} runs as a primary; stop it, or resume the cluster", past.value);
-        return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, message));
-    }
-    warn!("{} was left alone while paused, and is taken for stopped because a failover was asked for", past.value);
-    match store.put_failover_past(past.version, order.to_text(), limit).await.map_err(not_written)? {
-        TxnOutcome::Applied(_) => Ok(()),
-        TxnOutcome::Conflict => {
-            Err(Refusal::new(StatusCode::CONFLICT, "who leads or is left alone has changed meanwhile; try again"))
+    for name in left.map(|u| &u.value).into_iter().chain(vouched.map(|v| &v.value.leader)) {
+        let listed = view.failsafe.as_ref().and_then(|f| f.get(name));
+        let url = view.members.get(name).and_then(|m| m.api_url.as_ref()).or(listed);
+        if let Some(url) = url
+            && peers.probe(url, limits::PROBE).await.is_ok_and(|status| !status.in_recovery)
+        {
+            let message = format!("failover is not possible: {name} runs as a primary; stop it, or resume the cluster");
+            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, message));
         }
+    }
+    if let Some(left) = left {
+        warn!("{} was left alone while paused, and is taken for stopped because a failover was asked for", left.value);
+    }
+    if let Some(vouched) = vouched {
+        warn!(
+            "{} may go on as the primary without the store, and is taken for stopped because a failover was asked for with \
+             force",
+            vouched.value.leader
+        );
+    }
+    let written = store.put_failover_past(left.map(|u| u.version), vouched, order.to_text(), limit);
+    match written.await.map_err(not_written)? {
+        TxnOutcome::Applied(_) => Ok(()),
+        TxnOutcome::Conflict => Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "who leads, is left alone or may be vouched for has changed meanwhile; try again",
+        )),
     }
 }
 
@@ -226,6 +249,7 @@ mod tests {
             candidate: Some(candidate.into()),
             member: None,
             scheduled_at: Some(at.into()),
+            force: false,
         };
         let later = "2026-10-01T13:00:00Z";
         for (endpoint, asked, paused, want) in [

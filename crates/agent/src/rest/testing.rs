@@ -124,6 +124,7 @@ pub fn published() -> Published {
         view: None,
         store_last_seen: 1_721_815_200,
         lease_until: Some(NOW + Duration::from_secs(20)),
+        failsafe: crate::failsafe::Failsafe::of("node1"),
         fence: Default::default(),
         watchdog: Default::default(),
         stalls: Default::default(),

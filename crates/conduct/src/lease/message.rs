@@ -1,11 +1,21 @@
 //! What the keeper is told, asks for and answers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use surus_core::cluster::Leader;
 use surus_core::facts::Lead;
 use surus_core::store::{Beside, LeaseId, StoreResult, TakeLead};
-use surus_core::{BootTime, Timeline};
+use surus_core::{BootTime, MemberName, Timeline};
+
+/// Enough members vouch for this lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vouched {
+    /// When they were asked.
+    pub sent: BootTime,
+    pub until: BootTime,
+    pub by: BTreeSet<MemberName>,
+}
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LeaseState {
@@ -13,6 +23,12 @@ pub struct LeaseState {
     /// Changes with every new session: keys bound to the old one must be written again.
     pub session_number: u64,
     pub lead: Option<Lead>,
+    /// Until when members vouch for me, while that is longer than the lease.
+    pub vouched: Option<Vouched>,
+    /// Whose word counts; see [`Electors::epoch`](surus_core::failsafe::Electors).
+    pub electors: u64,
+    /// The leader key ended in the store and I go on by what members say.
+    pub unbound: bool,
     /// What was certainly said with taking that lead. It may have been said although this is absent.
     pub announced: Option<Timeline>,
     /// Last confirmed renewal: when it was sent and how long the answer took.
@@ -68,8 +84,9 @@ pub enum Request {
     Retake,
     /// Read who leads.
     Look,
-    /// Delete the leader key if it carries my name (`ClusterStore::release_lead`).
-    Release { status: Option<String> },
+    /// Delete the leader key if it carries my name (`ClusterStore::release_lead`). `unvouch`: and say that nobody is vouched
+    /// for any more.
+    Release { status: Option<String>, unvouch: bool },
     /// Revoke the session's lease, if there is one.
     Close,
 }

@@ -278,7 +278,7 @@ fn nobody_acts_on_a_lead_from_the_moment_its_release_is_sent() {
         let mut rig = leading();
         rig.keeper.command(2, Command::Release { status: Some("s".into()) });
         let (request, _) = rig.asked("release");
-        assert_eq!(request, Request::Release { status: Some("s".into()) });
+        assert_eq!(request, Request::Release { status: Some("s".into()), unvouch: false });
         assert_eq!(rig.until(), None, "the store may give it to somebody else before it answers");
         rig.answer(&request, say);
         assert!(matches!(rig.reply(), Reply::Released(r) if r.is_ok() == matches!(say, Say::Good)));
@@ -291,15 +291,15 @@ fn nobody_acts_on_a_lead_from_the_moment_its_release_is_sent() {
 #[test]
 fn the_store_is_the_judge_of_who_leads() {
     let mut rig = leading();
-    rig.keeper.lost(4);
+    rig.keeper.lost(rig.at.now, 4, false);
     assert!(rig.until().is_some(), "a reading older than the taking says nothing");
-    rig.keeper.lost(5);
+    rig.keeper.lost(rig.at.now, 5, false);
     assert_eq!(rig.until(), None);
     // Also while a renewal is under way, which then prolongs nothing.
     let mut rig = leading();
     rig.pass(LOOP);
     let (request, _) = rig.asked("renew");
-    rig.keeper.lost(8);
+    rig.keeper.lost(rig.at.now, 8, false);
     assert_eq!(rig.until(), None);
     rig.answer(&request, Say::Good);
     assert_eq!((rig.until(), rig.keeper.state().session), (None, true));
@@ -461,7 +461,7 @@ fn an_announcement_counts_with_the_lead_it_was_made_with() {
     rig.reply();
     rig.serve("renew", Say::Good);
     assert_eq!(said(&rig), Some(2), "as long as the lead");
-    rig.keeper.lost(5);
+    rig.keeper.lost(rig.at.now, 5, false);
     assert_eq!(said(&rig), None);
     // That the key is mine does not tell with which request it became that.
     taking(&mut rig, 3, Say::Unknown);
@@ -520,5 +520,63 @@ fn whatever_the_timing_a_renewal_is_due_before_a_primary_must_begin_to_stop() {
                 assert!(until <= rig.at.now + timing.loop_wait, "{timing:?}");
             }
         }
+    }
+}
+
+fn by() -> BTreeSet<MemberName> {
+    [MemberName::from("a"), MemberName::from("b")].into()
+}
+
+#[test]
+fn members_prolong_a_lead_that_has_not_ended() {
+    let mut rig = leading();
+    let (until, sent) = (rig.until().unwrap(), rig.at.now);
+    rig.keeper.vouched(rig.at, sent, TTL, by(), 1);
+    assert_eq!(rig.until(), Some(until), "by whom the store does not know");
+    rig.pass(Duration::from_secs(1));
+    rig.keeper.vouched(rig.at, rig.at.now, TTL, by(), 0);
+    let vouched = rig.until().unwrap();
+    assert_eq!(vouched, rig.at.now + TTL - margin(TTL), "counted from the question");
+    rig.keeper.vouched(rig.at, sent, TTL, by(), 0);
+    assert_eq!(rig.until(), Some(vouched), "never shortened");
+    let late = Moment { now: vouched, ..rig.at };
+    rig.keeper.vouched(late, late.now, TTL, by(), 0);
+    assert_eq!(rig.until(), Some(vouched), "what has ended stays ended");
+}
+
+#[test]
+fn the_key_may_end_while_members_vouch() {
+    let mut rig = leading();
+    rig.pass(LOOP);
+    rig.keeper.vouched(rig.at, rig.at.now, TTL, by(), 0);
+    let until = rig.until();
+    rig.serve("renew", Say::Gone);
+    assert_eq!((rig.until(), rig.keeper.state().unbound), (until, true), "it goes on");
+    rig.serve("open", Say::Good);
+    // The store names nobody: the lead is taken again by whoever decides.
+    rig.keeper.lost(rig.at.now, 7, true);
+    assert_eq!(rig.until(), until);
+    rig.keeper.lost(rig.at.now, 8, false);
+    assert_eq!(rig.until(), None, "somebody else leads");
+}
+
+#[test]
+fn without_their_word_the_end_of_the_key_is_the_end() {
+    let mut rig = leading();
+    rig.keeper.lost(rig.at.now, 7, true);
+    assert_eq!(rig.until(), None);
+    let mut rig = leading();
+    rig.pass(LOOP);
+    rig.serve("renew", Say::Gone);
+    assert_eq!(rig.until(), None);
+}
+
+#[test]
+fn giving_the_lead_up_ends_that_anybody_is_vouched_for() {
+    for (cleared, unvouch) in [(Some(5), true), (Some(4), false), (None, false)] {
+        let mut rig = leading();
+        rig.keeper.unvouches(cleared);
+        rig.keeper.command(1, Command::Release { status: None });
+        assert_eq!(rig.asked("release").0, Request::Release { status: None, unvouch }, "{cleared:?}");
     }
 }

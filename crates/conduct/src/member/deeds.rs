@@ -35,6 +35,9 @@ pub enum Deed<T> {
         again: bool,
         /// What was decided on.
         beside: Beside,
+        /// It rests on a promise to myself: from here on I break it for nobody, and if it is broken already the lead is not
+        /// taken.
+        firm: bool,
         limit: Duration,
     },
     /// Ask the lease keeper, wait at most `limit`, and tell [`Member::lead_released`].
@@ -46,6 +49,13 @@ pub enum Deed<T> {
     Probe {
         at: BootTime,
         whom: BTreeMap<MemberName, Option<String>>,
+    },
+    /// Promise myself that I vouch for nobody else, and ask these to promise me that, each at its URL, without waiting. Each
+    /// answer is told by [`Member::consented`]. `firm`: see [`Deed::TakeLead`].
+    AskConsent {
+        at: BootTime,
+        whom: BTreeMap<MemberName, String>,
+        firm: bool,
     },
     /// Write `{}` to the `failover` key if it still has this version.
     ClearFailover {
@@ -99,11 +109,15 @@ impl<T> Member<T> {
                     let unguarded = view.and_then(|v| v.unguarded.as_ref()).map(|u| u.version);
                     let announce = self.announce(facts).filter(|_| order == Order::TakeLead);
                     let config = view.and_then(|v| v.config.as_ref()).map(|c| c.version);
-                    let beside = Beside { unguarded, sync: view.map(|v| v.sync_version), config, announce };
-                    Some(Deed::TakeLead { again: order == Order::RetakeLead, beside, limit })
+                    let vouching = view.map(|v| v.vouching_version);
+                    let beside = Beside { unguarded, vouching, sync: view.map(|v| v.sync_version), config, announce };
+                    let firm = facts.failsafe.given.as_ref().is_some_and(|p| p.to == self.me);
+                    self.took_on = None;
+                    Some(Deed::TakeLead { again: order == Order::RetakeLead, beside, firm, limit })
                 }
                 Order::ReleaseLead => Some(Deed::ReleaseLead { limit }),
                 Order::Probe { members } => self.probe(&members, facts, now),
+                Order::AskConsent { members } => Some(self.ask_consent(&members, facts, now)),
                 Order::ClearFailover { version } => {
                     info!("Cleaning up failover key");
                     Some(Deed::ClearFailover { version, limit })
@@ -174,6 +188,14 @@ impl<T> Member<T> {
         Some(Deed::Cancel)
     }
 
+    fn ask_consent(&mut self, members: &[MemberName], facts: &Facts, now: BootTime) -> Deed<T> {
+        let list = facts.store.view.as_deref().and_then(|v| v.failsafe.as_ref());
+        let url = |name: &MemberName| Some((name.clone(), list?.get(name)?.clone()));
+        let whom: BTreeMap<MemberName, String> = members.iter().filter_map(url).collect();
+        self.consents.retain(|name, _| !whom.contains_key(name));
+        Deed::AskConsent { at: now, whom, firm: facts.lead.is_some() }
+    }
+
     /// Each member is asked once at a time.
     fn probe(&mut self, members: &[MemberName], facts: &Facts, now: BootTime) -> Option<Deed<T>> {
         let view = facts.store.view.as_deref();
@@ -204,6 +226,8 @@ impl<T> Member<T> {
                 // Whatever was asked for has happened now; but what was asked of me in an earlier run is still to be
                 // done.
                 let view = facts.store.view.as_deref();
+                // The store compared who may vouch with what I have read: nothing newer has to be waited for.
+                self.took_on = view.filter(|v| v.leader_name() != Some(&self.me)).map(|v| v.revision);
                 self.met = view
                     .filter(|v| v.failover.is_some() && v.leader_name() != Some(&self.me))
                     .and_then(|v| v.failover_version);

@@ -43,6 +43,7 @@ fn facts(view: ClusterView) -> Facts {
         lead: None,
         inherited: None,
         unguarded: false,
+        failsafe: Default::default(),
         postgres: PostgresFact {
             data_dir: DataDir::Empty,
             process: ProcessState::NotRunning,
@@ -208,11 +209,11 @@ fn what_a_view_says_about_my_lead() {
     let nobody = ClusterView { leader: None, ..view(30, "b") };
     for (seen, held, lost, inherited) in [
         (followed(view(30, "a")), lead(6000), None, true),
-        (followed(view(30, "b")), lead(6000), Some(30), false),
-        (followed(view(10, "b")), lead(6000), Some(10), false),
+        (followed(view(30, "b")), lead(6000), Some((30, false)), false),
+        (followed(view(10, "b")), lead(6000), Some((10, false)), false),
         // Older than my taking it.
         (followed(view(9, "b")), lead(6000), None, false),
-        (followed(nobody), lead(6000), Some(30), false),
+        (followed(nobody), lead(6000), Some((30, true)), false),
         (followed(view(30, "b")), None, None, false),
         (broken, lead(6000), None, true),
         (Arc::default(), lead(6000), None, true),

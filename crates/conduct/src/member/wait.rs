@@ -106,6 +106,8 @@ pub fn differ(a: &ClusterView, b: &ClusterView) -> bool {
         || a.sync != b.sync
         || a.history != b.history
         || a.unguarded != b.unguarded
+        || a.failsafe != b.failsafe
+        || a.vouching != b.vouching
         || a.garbage != b.garbage
         || a.members.len() != b.members.len()
         || a.members.values().zip(b.members.values()).any(|(x, y)| !same_but_positions(x, y))

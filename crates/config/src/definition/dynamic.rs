@@ -62,9 +62,12 @@ pub(crate) const DYNAMIC: &[Key] = &[
         "Standbys that commits wait for",
     )
     .is("1"),
-    key("failsafe_mode", Kind::Bool, "A primary without the store goes on while it reaches every member")
-        .is("false")
-        .never("this version has no failsafe mode: a primary that loses the store stops when its lead ends"),
+    key(
+        "failsafe_mode",
+        Kind::Bool,
+        "A primary without the store goes on while a majority of the members vouch for it",
+    )
+    .is("false"),
     key("pause", Kind::Bool, "Use `surus pause` and `surus resume`").is("false"),
     key("disk_guard", Kind::Map(DISK_GUARD, Others::Unknown), "What is to stay free on the disk of the log").ours(),
     key("member_slots_ttl", Kind::Time, "How long the slot of a member that is away is kept").is("30min"),

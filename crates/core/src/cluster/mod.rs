@@ -22,6 +22,7 @@ pub use member::{Member, MemberRole, MemberState, PendingRestart, ScheduledResta
 pub use status::Status;
 pub use sync::SyncState;
 
+use crate::failsafe::Vouching;
 use crate::ids::{MemberName, SystemId};
 use crate::loss::Remembered;
 
@@ -82,6 +83,12 @@ pub struct ClusterView {
     pub sync_version: Option<KeyVersion>,
     pub history: Option<History>,
     pub failsafe: Option<BTreeMap<MemberName, String>>,
+    /// Whom members may vouch for. Not known to Patroni.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouching: Option<Versioned<Vouching>>,
+    /// Also of one that makes no sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouching_version: Option<KeyVersion>,
     /// The primary that is left alone because the cluster is or was paused: until it is not named here any more,
     /// nobody can know that it has stopped writing. Not known to Patroni.
     #[serde(default)]
@@ -151,6 +158,13 @@ impl ClusterView {
                     Ok(map) => view.failsafe = Some(map),
                     Err(_) => view.spoilt("failsafe", "is not a JSON object of member names to URLs"),
                 },
+                "vouching" => {
+                    view.vouching_version = Some(raw.version);
+                    match Vouching::parse(text) {
+                        Ok(value) => view.vouching = Some(Versioned { value, version: raw.version }),
+                        Err(problem) => view.spoilt("vouching", &problem),
+                    }
+                }
                 "unguarded" if !text.trim().is_empty() => {
                     view.unguarded = Some(Versioned { value: MemberName::from(text.trim()), version: raw.version });
                 }
@@ -318,6 +332,7 @@ mod tests {
             "sync",
             "history",
             "failsafe",
+            "vouching",
             "timeline",
             "loss/a",
             "members/a",

@@ -141,6 +141,11 @@ impl<'a> Ctx<'a> {
         self.facts.inherited.is_some_and(|until| self.facts.now + reserve < until)
     }
 
+    /// Nobody else can go on as a primary while I hold this lead.
+    pub fn cleared(&self) -> bool {
+        self.facts.lead.is_some_and(|lead| self.memory.cleared == Some(lead.version))
+    }
+
     pub fn backing_off(&self) -> bool {
         self.backoff_left().is_some()
     }
@@ -168,7 +173,8 @@ fn leads(facts: &Facts, memory: &Memory, view: Option<&ClusterView>) -> Leads {
     }
     match view.leader_name() {
         Some(name) if *name == facts.me => {
-            if facts.lead.is_some() {
+            let current = facts.store.broken.is_none();
+            if facts.lead.is_some() && !(facts.failsafe.unbound && current) {
                 Leads::Me
             } else if memory.released {
                 // Taken for an earlier run's key, it would undo the release that is on its way.

@@ -6,6 +6,7 @@ use super::stopped::asked_to_hand_over;
 use super::{Ctx, Rule, Work};
 use crate::candidate;
 use crate::cluster::{FailoverRequest, Versioned};
+use crate::failsafe::{self, Clearance};
 use crate::ids::MemberName;
 use crate::order::{Demote, Order, Task};
 use crate::report::Section;
@@ -89,6 +90,14 @@ pub const RULES: &[Rule] = &[
             w.again_in(Duration::from_millis(200));
         },
         why: "A promotion takes longer than the lease lasts.",
+    },
+    Rule {
+        id: 713,
+        section: Section::Primary,
+        name: "I hold the lead as a standby, and another member may go on as the primary without the store",
+        when: |c| is_to_be_promoted(c) && !c.cleared(),
+        then: wait_for_clearance,
+        why: "Whoever vouches for another vouches until its time is up, whoever holds the lead meanwhile.",
     },
     Rule {
         id: 715,
@@ -295,6 +304,36 @@ fn chosen(w: &mut Work) -> Option<MemberName> {
 
 fn action(w: &Work) -> &'static str {
     w.view.and_then(|v| v.failover.as_ref()).map_or("switchover", |f| f.value.action())
+}
+
+/// The lead is mine and I must not run as a primary yet.
+pub(super) fn wait_for_clearance(w: &mut Work) {
+    let Some(view) = w.view.filter(|_| w.facts.store.broken.is_none()) else {
+        w.goal("not becoming the primary: whether another goes on without the store cannot be looked up");
+        w.wait_for("the store");
+        return w.again_in(Duration::from_millis(200));
+    };
+    let since = *w.memory.uncleared_since.get_or_insert(w.facts.now);
+    let clearance = failsafe::clearance(w.facts, &w.memory, view);
+    // Another may be better placed to get it.
+    if w.facts.now.since(since) >= failsafe::CONSENT * 2 && clearance != Clearance::Clear {
+        w.goal("giving the leader lock up: too few members consent that I lead");
+        w.abstain(failsafe::CONSENT);
+        return w.order(Order::ReleaseLead);
+    }
+    match clearance {
+        Clearance::Clear => {
+            w.goal("not becoming the primary before the store has shown me the lead");
+            w.wait_for("a reading of the store that is newer than my taking the lead");
+            w.again_in(Duration::from_millis(100));
+        }
+        Clearance::Ask { whom, why } => super::race::ask_consent(w, whom, &why),
+        Clearance::Wait { why } => {
+            w.goal(format!("not becoming the primary yet: {why}"));
+            w.wait_for(why);
+            w.again_in(Duration::from_millis(500));
+        }
+    }
 }
 
 fn is_to_be_promoted(c: &Ctx) -> bool {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Ctx, Leads, Rule};
+use super::{Ctx, Leads, Rule, Work};
+use crate::ids::MemberName;
 use crate::order::{Demote, Order, Task};
 use crate::race::{Verdict, judge};
 use crate::report::Section;
@@ -97,6 +98,22 @@ pub const RULES: &[Rule] = &[
         why: "The member that has most of the log must win.",
     },
     Rule {
+        id: 625,
+        section: Section::Race,
+        name: "nobody leads and others have to consent",
+        when: |c| c.leads == Leads::Nobody && matches!(verdict(c), Verdict::Consent { .. }),
+        then: |w| {
+            if let Some(view) = w.view
+                && let (Verdict::Consent { whom, why }, candidates) = judge(w.facts, &w.memory, view)
+            {
+                w.candidates = candidates;
+                ask_consent(w, whom, &why);
+            }
+        },
+        why: "A primary that cannot reach the store goes on as long as enough members vouch for it. Whoever consents to me \
+              vouches for nobody else.",
+    },
+    Rule {
         id: 630,
         section: Section::Race,
         name: "nobody leads and a primary here must not",
@@ -152,6 +169,26 @@ pub const RULES: &[Rule] = &[
         why: "Another member is better placed, or this one is not allowed.",
     },
 ];
+
+/// Asks for what is missing before I may become the primary, and says what it is.
+pub(super) fn ask_consent(w: &mut Work, whom: Vec<MemberName>, why: &str) {
+    let asked = w.memory.consent_asked.map(|at| w.facts.now.since(at));
+    // The answers to the last question need a moment, and who refused does so for longer than that.
+    let pause = if whom.is_empty() { Duration::from_millis(50) } else { Duration::from_secs(1) };
+    match asked {
+        Some(ago) if ago < pause => w.again_in(pause - ago),
+        _ => {
+            w.memory.consent_asked = Some(w.facts.now);
+            w.order(Order::AskConsent { members: whom });
+            w.again_in(pause);
+        }
+    }
+    w.goal(format!("waiting for consent to lead: {why}"));
+    w.wait_for(format!(
+        "consent to lead: {why}; if that leader certainly does not run any more: surus failover --candidate {} --force",
+        w.facts.me
+    ));
+}
 
 fn verdict(c: &Ctx) -> Verdict {
     c.view.map_or(Verdict::Leave { why: String::new() }, |view| judge(c.facts, c.memory, view).0)

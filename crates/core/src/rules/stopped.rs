@@ -131,6 +131,14 @@ pub const RULES: &[Rule] = &[
         why: "A primary that is not up before the lease ends would have to be stopped again.",
     },
     Rule {
+        id: 519,
+        section: Section::Stopped,
+        name: "I hold the lead and another member may go on as the primary without the store",
+        when: |c| down(c) && c.i_lead() && !c.leads_standbys() && was_primary(c) && !c.cleared(),
+        then: super::primary::wait_for_clearance,
+        why: "Whoever vouches for another vouches until its time is up, whoever holds the lead meanwhile.",
+    },
+    Rule {
         id: 520,
         section: Section::Stopped,
         name: "I hold the lead and my data was the primary's",

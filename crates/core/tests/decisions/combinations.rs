@@ -378,6 +378,7 @@ fn every_race_has_one_verdict_and_a_reason() {
                         let stepped_down = matches!(request, Some((Some("a"), _)));
                         assert!(called || stepped_down || !(against("b", b) || against("c", c)), "{story}: {why}");
                     }
+                    Verdict::Consent { why, .. } => assert!(!why.is_empty(), "{story}"),
                     Verdict::Ask(members) => assert!(!members.is_empty(), "{story}: asks nobody"),
                     Verdict::Leave { why } => assert!(!why.is_empty(), "{story}"),
                 }

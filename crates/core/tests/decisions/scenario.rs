@@ -149,6 +149,7 @@ impl Scenario {
             request: None,
             inherited: None,
             unguarded: false,
+            failsafe: Default::default(),
             fence: Default::default(),
             watchdog: Default::default(),
             stalls: Default::default(),
@@ -468,6 +469,9 @@ pub fn brief(order: &Order) -> String {
         Order::ReleaseLead => "release".into(),
         Order::Probe { members } => {
             format!("ask {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
+        Order::AskConsent { members } => {
+            format!("consent of {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         }
         Order::WriteSystemId { .. } => "write system id".into(),
         Order::WriteConfig { .. } => "write config".into(),

@@ -103,6 +103,7 @@ impl World {
             lead: Some(Lead { until: now + Duration::from_secs(7), version: 9 }),
             inherited: None,
             unguarded: false,
+            failsafe: Default::default(),
             fence: Fence::default(),
             watchdog: Fence::default(),
             stalls: Default::default(),

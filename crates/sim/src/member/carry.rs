@@ -38,7 +38,8 @@ impl Member {
                     self.mind().cancel.store(true, Ordering::Relaxed);
                     self.sim.with(|w| w.nodes[self.node].stir());
                 }
-                Deed::TakeLead { again, beside, limit } => {
+                Deed::TakeLead { firm: true, .. } if !self.promise_to_myself(true) => {}
+                Deed::TakeLead { again, beside, limit, .. } => {
                     let taken = self.limited(limit, self.take_lead(again, beside)).await;
                     let now = self.now();
                     self.mind().conduct.lead_taken(taken, facts, now);
@@ -48,6 +49,7 @@ impl Member {
                     self.mind().conduct.lead_released(released);
                 }
                 Deed::Probe { at, whom } => self.probe(at, whom),
+                Deed::AskConsent { at, whom, firm } => self.ask_consent(at, whom, firm),
                 Deed::ClearFailover { version, limit } => {
                     let _ = self.store.compare_and_put("failover", Some(version), "{}".into(), limit).await;
                 }

@@ -61,6 +61,10 @@ impl Member {
             },
             lead: lease.lead,
             inherited: mind.conduct.inherited(),
+            failsafe: self.sim.with(|w| {
+                let agent = w.nodes[self.node].agent.as_ref();
+                agent.map(|a| mind.conduct.failsafe(&a.promises, &lease, now)).unwrap_or_default()
+            }),
             unguarded: mind.conduct.unguarded() || bug == Some(Bug::LeftAloneUnnoted) && mind.settings.settings.pause,
             fence: if fence { Fence::Working } else { Fence::Broken { required: true, why: required } },
             watchdog: Fence::Off,

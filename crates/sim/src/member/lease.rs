@@ -53,9 +53,10 @@ impl World {
     }
 
     /// The lead is lost, as of this revision of the store.
-    pub fn lead_lost(&mut self, node: usize, revision: u64) {
+    pub fn lead_lost(&mut self, node: usize, revision: u64, nobody: bool) {
+        let now = self.boot(node);
         if let Some(desk) = self.desk(node) {
-            desk.keeper.lost(revision);
+            desk.keeper.lost(now, revision, nobody);
             desk.poked = true;
         }
         self.lease_moved(node);
@@ -96,7 +97,7 @@ fn agent_told(node: &mut Node) -> &mut Option<Option<BootTime>> {
 }
 
 impl Member {
-    fn moment(&self) -> Moment {
+    pub(super) fn moment(&self) -> Moment {
         Moment { now: self.now(), session: self.store.lease() }
     }
 
@@ -224,7 +225,9 @@ async fn ask(store: &ClusterStore, request: Request, limit: Duration) -> Answer 
         Request::Take { beside } => Answer::Taken(store.take_lead_beside(beside, limit).await),
         Request::Retake => Answer::Taken(store.retake_lead(limit).await),
         Request::Look => Answer::Looked(store.read(limit).await.map(|v| v.leader)),
-        Request::Release { status } => Answer::Released(store.release_lead(status, limit).await.map(drop)),
+        Request::Release { status, unvouch } => {
+            Answer::Released(store.release_lead_beside(status, unvouch, limit).await.map(drop))
+        }
         Request::Close => {
             let _ = store.close_session(limit).await;
             Answer::Closed

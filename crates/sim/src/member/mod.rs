@@ -1,6 +1,7 @@
 //! One agent process: the shipped decisions, lease keeper and procedures, driven by a simulated machine.
 
 mod carry;
+mod failsafe;
 mod gather;
 mod hands;
 pub mod histories;
@@ -17,6 +18,7 @@ use surus_conduct::member::Member as Conduct;
 use surus_conduct::task::Outcome;
 use surus_config::DynamicConfig;
 use surus_core::facts::{Answer, Facts, PeerAnswer, PeerFact};
+use surus_core::failsafe::Promises;
 use surus_core::order::{Order, Request};
 use surus_core::postgres::{DataDir, ProcessState};
 use surus_core::settings::Timing;
@@ -48,6 +50,8 @@ pub struct Inbox {
     pub request: Option<Request>,
     pub ended: Option<Outcome>,
     pub answers: Vec<(MemberName, PeerFact)>,
+    pub consents: Vec<(MemberName, Result<BootTime, String>)>,
+    pub vouching: Option<StoreResult<TxnOutcome>>,
     pub synced: Vec<Synced>,
 }
 
@@ -69,6 +73,8 @@ impl Inbox {
             || self.request.is_some()
             || self.ended.is_some()
             || !self.answers.is_empty()
+            || !self.consents.is_empty()
+            || self.vouching.is_some()
             || !self.synced.is_empty()
     }
 }
@@ -123,6 +129,8 @@ impl World {
         if let Some(until) = conduct.inherited() {
             keeper.promised(until);
         }
+        let forgets = self.is(Bug::PromisesForgotten) || self.nodes[node].promises_last.is_zero();
+        let silent_until = (!forgets).then(|| now + self.nodes[node].promises_last);
         let left = conduct.inherited().filter(|_| !self.is(Bug::NewFenceNotTold));
         self.nodes[node].agent = Some(Agent {
             pid,
@@ -138,6 +146,10 @@ impl World {
             guard: None,
             guarded_until: left.max(self.nodes[node].fence.armed),
             fence_told: None,
+            promises: Promises::new(silent_until),
+            failsafe_mode: false,
+            electors: None,
+            asking: Default::default(),
             said: None,
         });
         let clock = {
@@ -158,6 +170,7 @@ impl World {
         self.tell(node, || "agent: starts".into());
         self.spawn(pid, Box::pin(member.clone().keep_lease()));
         self.spawn(pid, Box::pin(member.clone().keep_keys()));
+        self.spawn(pid, Box::pin(member.clone().keep_vouched()));
         self.spawn(pid, Box::pin(member.run()));
         let wait = self.random.between(5 * MS, 50 * MS);
         self.after(wait, move |w| w.watch_settles(node));
@@ -215,6 +228,7 @@ impl Member {
         self.guard(&facts);
         let end = loop {
             self.decide(&facts);
+            self.note_clearance(&facts);
             self.carry_out(&facts).await;
             let (lead, now) = self.sim.with(|w| (w.lease(self.node).lead, w.boot(self.node)));
             let mut mind = self.mind();
@@ -289,19 +303,25 @@ impl Member {
                 mind.settings_version = Some(config.version);
                 mind.settings = Arc::new(DynamicConfig::read(&config.value).0);
                 let (timing, pause) = (mind.timing(), mind.settings.settings.pause);
+                let failsafe = mind.settings.settings.failsafe_mode;
                 self.sim.with(|w| {
                     if let Some(agent) = &mut w.nodes[self.node].agent {
                         agent.paused = pause;
+                        agent.failsafe_mode = failsafe;
                         agent.desk.keeper.set_timing(timing);
                         agent.desk.poke();
+                    }
+                    if failsafe {
+                        let n = &mut w.nodes[self.node];
+                        n.promises_last = n.promises_last.max(timing.ttl);
                     }
                     w.lease_moved(self.node);
                 });
             }
             mind.conduct.take_in_view(seen, lead)
         };
-        if let Some(revision) = lost {
-            self.sim.with(|w| w.lead_lost(self.node, revision));
+        if let Some((revision, nobody)) = lost {
+            self.sim.with(|w| w.lead_lost(self.node, revision, nobody));
         }
     }
 
@@ -363,7 +383,14 @@ impl Member {
         for (name, fact) in inbox.answers {
             step |= mind.conduct.answered(name, fact);
         }
+        for (name, said) in inbox.consents {
+            step |= mind.conduct.consented(name, said);
+        }
         let lead = self.sim.with(|w| w.lease(self.node).lead);
+        if let Some(written) = inbox.vouching {
+            mind.conduct.vouching_written(written, lead, now);
+            step = true;
+        }
         for synced in inbox.synced {
             match synced {
                 Synced::Names(set) => mind.conduct.names_set(set, lead, now),
@@ -379,6 +406,16 @@ impl Member {
 
     /// Asks another member's agent how it is.
     pub async fn ask(&self, api_url: &str, limit: Duration) -> Result<PeerAnswer, String> {
+        self.call(api_url, limit, World::peer_answer).await
+    }
+
+    /// Calls another member's agent, which does this and answers.
+    pub async fn call<T>(
+        &self,
+        api_url: &str,
+        limit: Duration,
+        mut work: impl FnMut(&mut World, usize) -> Result<T, String>,
+    ) -> Result<T, String> {
         let peer = self.sim.with(|w| w.nodes.iter().position(|n| api_url == publish::api_url(&n.name)));
         let Some(peer) = peer else { return Err("no such host".into()) };
         let us =
@@ -394,7 +431,7 @@ impl Member {
                     (false, ..) => None,
                     (true, false, _) => Some(Err("connection refused".to_owned())),
                     (true, true, false) => None,
-                    (true, true, true) => Some(w.peer_answer(peer)),
+                    (true, true, true) => Some(work(w, peer)),
                 }
             })
             .await
@@ -421,7 +458,7 @@ impl Member {
 }
 
 impl World {
-    fn peer_answer(&self, peer: usize) -> Result<PeerAnswer, String> {
+    fn peer_answer(&mut self, peer: usize) -> Result<PeerAnswer, String> {
         let observed = self.observed(peer).filter(|_| self.nodes[peer].postgres.serves());
         let Some(o) = observed else { return Err("its PostgreSQL does not answer".into()) };
         let behind = self.is(Bug::PeersLookBehind);

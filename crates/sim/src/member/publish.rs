@@ -132,6 +132,7 @@ impl Member {
             });
         }
         self.note_pause(facts);
+        self.note_vouching(facts);
         // Without a fence this member does not lead: a new one is started.
         let node = self.node;
         self.sim.with(|w| {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use surus_conduct::failsafe::Asking;
 use surus_conduct::member::Inherited;
+use surus_core::failsafe::{Electors, Promises};
 use surus_core::store::Followed;
 use surus_core::{BootTime, MemberName};
 
@@ -47,6 +49,11 @@ pub struct Agent {
     pub guarded_until: Option<BootTime>,
     /// What the fence was told last and has confirmed.
     pub fence_told: Option<Option<BootTime>>,
+    /// What it has promised, whom it may ask to vouch for it, and what it asks.
+    pub promises: Promises,
+    pub failsafe_mode: bool,
+    pub electors: Option<Electors>,
+    pub asking: Asking,
     /// What its keys in the store are to say.
     pub said: Option<Arc<Desired>>,
 }
@@ -62,6 +69,8 @@ pub struct Node {
     pub agent: Option<Agent>,
     pub postgres: Postgres,
     pub fence: Fence,
+    /// The longest promise that an agent here may have given, in a small file.
+    pub promises_last: std::time::Duration,
     /// What the agent leaves for its successor in a small file.
     pub left: Option<Inherited>,
     /// What waits for the machine, or a process on it, to go on.
@@ -88,6 +97,7 @@ impl Node {
             agent: None,
             postgres: Postgres::default(),
             fence: Fence::default(),
+            promises_last: Default::default(),
             left: None,
             deferred: vec![],
             waiting: vec![],

@@ -69,6 +69,7 @@ pub async fn switchover(context: &Context, terminal: &mut Terminal, args: Switch
         candidate,
         member: None,
         scheduled_at: scheduled.as_ref().map(Scheduled::iso),
+        force: false,
     };
     hand_over(context, terminal, &cluster, &reading, Action::Switchover, request).await
 }
@@ -89,7 +90,8 @@ pub async fn failover(context: &Context, terminal: &mut Terminal, args: Failover
         return failed("Aborting failover");
     }
     confirm(terminal, &cluster, &reading, Action::Failover, None, args.force)?;
-    let request = SwitchoverRequest { candidate, ..SwitchoverRequest::default() };
+    let force = args.force && reading.view.leader.is_none();
+    let request = SwitchoverRequest { candidate, force, ..SwitchoverRequest::default() };
     hand_over(context, terminal, &cluster, &reading, Action::Failover, request).await
 }
 

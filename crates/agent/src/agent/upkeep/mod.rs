@@ -138,6 +138,7 @@ impl Agent {
         self.look_for_wanting(facts);
         self.run_schedule(facts);
         self.note_pause(facts);
+        self.note_vouching(facts);
         for order in std::mem::take(&mut self.upkeep.orders) {
             self.write_for_cluster(order, facts);
         }

@@ -423,6 +423,7 @@ impl World {
             request: None,
             inherited: None,
             unguarded: node.view.as_ref().and_then(|v| v.unguarded.as_ref()).is_some_and(|u| u.value == node.name),
+            failsafe: Default::default(),
             fence: Default::default(),
             watchdog: Default::default(),
             stalls: Default::default(),

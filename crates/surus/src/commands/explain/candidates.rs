@@ -67,6 +67,7 @@ fn outsider(reading: &Reading, peers: BTreeMap<MemberName, PeerFact>) -> Facts {
         request: None,
         inherited: None,
         unguarded: false,
+        failsafe: Default::default(),
         fence: Default::default(),
         watchdog: Default::default(),
         stalls: Default::default(),

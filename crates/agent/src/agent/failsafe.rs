@@ -1,0 +1,88 @@
+//! A primary without the store, as the loop sees it: what the store says about who may vouch, and whom to ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use surus_api::FailsafeRequest;
+use surus_core::cluster::Member as Key;
+use surus_core::facts::Facts;
+use surus_core::failsafe::{self, CONSENT};
+use surus_core::{BootTime, MemberName};
+use surus_store::clock::boot_now;
+
+use super::Agent;
+use crate::failsafe::{Want, consents};
+
+const WRITE: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// What the lease keeper has to know of a decision.
+    pub(super) async fn note_clearance(&mut self, facts: &Facts) {
+        let known = facts.store.view.as_deref().is_some_and(|v| v.vouching.is_some());
+        let lead = self.member.memory().cleared.filter(|_| known);
+        if self.unvouches != lead {
+            self.unvouches = lead;
+            self.lease.unvouches(lead).await;
+        }
+        let epoch = self.member.electors_epoch();
+        if self.electors != epoch {
+            self.electors = epoch;
+            self.lease.electors(epoch).await;
+        }
+    }
+
+    pub(super) fn ask_consent(&self, at: BootTime, whom: BTreeMap<MemberName, String>, firm: bool) {
+        if !self.failsafe.give_myself(firm) {
+            return;
+        }
+        if whom.is_empty() {
+            self.wake.notify_one();
+        }
+        for (name, url) in whom {
+            let (api, tx, me) = (self.api.clone(), self.consents.0.clone(), self.me.clone());
+            tokio::spawn(async move {
+                let said = consents(&api, &url, &me).await.map(|()| at + failsafe::good_for(CONSENT));
+                let _ = tx.send((name, said)).await;
+            });
+        }
+    }
+
+    /// Has the store know who may vouch for me.
+    pub(super) fn note_vouching(&mut self, facts: &Facts) {
+        if facts.settings.failsafe_mode && facts.store.view.is_some() {
+            self.failsafe.allow(facts.settings.timing.ttl);
+        }
+        let lease = self.lease_state.borrow().clone();
+        let Some(write) = self.member.vouching_due(facts, &lease, boot_now()) else { return };
+        let (store, tx) = (self.store.clone(), self.vouching.0.clone());
+        tokio::spawn(async move {
+            let written = store.write_vouching(write.failsafe, write.vouching, write.over, WRITE).await;
+            let _ = tx.send(written).await;
+        });
+    }
+
+    /// For the task that asks, which does not wait for this loop.
+    pub(super) fn show_vouchers(&self, facts: &Facts, member: &Key) {
+        let electors = self.member.electors(facts);
+        let status = facts.store.view.as_deref().map(|v| &v.status);
+        let timing = facts.settings.timing;
+        let request = FailsafeRequest {
+            name: self.me.clone(),
+            conn_url: member.conn_url.clone().unwrap_or_default(),
+            api_url: member.api_url.clone().unwrap_or_default(),
+            slots: status.map(|s| s.slots.clone()).unwrap_or_default(),
+            ttl_ms: u64::try_from(timing.ttl.as_millis()).ok(),
+        };
+        let want = electors.map(|electors| Want { api: self.api.clone(), timing, electors: Some(electors), request });
+        self.vouchers.send_if_modified(|before| {
+            let same = match (&*before, &want) {
+                (Some(a), Some(b)) => (&a.electors, &a.timing, &a.request) == (&b.electors, &b.timing, &b.request),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+            if !same {
+                *before = want;
+            }
+            !same
+        });
+    }
+}

@@ -1,0 +1,229 @@
+use std::sync::Arc;
+
+use surus_core::cluster::{ClusterView, Leader, Member, Versioned};
+use surus_core::facts::{Answer, Lead, PostgresFact, StoreFact};
+use surus_core::postgres::{DataDir, Observed, ProcessState};
+use surus_core::settings::ClusterSettings;
+use surus_core::store::StoreError;
+
+use super::*;
+use crate::lease::Vouched;
+
+const NOW: BootTime = BootTime::from_millis(1_000_000);
+
+fn set(all: &[&str]) -> BTreeSet<MemberName> {
+    all.iter().map(|n| MemberName::from(*n)).collect()
+}
+
+fn primary() -> Observed {
+    Observed {
+        at: NOW,
+        server_version: 150_000,
+        postmaster_start_time: String::new(),
+        in_recovery: false,
+        timeline: None,
+        flush_lsn: surus_core::Lsn(1),
+        flush_waiters: 0,
+        receive_lsn: surus_core::Lsn(0),
+        replay_lsn: surus_core::Lsn(0),
+        replay_timestamp: None,
+        replay_paused: false,
+        receiver: None,
+        senders: vec![],
+        slots: vec![],
+        primary_conninfo: None,
+        primary_slot_name: None,
+        restore_command: None,
+        synchronous_standby_names: String::new(),
+        synchronous_commit: String::new(),
+        pending_restart: Default::default(),
+    }
+}
+
+struct Rig {
+    facts: Facts,
+    view: ClusterView,
+    lease: LeaseState,
+    ledger: Ledger,
+}
+
+/// The leader of a, b and c.
+fn rig() -> Rig {
+    let lead = Some(Lead { until: NOW + Duration::from_secs(20), version: 5 });
+    let member = |name: &str| Member {
+        api_url: Some(format!("http://{name}:8008/patroni")),
+        surus: Some("0.1.0".into()),
+        ..Member::unknown(name.into())
+    };
+    let view = ClusterView {
+        revision: 9,
+        leader: Some(Leader { name: "a".into(), version: 5, lease: None }),
+        members: ["a", "b", "c"].map(|n| (n.into(), member(n))).into(),
+        ..ClusterView::default()
+    };
+    let facts = Facts {
+        now: NOW,
+        unix_ms: 0,
+        me: "a".into(),
+        tags: Default::default(),
+        settings: ClusterSettings { failsafe_mode: true, ..ClusterSettings::default() },
+        may_bootstrap: true,
+        store: StoreFact { view: None, broken: None, session: true },
+        lead,
+        inherited: None,
+        unguarded: false,
+        failsafe: Default::default(),
+        fence: Default::default(),
+        watchdog: Default::default(),
+        stalls: Default::default(),
+        synchronous: Default::default(),
+        postgres: PostgresFact {
+            data_dir: DataDir::Empty,
+            process: ProcessState::Accepting,
+            since: NOW,
+            orphans: false,
+            replay: None,
+            stand_alone: false,
+            answer: Answer::Known(Arc::new(primary())),
+        },
+        task: None,
+        finished: None,
+        peers: BTreeMap::new(),
+        request: None,
+        room: None,
+        missing_slots: vec![],
+        unready_slots: vec![],
+        shutdown: false,
+        failover_due: None,
+    };
+    Rig { facts, view, lease: LeaseState { lead, ..LeaseState::default() }, ledger: Ledger::default() }
+}
+
+impl Rig {
+    fn next(&mut self) -> Option<Write> {
+        self.facts.store.view = Some(Arc::new(self.view.clone()));
+        self.ledger.next(&self.facts, &self.lease)
+    }
+
+    /// The lease keeper learns whose word counts, and the write is made.
+    fn write(&mut self) -> Write {
+        assert_eq!(self.next(), None, "whoever asks has to know first");
+        assert!(self.ledger.waits(&self.lease));
+        self.lease.electors = self.ledger.epoch();
+        self.next().expect("a write")
+    }
+
+    fn written(&mut self, written: StoreResult<TxnOutcome>) {
+        self.ledger.written(written, self.facts.lead.map(|l| l.version), self.facts.now);
+    }
+
+    fn suffice(&self, by: &[&str]) -> bool {
+        self.ledger.electors(&self.facts).is_some_and(|e| e.suffice(&set(by)))
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.facts.now = self.facts.now + Duration::from_secs(seconds);
+    }
+}
+
+#[test]
+fn a_leader_relies_on_nobody_before_the_store_knows_of_it() {
+    let mut rig = rig();
+    let write = rig.write();
+    assert_eq!(write.vouching, r#"{"leader":"a","of":"majority"}"#);
+    assert_eq!(
+        write.failsafe.as_deref(),
+        Some(r#"{"a":"http://a:8008/patroni","b":"http://b:8008/patroni","c":"http://c:8008/patroni"}"#)
+    );
+    assert!(!rig.suffice(&["a", "b", "c"]));
+    rig.written(Ok(TxnOutcome::Applied(12)));
+    assert!(rig.suffice(&["a", "b"]) && !rig.suffice(&["a"]));
+    assert_eq!(rig.next(), None, "written once");
+    // Under another lead it begins again: something of an earlier process may be on its way.
+    rig.facts.lead = rig.facts.lead.map(|l| Lead { version: 9, ..l });
+    rig.lease.lead = rig.facts.lead;
+    assert_eq!(rig.write().over, None);
+    assert!(!rig.suffice(&["a", "b", "c"]));
+}
+
+#[test]
+fn while_the_outcome_is_not_known_both_lists_count() {
+    let mut rig = rig();
+    rig.write();
+    rig.written(Ok(TxnOutcome::Applied(12)));
+    rig.view.members.remove(&MemberName::from("b"));
+    rig.view.members.remove(&MemberName::from("c"));
+    rig.view.failsafe = Some(failsafe::wanted(&rig.facts, &self::rig().view).names);
+    assert_eq!(rig.next(), None, "gone for a moment only");
+    rig.pass(60);
+    let write = rig.write();
+    assert_eq!((write.over, write.failsafe.as_deref()), (Some(12), Some(r#"{"a":"http://a:8008/patroni"}"#)));
+    assert!(!rig.suffice(&["a"]), "on its way");
+    rig.written(Err(StoreError::OutcomeUnknown("lost".into())));
+    assert!(!rig.suffice(&["a"]) && rig.suffice(&["a", "b"]));
+    rig.pass(60);
+    rig.write();
+    rig.written(Ok(TxnOutcome::Applied(15)));
+    assert!(rig.suffice(&["a"]), "the later write is the only one that counts");
+}
+
+#[test]
+fn nothing_is_written_while_the_lead_rests_on_what_was_written_before() {
+    let mut rig = rig();
+    rig.write();
+    rig.written(Ok(TxnOutcome::Applied(12)));
+    rig.facts.settings.failsafe_mode = false;
+    let vouched = Vouched { sent: NOW, until: NOW + Duration::from_secs(9), by: set(&["a", "b"]) };
+    rig.view.vouching = Some(Versioned { value: Vouching { leader: "a".into(), of: Of::Majority }, version: 12 });
+    rig.view.vouching_version = Some(12);
+    for lease in [
+        LeaseState { vouched: Some(vouched), ..rig.lease.clone() },
+        LeaseState { failing: Some((NOW, "away".into())), ..rig.lease.clone() },
+        LeaseState { unbound: true, ..rig.lease.clone() },
+    ] {
+        let before = std::mem::replace(&mut rig.lease, lease);
+        assert_eq!(rig.next(), None);
+        rig.lease = before;
+    }
+    assert!(!rig.suffice(&["a", "b", "c"]), "switched off");
+    let write = rig.write();
+    assert_eq!((write.vouching.as_str(), write.failsafe), (r#"{"leader":"a","of":"none"}"#, None));
+}
+
+#[test]
+fn a_member_that_patroni_drives_must_vouch_from_the_moment_it_is_seen() {
+    let mut rig = rig();
+    rig.write();
+    rig.written(Ok(TxnOutcome::Applied(12)));
+    assert!(rig.suffice(&["a", "b"]));
+    let patroni = Member { api_url: Some("http://d:8008/patroni".into()), ..Member::unknown("d".into()) };
+    rig.view.members.insert("d".into(), patroni);
+    assert_eq!(rig.next(), None);
+    assert!(!rig.suffice(&["a", "b"]) && !rig.suffice(&["a", "b", "d"]), "all of the list that is on its way");
+    assert!(rig.suffice(&["a", "b", "c", "d"]));
+    rig.lease.electors = rig.ledger.epoch();
+    assert_eq!(rig.next().map(|w| w.vouching).as_deref(), Some(r#"{"leader":"a","of":"all"}"#));
+}
+
+#[test]
+fn a_round_of_questions() {
+    let list =
+        List { names: rig().view.members.keys().map(|n| (n.clone(), n.to_string())).collect(), of: Of::Majority };
+    let electors = Electors { epoch: 3, lists: vec![list], foreign: BTreeMap::new() };
+    let me = MemberName::from("a");
+    let timing = Timing::NEW_CLUSTER;
+    let mut asking = Asking::default();
+    assert_eq!(asking.begin(&me, electors.clone(), true, NOW).len(), 2);
+    assert_eq!(asking.enough(&timing), None);
+    asking.answered(NOW, "b".into(), Err("no".into()));
+    asking.answered(BootTime::default(), "c".into(), Ok(()));
+    assert_eq!(asking.enough(&timing), None, "an answer to an older question");
+    assert_eq!(asking.due(), NOW + AGAIN, "asked again soon");
+    asking.answered(NOW, "c".into(), Ok(()));
+    assert_eq!(asking.enough(&timing), Some((NOW, set(&["a", "c"]), 3)));
+    assert_eq!(asking.enough(&timing), None, "told once");
+    // Who has promised somebody else something does not count for itself.
+    asking.begin(&me, electors, false, NOW);
+    asking.answered(NOW, "b".into(), Ok(()));
+    assert_eq!(asking.enough(&timing), None);
+}
