@@ -240,10 +240,10 @@ pub fn list(facts: &Facts, memory: &Memory, view: &ClusterView) -> Option<List> 
     Some(List { names, of })
 }
 
-/// The last leader was driven by Patroni, which writes the list and knows nothing of `vouching`.
+/// The last leader was driven by Patroni, which writes the list and knows nothing of `vouching`, and none of ours has led
+/// since: it would have written that key before it relied on anybody.
 fn led_by_foreigner(memory: &Memory, view: &ClusterView) -> bool {
-    let led = |name: &MemberName| memory.known_members.get(name).or(view.members.get(name));
-    memory.last_leader.as_ref().and_then(led).is_some_and(crate::cluster::Member::is_foreign)
+    memory.foreign_led_over == Some(view.vouching_version)
 }
 
 pub fn clearance(facts: &Facts, memory: &Memory, view: &ClusterView) -> Clearance {

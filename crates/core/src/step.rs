@@ -123,6 +123,8 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
             if *memory.known_members != view.members {
                 memory.known_members = Arc::new(view.members.clone());
             }
+            let foreign = view.leader_member().is_some_and(crate::cluster::Member::is_foreign);
+            memory.foreign_led_over = foreign.then_some(view.vouching_version);
             memory.leaderless_since = None;
             memory.race_round = None;
             memory.called &= *leader == facts.me;
@@ -209,7 +211,10 @@ fn remember_clearance(memory: &mut Memory, facts: &Facts) {
     let leaderless = |v: &&ClusterView| facts.store.broken.is_none() && v.leader.is_none();
     let view = facts.store.view.as_deref().filter(leaderless);
     match view.map(|v| failsafe::clearance(facts, memory, v)) {
-        Some(Clearance::Clear) => _ = memory.clear_since.get_or_insert(facts.now),
+        // Where nobody has to consent, nobody goes on.
+        Some(Clearance::Clear) if facts.failsafe.given.as_ref().is_some_and(|p| p.to == facts.me) => {
+            memory.clear_since.get_or_insert(facts.now);
+        }
         _ => memory.clear_since = None,
     }
     let Some(lead) = facts.lead else {

@@ -3,6 +3,7 @@
 
 mod closed_loop;
 mod combinations;
+mod failsafe;
 mod model;
 mod properties;
 mod rules;
