@@ -89,12 +89,24 @@ pub const RULES: &[Rule] = &[
         when: |c| unreadable(c) && c.leads == Leads::Me && c.facts.lead.is_some() && c.facts.postgres.is_primary(),
         then: |w| {
             let left = w.facts.lead.map(|l| l.until.since(w.facts.now)).unwrap_or_default();
-            w.goal(format!("DCS is not accessible; continuing as the leader for up to {:.1} s", left.as_secs_f64()));
+            let by: Vec<_> = w.facts.failsafe.vouched_by.iter().map(ToString::to_string).collect();
+            if by.is_empty() {
+                w.goal(format!(
+                    "DCS is not accessible; continuing as the leader for up to {:.1} s",
+                    left.as_secs_f64()
+                ));
+            } else {
+                w.goal(format!(
+                    "continue to run as a leader because failsafe mode is enabled: {} vouch for me, for another {:.1} s",
+                    by.join(", "),
+                    left.as_secs_f64()
+                ));
+            }
             w.wait_for("the store");
             let reserve = super::stop_reserve(&w.facts.settings.timing);
             w.again_in(left.saturating_sub(reserve));
         },
-        why: "The lease is good until its time is up, whatever the store does meanwhile.",
+        why: "The lease is good until its time is up, whatever the store does meanwhile; and so is what members vouch for.",
     },
     Rule {
         id: 330,
