@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use surus_core::cluster::MemberRole;
 use surus_core::settings::ClusterSettings;
 use tokio::task::JoinHandle;
 
@@ -106,6 +107,41 @@ async fn methods_that_do_not_exist() {
         );
     }
     assert_eq!(fake.send("POST", "/failsafe", Some("{}")).await.0, 502);
+}
+
+#[tokio::test]
+async fn what_members_promise_each_other() {
+    let on = |role| {
+        let settings = Arc::new(ClusterSettings { failsafe_mode: true, ..ClusterSettings::default() });
+        let observed = Some(Arc::new(super::super::testing::replica()));
+        Published { role, settings, observed, ..published() }
+    };
+    let vouch = |who: &str| format!(r#"{{"name":"{who}","conn_url":"","api_url":"","slots":{{"a":5}},"x":1}}"#);
+    let consent = |who: &str, ms: u64| format!(r#"{{"name":"{who}","length_ms":{ms}}}"#);
+    let fake = Fake::new(on(MemberRole::Primary), &[]).await;
+    for (path, body) in [("/failsafe", vouch("node2")), ("/consent", consent("node2", 5000))] {
+        assert_eq!(fake.send("POST", path, Some(&body)).await, (500, "Running as a leader".into()), "{path}");
+    }
+    let fake = Fake::new(on(MemberRole::Replica), &[]).await;
+    assert_eq!(fake.send("POST", "/failsafe", Some(&vouch("node2"))).await, (200, "Accepted".into()));
+    assert_eq!(fake.send("POST", "/failsafe", Some(&vouch("node2"))).await, (200, "Accepted".into()));
+    for (path, body) in [("/failsafe", vouch("node3")), ("/consent", consent("node3", 5000))] {
+        let (code, text) = fake.send("POST", path, Some(&body)).await;
+        assert!(code == 409 && text.starts_with("node1 vouches for node2 for another "), "{path}: {code} {text}");
+    }
+    assert_eq!(fake.send("POST", "/consent", Some(&consent("node2", 5000))).await, (200, "Accepted".into()));
+    for (path, body) in
+        [("/failsafe", r#"{"name":7}"#), ("/consent", r#"{"name":"a"}"#), ("/consent", &consent("a", 9999))]
+    {
+        let (code, text) = fake.send("POST", path, Some(body)).await;
+        assert_eq!(code, 400, "{path}: {text}");
+    }
+    let (_, status) = fake.send("GET", "/patroni", None).await;
+    assert!(status.contains(r#""failsafe_mode_is_active": true"#), "{status}");
+    // A member on which the mode is off consents all the same: its candidate may rest on a list of before.
+    let fake = Fake::new(Published { role: MemberRole::Replica, ..published() }, &[]).await;
+    assert_eq!(fake.send("POST", "/failsafe", Some(&vouch("node2"))).await.0, 502);
+    assert_eq!(fake.send("POST", "/consent", Some(&consent("node2", 5000))).await.0, 200);
 }
 
 /// Sends a request and answers the agent's part; what the agent was asked comes back in words.
