@@ -195,3 +195,45 @@ async fn a_cluster_is_founded_once_and_only_under_a_living_claim() {
     assert_eq!((view.initialize, view.leader), (surus_core::cluster::Initialize::Done(id), None));
     assert!(view.config.is_some(), "only the leader key hangs on the session");
 }
+
+#[tokio::test]
+async fn whom_members_may_vouch_for_is_the_leaders_to_say() {
+    let kv = MemoryStore::manual();
+    let (a, b) = (with_session(&kv, "a").await, with_session(&kv, "b").await);
+    a.take_lead(DEADLINE).await.unwrap();
+    let says = |leader: &str, of| Vouching { leader: leader.into(), of };
+    let text = |leader: &str, of| says(leader, of).to_text();
+    let list = || Some(r#"{"a":"http://a"}"#.to_owned());
+    let foreign = b.write_vouching(list(), text("b", Of::Majority), None, DEADLINE).await;
+    assert_eq!(foreign, Ok(TxnOutcome::Conflict), "it does not lead");
+    let written = a.write_vouching(list(), text("a", Of::Majority), None, DEADLINE).await.unwrap();
+    let TxnOutcome::Applied(version) = written else { panic!("the leader was refused") };
+    let late = a.write_vouching(None, text("a", Of::All), None, DEADLINE).await;
+    assert_eq!(late, Ok(TxnOutcome::Conflict), "something was written since");
+    let view = a.read(DEADLINE).await.unwrap();
+    assert_eq!(view.vouching.map(|v| (v.value, v.version)), Some((says("a", Of::Majority), version)));
+    assert_eq!(view.failsafe.map(|f| f.len()), Some(1), "in one transaction");
+
+    // Given up, with and without saying that nobody goes on.
+    a.release_lead(None, DEADLINE).await.unwrap();
+    assert_eq!(a.read(DEADLINE).await.unwrap().vouching_version, Some(version));
+    let stale = Beside { vouching: Some(None), ..Beside::default() };
+    assert_eq!(b.take_lead_beside(stale, DEADLINE).await, Ok(TakeLead::Lost), "it rests on another reading");
+    let fresh = Beside { vouching: Some(Some(version)), ..Beside::default() };
+    assert!(matches!(b.take_lead_beside(fresh, DEADLINE).await, Ok(TakeLead::Taken(_))));
+    b.release_lead_beside(Some("7".into()), true, DEADLINE).await.unwrap();
+    let view = a.read(DEADLINE).await.unwrap();
+    assert_eq!((view.leader, view.vouching.map(|v| v.value)), (None, Some(says("b", Of::None))));
+
+    // On the word of an operator, while nobody leads.
+    a.take_lead(DEADLINE).await.unwrap();
+    let before = a.read(DEADLINE).await.unwrap().vouching_version;
+    a.write_vouching(None, text("a", Of::Majority), before, DEADLINE).await.unwrap();
+    let vouching = a.read(DEADLINE).await.unwrap().vouching;
+    let past = |vouching| b.put_failover_past(None, vouching, "{}".into(), DEADLINE);
+    assert_eq!(past(vouching.as_ref()).await, Ok(TxnOutcome::Conflict), "somebody leads");
+    a.release_lead(None, DEADLINE).await.unwrap();
+    assert!(matches!(past(vouching.as_ref()).await, Ok(TxnOutcome::Applied(_))));
+    assert_eq!(a.read(DEADLINE).await.unwrap().vouching.map(|v| v.value), Some(says("a", Of::None)));
+    assert_eq!(past(vouching.as_ref()).await, Ok(TxnOutcome::Conflict), "it was changed meanwhile");
+}
