@@ -123,7 +123,7 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
             if *memory.known_members != view.members {
                 memory.known_members = Arc::new(view.members.clone());
             }
-            let foreign = view.leader_member().is_some_and(crate::cluster::Member::is_foreign);
+            let foreign = *leader != facts.me && view.leader_member().is_some_and(crate::cluster::Member::is_foreign);
             memory.foreign_led_over = foreign.then_some(view.vouching_version);
             memory.leaderless_since = None;
             memory.race_round = None;

@@ -824,6 +824,17 @@ fn standby_cluster() -> Vec<Row> {
     ]
 }
 
+fn without_the_store() -> Vec<Row> {
+    use surus_core::failsafe::Of::Majority;
+
+    use crate::failsafe::{crashed, holding, leaderless};
+    vec![
+        (519, crashed(Majority), &["consent of b c"]),
+        (625, leaderless(Majority), &["consent of b c"]),
+        (713, holding(Majority), &["consent of b c"]),
+    ]
+}
+
 pub fn all() -> Vec<Row> {
     [
         shutdown_and_operator(),
@@ -836,6 +847,7 @@ pub fn all() -> Vec<Row> {
         primary(),
         standby_cluster(),
         replica(),
+        without_the_store(),
     ]
     .concat()
 }
