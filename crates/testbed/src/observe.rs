@@ -106,13 +106,17 @@ impl Cluster {
 
     /// One key of the cluster as it is in etcd or Consul.
     pub async fn stored(&self, key: &str) -> Result<Option<Value>> {
-        let key = format!("service/{}/{key}", self.scope);
-        let text = match (&self.etcd, &self.consul) {
-            (Some(etcd), _) => etcd.get(&format!("/{key}")).await?,
-            (None, Some(consul)) => consul.get(&key).await?,
-            (None, None) => anyhow::bail!("the store cannot be looked into"),
-        };
+        let text = self.stored_text(key).await?;
         text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
+    }
+
+    pub async fn stored_text(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let key = format!("service/{}/{key}", self.scope);
+        match (&self.etcd, &self.consul) {
+            (Some(etcd), _) => etcd.get(&format!("/{key}")).await,
+            (None, Some(consul)) => consul.get(&key).await,
+            (None, None) => anyhow::bail!("the store cannot be looked into"),
+        }
     }
 
     pub async fn connect(&self, node: usize) -> Result<Connection> {

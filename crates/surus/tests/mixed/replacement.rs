@@ -24,7 +24,17 @@ async fn swap(cluster: &mut Cluster, node: usize, to: Agent) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_are_replaced_under_load_and_back() -> Result<()> {
-    let mut cluster = bootstrapped_by(0, cluster(&[0, 1, 2], json!({"synchronous_mode": true}))).await?;
+    replaced_and_back(StoreKind::Etcd).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_are_replaced_under_load_and_back_on_consul() -> Result<()> {
+    replaced_and_back(StoreKind::Consul).await
+}
+
+async fn replaced_and_back(store: StoreKind) -> Result<()> {
+    let builder = cluster(&[0, 1, 2], json!({"synchronous_mode": true})).store(store);
+    let mut cluster = bootstrapped_by(0, builder).await?;
     cluster.with_role("sync_standby", 1).await?;
     let postmasters: Vec<_> = cluster.nodes.iter().map(|node| node.postmaster_pid()).collect();
     let mut clients = Clients::start(&cluster).await?;
@@ -42,8 +52,7 @@ async fn agents_are_replaced_under_load_and_back() -> Result<()> {
     run(&cluster, Tool::Patronictl, 0, &["resume", "--wait", &cluster.scope]).await?;
     // That Surus left the primary alone must not keep anybody from taking over from Patroni.
     wait_for("nobody is left alone any more", LONG, async || {
-        let etcd = cluster.etcd.as_ref().context("no etcd")?;
-        let note = etcd.get(&format!("/service/{}/unguarded", cluster.scope)).await?;
+        let note = cluster.stored_text("unguarded").await?;
         ensure!(note.is_none(), "{note:?}");
         Ok(())
     })
