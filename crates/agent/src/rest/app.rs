@@ -36,7 +36,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// With what the certificate files hold, as [`certificates::read`](super::certificates::read) found them.
+    /// With what the certificate files hold, as [`tls::read`](super::tls::read) found them.
     pub async fn new(options: &RestOptions, contents: Option<&Contents>) -> Result<Policy, TlsError> {
         let api = &options.api;
         let tls = api.tls.as_ref().zip(contents).map(|(files, contents)| super::tls::load(files, contents));

@@ -1,7 +1,6 @@
 //! Takes up new certificates when their files change, and tells before one ends. Connections that exist go on with the
 //! certificate they began with.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,29 +9,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::app::Policy;
-use super::server::Reloader;
-use super::tls::{self, Contents, TlsError};
+use super::reloader::Reloader;
+use super::tls;
 use crate::files::Watched;
 
 /// Between two lines in the log about one certificate.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
-
-/// What is in the files now; on a thread of its own, since a disk may take its time.
-pub async fn read(files: Option<RestTls>) -> Result<Option<Contents>, TlsError> {
-    let Some(files) = files else { return Ok(None) };
-    let read = tokio::task::spawn_blocking(move || Contents::read(&files)).await;
-    read.unwrap_or_else(|e| Err(TlsError::Setting(format!("certfile: reading the files broke: {e}")))).map(Some)
-}
-
-/// Tells whether the files hold what they held before.
-pub fn fingerprint(found: &Result<Option<Contents>, TlsError>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match found {
-        Ok(contents) => contents.hash(&mut hasher),
-        Err(e) => e.to_string().hash(&mut hasher),
-    }
-    hasher.finish()
-}
 
 /// Goes on for ever.
 pub async fn keep(reloader: Reloader) {
@@ -55,9 +37,9 @@ pub async fn keep(reloader: Reloader) {
 }
 
 async fn look(reloader: &Reloader, files: RestTls) {
-    let found = read(Some(files.clone())).await;
-    let Some(mut current) = reloader.changed_since(&files, fingerprint(&found)).await else { return };
-    current.contents = fingerprint(&found);
+    let found = tls::read(Some(files.clone())).await;
+    let Some(mut current) = reloader.changed_since(&files, tls::fingerprint(&found)).await else { return };
+    current.contents = tls::fingerprint(&found);
     let loaded = found.and_then(|contents| contents.map(|c| tls::load(&files, &c)).transpose());
     match loaded {
         Ok(tls) => {

@@ -25,6 +25,7 @@ mod origin;
 mod outcome;
 mod query;
 mod readiness;
+mod reloader;
 mod respond;
 mod router;
 mod routes;
@@ -44,6 +45,7 @@ mod tests;
 
 pub use listen::ListenError;
 pub use options::RestOptions;
-pub use server::{Bound, Reloader, RestError, RestServer};
+pub use reloader::{Reloader, RestError};
+pub use server::{Bound, RestServer};
 pub use tls::TlsError;
 pub use version::COMPATIBLE_VERSION;

@@ -6,17 +6,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use surus_config::{HostPort, RestTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, MutexGuard, Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -26,26 +24,16 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::access::Peer;
-use super::app::{App, Policy};
+use super::app::App;
 use super::certificates;
 use super::crowd::Crowd;
 use super::limits::{self, Limits};
-use super::listen::{self, ListenError};
+use super::listen;
 use super::options::RestOptions;
+use super::reloader::{Reloader, RestError};
 use super::router::router;
 use super::stall::StallGuard;
-use super::tls::TlsError;
 use crate::handle::AgentHandle;
-
-#[derive(Debug, thiserror::Error)]
-pub enum RestError {
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("the REST server has stopped")]
-    Stopped,
-}
 
 /// A port that is held and not served yet: an agent that cannot have it must not start.
 pub struct Bound {
@@ -61,89 +49,12 @@ pub struct RestServer {
     task: JoinHandle<()>,
 }
 
-/// Brings new options to a server, also before it serves.
-#[derive(Clone)]
-pub struct Reloader {
-    policy: Arc<ArcSwap<Policy>>,
-    listeners: mpsc::Sender<TcpListener>,
-    current: Arc<Mutex<Current>>,
-    reloaded: Arc<Notify>,
-}
-
-/// What the server goes by now. Held while it changes, so that one change is whole before the next begins.
-pub struct Current {
-    listen: HostPort,
-    files: Option<RestTls>,
-    /// A fingerprint of what was in the files.
-    pub contents: u64,
-}
-
-impl Reloader {
-    /// If the options cannot be used, the server goes on with the old ones.
-    pub async fn reload(&self, options: RestOptions) -> Result<(), RestError> {
-        let files = options.api.tls.clone();
-        let found = certificates::read(files.clone()).await;
-        let contents = certificates::fingerprint(&found);
-        let policy = Policy::new(&options, found?.as_ref()).await?;
-        let mut current = self.current.lock().await;
-        if options.api.listen != current.listen {
-            let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
-            self.listeners.send(listener).await.map_err(|_| RestError::Stopped)?;
-        }
-        *current = Current { listen: options.api.listen, files, contents };
-        self.policy.store(Arc::new(policy));
-        self.reloaded.notify_one();
-        Ok(())
-    }
-
-    pub fn policy(&self) -> Arc<Policy> {
-        self.policy.load_full()
-    }
-
-    /// For who holds [`Current`].
-    pub fn replace(&self, policy: Policy) {
-        self.policy.store(Arc::new(policy));
-    }
-
-    pub async fn call_others_with(&self, peers: surus_api::Client) {
-        let _whole = self.current.lock().await;
-        self.replace(Policy { peers, ..(*self.policy()).clone() });
-    }
-
-    pub async fn files(&self) -> Option<RestTls> {
-        self.current.lock().await.files.clone()
-    }
-
-    /// If the server still goes by these files and knows other contents of them.
-    pub async fn changed_since(&self, files: &RestTls, contents: u64) -> Option<MutexGuard<'_, Current>> {
-        let current = self.current.lock().await;
-        (current.files.as_ref() == Some(files) && current.contents != contents).then_some(current)
-    }
-
-    /// Waits for the next reload, or returns at once if there was one that nobody waited for.
-    pub async fn reloaded(&self) {
-        self.reloaded.notified().await;
-    }
-}
-
 impl RestServer {
     pub async fn bind(options: RestOptions) -> Result<Bound, RestError> {
         if let Some(warning) = options.api.closed_to_others() {
             warn!("restapi: {warning}");
         }
-        let files = options.api.tls.clone();
-        let found = certificates::read(files.clone()).await;
-        let contents = certificates::fingerprint(&found);
-        let policy = Policy::new(&options, found?.as_ref()).await?;
-        let listener = listen::listen(&options.api.listen, limits::BACKLOG).await?;
-        let (listeners, replacements) = mpsc::channel(1);
-        let current = Current { listen: options.api.listen, files, contents };
-        let reloader = Reloader {
-            policy: Arc::new(ArcSwap::from_pointee(policy)),
-            listeners,
-            current: Arc::new(Mutex::new(current)),
-            reloaded: Arc::default(),
-        };
+        let (reloader, listener, replacements) = Reloader::begin(&options).await?;
         Ok(Bound { listener, replacements, reloader, limits: options.limits })
     }
 
@@ -168,7 +79,7 @@ impl Bound {
     }
 
     pub fn serve(self, handle: AgentHandle, shutdown: CancellationToken) -> RestServer {
-        let app = Arc::new(App { handle, policy: self.reloader.policy.clone(), limits: self.limits });
+        let app = Arc::new(App { handle, policy: self.reloader.shared_policy(), limits: self.limits });
         let (certificates, ended) = (certificates::keep(self.reloader.clone()), shutdown.clone());
         tokio::spawn(async move { ended.run_until_cancelled(certificates).await });
         let task = tokio::spawn(accept(self.listener, self.replacements, app, shutdown));

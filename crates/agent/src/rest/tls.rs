@@ -1,6 +1,7 @@
 //! The server side of HTTPS. Loaded whole on start, on every reload and when the files change; what does not load
 //! leaves the certificate in use as it is.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,23 @@ impl Contents {
             cafile: authorities.map(|path| read("cafile", path)).transpose()?,
         })
     }
+}
+
+/// What is in the files now; on a thread of its own, since a disk may take its time.
+pub async fn read(files: Option<RestTls>) -> Result<Option<Contents>, TlsError> {
+    let Some(files) = files else { return Ok(None) };
+    let read = tokio::task::spawn_blocking(move || Contents::read(&files)).await;
+    read.unwrap_or_else(|e| Err(TlsError::Setting(format!("certfile: reading the files broke: {e}")))).map(Some)
+}
+
+/// Tells whether the files hold what they held before.
+pub fn fingerprint(found: &Result<Option<Contents>, TlsError>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match found {
+        Ok(contents) => contents.hash(&mut hasher),
+        Err(e) => e.to_string().hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 #[derive(Clone)]
