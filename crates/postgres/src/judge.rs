@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::Result;
 use crate::conf_text::parameter_lines;
 use crate::config::{InstanceConfig, beside};
 use crate::disk::{IO_LIMIT, blocking, make_dirs, replace_file};
 use crate::instance::{Instance, PROBE_LIMIT};
 use crate::version::major_text;
+use crate::{ErrorKind, PgError, Result};
 
 /// The parameters of each role, before and after a change of them.
 const REMEMBERED: usize = 4;
@@ -51,14 +51,20 @@ impl Instance {
     pub(crate) async fn judged(&self, version: u32) -> Judged {
         let config = self.config();
         let program = config.bin("postgres");
-        let modified = std::fs::metadata(&program).and_then(|m| m.modified()).ok();
+        let path = program.clone();
+        let look = move || Ok(std::fs::metadata(path).and_then(|m| m.modified()).ok());
+        let modified = blocking("looking at PostgreSQL's program", IO_LIMIT, look).await.ok().flatten();
         let asked = Asked { program, modified, parameters: config.parameters.clone() };
         // One at a time: the file that is read has one name.
         let mut known = self.inner.judged.lock().await;
         if let Some((_, judged)) = known.iter().find(|(of, _)| *of == asked) {
             return judged.clone();
         }
-        match self.try_parameters(&config, version).await {
+        let tried = match tokio::time::timeout(PROBE_LIMIT, self.try_parameters(&config, version)).await {
+            Ok(tried) => tried,
+            Err(_) => Err(PgError::new(ErrorKind::TimedOut, format!("no answer within {PROBE_LIMIT:?}"))),
+        };
+        match tried {
             Ok(judged) => {
                 known.truncate(REMEMBERED - 1);
                 known.insert(0, (asked, judged.clone()));
@@ -99,8 +105,9 @@ impl Instance {
             let mut option = std::ffi::OsString::from("--config-file=");
             option.push(&file);
             let tool = self.tool("postgres").await?.arg("-D").arg(&config.data_dir).arg(option);
-            // The names of the faults are looked for, in English.
-            let output = tool.args(["--lc_messages=C", "-C", "port"]).run(Some(PROBE_LIMIT), None).await?;
+            // What the parameters themselves say about the log comes after this: faults are told here, and in English.
+            let heard = ["--lc_messages=C", "--log_destination=stderr", "--log_min_messages=warning"];
+            let output = tool.args(heard).args(["-C", "port"]).run(Some(PROBE_LIMIT), None).await?;
             if output.status.success() || !judged.take_in(&tried.parameters, &output.stderr, version) {
                 break;
             }

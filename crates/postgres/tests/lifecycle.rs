@@ -107,6 +107,9 @@ async fn of_another_version(node: &Instance) {
         ("work_mem", "a lot"),
         ("wal_level", "huge"),
         ("my.own", "1"),
+        // They come before the others and say where faults are told.
+        ("log_destination", "syslog"),
+        ("log_min_messages", "panic"),
         ("zero_damaged_pages", "off"),
         ("maintenance_work_mem", "6MB"),
         ("max_prepared_transactions", "300000"),
