@@ -116,6 +116,8 @@ pub struct Keeper {
     promised: Option<BootTime>,
     /// The lead with which it ends that somebody can be vouched for, by its version.
     unvouches: Option<Revision>,
+    /// What the lead is worth is about to be decided in another place: nothing prolongs it. The session goes on.
+    frozen: bool,
     /// When the session is renewed next.
     due: BootTime,
     commands: VecDeque<(Ticket, Command)>,
@@ -134,6 +136,7 @@ impl Keeper {
             bound: None,
             promised: None,
             unvouches: None,
+            frozen: false,
             due: BootTime::default(),
             commands: VecDeque::new(),
             replies: VecDeque::new(),
@@ -182,7 +185,7 @@ impl Keeper {
     /// Enough members vouch for me, for this long from when they were asked, before `sent`. Only a lead that has not ended is
     /// prolonged by it: who leads after that is not known to them.
     pub fn vouched(&mut self, at: Moment, sent: BootTime, length: Duration, by: BTreeSet<MemberName>, epoch: u64) {
-        if epoch != self.state.electors {
+        if epoch != self.state.electors || self.frozen {
             return;
         }
         let until = sent + length.saturating_sub(margin(length));
@@ -258,6 +261,20 @@ impl Keeper {
                 }
                 Some((ticket, Command::Release { status })) => Doing::Release { ticket, status },
                 Some((ticket, Command::Close)) => Doing::Close { ticket },
+                Some((ticket, Command::Freeze)) => {
+                    self.frozen = true;
+                    // One that members vouch for may last longer than any store would keep it.
+                    let bound = self.state.vouched.is_none() && !self.state.unbound;
+                    let until = self.state.lead.filter(|_| bound).map(|lead| lead.until);
+                    self.replies.push_back((ticket, Reply::Frozen(until)));
+                    return self.next(at);
+                }
+                Some((ticket, Command::Thaw)) => {
+                    // With a renewal, at once: what was held back is wanted.
+                    (self.frozen, self.due) = (false, BootTime::default());
+                    self.replies.push_back((ticket, Reply::Thawed));
+                    return self.next(at);
+                }
             },
         };
         match doing {
@@ -420,7 +437,7 @@ impl Keeper {
         if let Some((since, _)) = self.state.failing.take() {
             info!("the session in the store is renewed again after {:.1} s", at.now.since(since).as_secs_f64());
         }
-        if let Some(lead) = self.state.lead.as_mut().filter(|_| mine) {
+        if let Some(lead) = self.state.lead.as_mut().filter(|_| mine && !self.frozen) {
             // Renewed by the store, and perhaps less far than members vouch.
             if self.state.vouched.as_ref().is_none_or(|v| v.until <= session.until()) {
                 self.state.vouched = None;
@@ -525,8 +542,11 @@ impl Keeper {
         let Some(session) = self.session else { return };
         self.bound = Some(session.lease);
         (self.state.vouched, self.state.unbound) = (None, false);
-        self.promised(session.until());
-        self.state.lead = Some(Lead { until: session.until(), version });
+        // A lead that is frozen may be bound to another lease of mine, and is worth no more for that.
+        let frozen = self.state.lead.filter(|_| self.frozen).map(|lead| lead.until);
+        let until = frozen.map_or(session.until(), |until| until.min(session.until()));
+        self.promised(until);
+        self.state.lead = Some(Lead { until, version });
     }
 }
 

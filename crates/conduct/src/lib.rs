@@ -6,6 +6,7 @@
 //! - [`fence`]: when the fence stands guard.
 //! - [`lease`]: the lease keeper, a state machine that says which request to make next.
 //! - [`member`]: what a step is shown, and its orders one deed after the other.
+//! - [`migrate`]: how the leader moves the cluster to another store.
 //! - [`pause`]: how a primary comes to be left alone while paused.
 //! - [`publish`]: the member key, and when it is written.
 //! - [`task`]: the long operations, async procedures over [`task::Hands`].
@@ -16,6 +17,7 @@ pub mod failsafe;
 pub mod fence;
 pub mod lease;
 pub mod member;
+pub mod migrate;
 pub mod pause;
 pub mod publish;
 pub mod race;

@@ -58,6 +58,11 @@ pub enum Command {
     Retake,
     /// Give the lead up, and write this text to the `status` key in the same transaction.
     Release { status: Option<String> },
+    /// Let the lead end when it would end now: renewals do not prolong it until [`Command::Thaw`]. Answered by
+    /// [`Reply::Frozen`].
+    Freeze,
+    /// Renewals prolong the lead again.
+    Thaw,
     /// End the session: every key bound to it disappears at once. Nothing follows.
     Close,
 }
@@ -67,6 +72,9 @@ pub enum Reply {
     /// `Ok(true)`: the lead is mine. `Ok(false)`: somebody else's.
     Taken(StoreResult<bool>),
     Released(StoreResult<()>),
+    /// Until when the lead is good, if I hold it, and no longer.
+    Frozen(Option<BootTime>),
+    Thawed,
     Closed,
 }
 

@@ -174,6 +174,32 @@ fn the_lead_is_counted_from_before_the_request() {
 }
 
 #[test]
+fn a_frozen_lead_ends_when_it_would_have_ended() {
+    let mut rig = leading();
+    let until = rig.until();
+    rig.keeper.command(2, Command::Freeze);
+    assert_eq!(rig.reply(), Reply::Frozen(until));
+    rig.pass(LOOP);
+    rig.serve("renew", Say::Good);
+    assert_eq!((rig.until(), rig.keeper.state().session), (until, true), "the session goes on");
+    // Bound to another lease for the sake of another ttl.
+    rig.keeper.set_timing(timing(TTL * 2));
+    rig.serve("open", Say::Good);
+    rig.serve("retake", Say::Good);
+    assert_eq!(rig.until(), until);
+    rig.keeper.command(3, Command::Thaw);
+    assert_eq!(rig.reply(), Reply::Thawed);
+    rig.serve("renew", Say::Good);
+    assert!(rig.until() > until);
+
+    let mut rig = open();
+    rig.keeper.command(2, Command::Freeze);
+    assert_eq!(rig.reply(), Reply::Frozen(None));
+    rig.keeper.command(3, Command::Thaw);
+    assert_eq!(rig.reply(), Reply::Thawed);
+}
+
+#[test]
 fn a_renewal_that_fails_prolongs_nothing_and_comes_again() {
     let mut rig = leading();
     let until = rig.until();

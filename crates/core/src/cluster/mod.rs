@@ -8,6 +8,7 @@ mod announced;
 mod failover;
 mod history;
 mod member;
+mod migration;
 mod status;
 mod sync;
 
@@ -19,6 +20,7 @@ pub use announced::Announced;
 pub use failover::FailoverRequest;
 pub use history::{History, HistoryEntry};
 pub use member::{Member, MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags, Upstream};
+pub use migration::{MOVED_LEADER, Migration, MigrationPhase};
 pub use status::Status;
 pub use sync::SyncState;
 
@@ -98,6 +100,12 @@ pub struct ClusterView {
     /// Also of one that makes no sense, for overwriting it by compare-and-set.
     #[serde(default)]
     pub announced_version: Option<KeyVersion>,
+    /// A move to another store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Versioned<Migration>>,
+    /// Also of one that makes no sense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration_version: Option<KeyVersion>,
     /// Loss receipts that nobody has acknowledged, by the member they are or were on. Not known to Patroni.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub losses: BTreeMap<MemberName, Versioned<Vec<Remembered>>>,
@@ -174,6 +182,13 @@ impl ClusterView {
                     match Announced::parse(text) {
                         Ok(value) => view.announced = Some(Versioned { value, version: raw.version }),
                         Err(problem) => view.spoilt("timeline", &problem),
+                    }
+                }
+                "migrate" => {
+                    view.migration_version = Some(raw.version);
+                    match Migration::parse(text) {
+                        Ok(value) => view.migration = Some(Versioned { value, version: raw.version }),
+                        Err(problem) => view.spoilt("migrate", &problem),
                     }
                 }
                 key => {
