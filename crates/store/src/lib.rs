@@ -10,6 +10,7 @@ pub mod follow;
 pub mod kv;
 pub mod layout;
 pub mod memory;
+pub mod migrate;
 
 pub use clock::boot_now;
 pub use follow::{Followed, Follower};
