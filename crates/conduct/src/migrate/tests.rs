@@ -178,7 +178,7 @@ impl World {
                 w.members[who] = Member { in_new: true, writes_for, late, ..Member::default() };
             });
         }
-        if me.lead.is_some() && place.leader != Some(who) && !(place.moved && !me.in_new) {
+        if me.lead.is_some() && place.leader != Some(who) && (me.in_new || !place.moved) {
             to(&|w| w.members[who].lead = None);
         }
         if let Some(late) = me.late {
