@@ -182,6 +182,8 @@ fn a_frozen_lead_ends_when_it_would_have_ended() {
     rig.pass(LOOP);
     rig.serve("renew", Say::Good);
     assert_eq!((rig.until(), rig.keeper.state().session), (until, true), "the session goes on");
+    rig.keeper.vouched(rig.at, rig.at.now, TTL, by(), 0);
+    assert_eq!(rig.until(), until, "members may have gone over to where somebody else leads");
     // Bound to another lease for the sake of another ttl.
     rig.keeper.set_timing(timing(TTL * 2));
     rig.serve("open", Say::Good);
@@ -191,6 +193,14 @@ fn a_frozen_lead_ends_when_it_would_have_ended() {
     assert_eq!(rig.reply(), Reply::Thawed);
     rig.serve("renew", Say::Good);
     assert!(rig.until() > until);
+
+    // What members vouch for may last longer than a store would keep it.
+    let mut rig = leading();
+    rig.pass(LOOP);
+    rig.keeper.vouched(rig.at, rig.at.now, TTL, by(), 0);
+    rig.serve("renew", Say::Cut);
+    rig.keeper.command(2, Command::Freeze);
+    assert_eq!(rig.reply(), Reply::Frozen(None));
 
     let mut rig = open();
     rig.keeper.command(2, Command::Freeze);
