@@ -458,6 +458,60 @@ async fn nobody_to_hand_over_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_holds_is_written_to_a_file_and_back() {
+    let stage = Stage::set([Answers::new(), Answers::new(), Answers::new()]).await;
+    stage.put("sync", r#"{"leader":"pg0","sync_standby":"pg1"}"#).await;
+    let path = stage.dir.path().join("batman.json");
+    let file = path.to_str().unwrap();
+    stage.run(&["store", "snapshot", file]).expect(0, &["9 keys of cluster batman at revision ", file]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let document: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!((&document["format"], &document["version"]), (&"surus store snapshot".into(), &1.into()));
+    assert_eq!((&document["prefix"], &document["cluster"]), (&"/service/batman/".into(), &"batman".into()));
+    let config = document["keys"].as_array().unwrap().iter().find(|k| k["key"] == "config").unwrap();
+    assert_eq!(config["value"], CONFIG);
+    stage.run(&["store", "snapshot", file]).expect(1, &["is there already", "--force"]);
+    stage.run(&["store", "snapshot", file, "--force"]).expect(0, &[]);
+    stage.run(&["store", "snapshot", "/nowhere/x.json"]).expect(1, &["/nowhere/x.json cannot be written"]);
+
+    // Not below a leader, not over anything, and nothing that was true at its moment only.
+    stage.run(&["store", "restore", file, "--force"]).expect(1, &["pg0 leads this cluster", "surus pause"]);
+    assert_eq!(stage.get("config").await, CONFIG);
+    let other = format!("etcd3://127.0.0.1:{}/other", stage.etcd.port());
+    stage.run(&["-d", &other, "store", "restore", file]).expect(
+        0,
+        &[
+            "config: written",
+            "history: written",
+            "sync: left out",
+            "leader: left out",
+            "members/pg1: left out",
+            "Restored",
+        ],
+    );
+    let restored = stage.etcd.get("/other/batman/config").await.unwrap().unwrap();
+    assert_eq!(restored, CONFIG.as_bytes());
+    for absent in ["leader", "sync", "status", "members/pg0"] {
+        assert!(stage.etcd.get(&format!("/other/batman/{absent}")).await.unwrap().is_none(), "{absent}");
+    }
+    stage.run(&["-d", &other, "store", "restore", file]).expect(1, &["the store holds 3 keys", "--force writes"]);
+    stage.run(&["-d", &other, "store", "restore", file, "--force"]).expect(0, &["config: the same", "Nothing to do"]);
+
+    stage.put("config", r#"{"ttl":20,"pause":true}"#).await;
+    stage.run(&["store", "restore", file]).expect(1, &["pg0 leads"]);
+    stage
+        .run(&["store", "restore", file, "--force"])
+        .expect(0, &["config: replaced, and still paused", "initialize: the same"]);
+    let now: serde_json::Value = serde_json::from_str(&stage.get("config").await).unwrap();
+    assert_eq!((&now["ttl"], &now["pause"]), (&30.into(), &true.into()));
+    assert_eq!(stage.get("leader").await, "pg0");
+    std::fs::write(&path, "{}").unwrap();
+    stage.run(&["store", "restore", file]).expect(1, &["no snapshot of a store"]);
+    stage.run(&["store", "recover"]).expect(1, &["about the embedded store"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_removed_only_with_care() {
     let stage = Stage::set([Answers::new(), Answers::new(), Answers::new()]).await;
     for (input, error) in [

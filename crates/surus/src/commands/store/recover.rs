@@ -1,7 +1,7 @@
 //! `store recover`: a new group out of what one stopped node has, after a majority was lost for good.
 
 use surus_config::{ClientConfig, RaftConfig};
-use surus_store_raft::{Others, Survivor, position};
+use surus_store_raft::{Others, StartError, Survivor, position};
 
 use crate::cli::StoreRecover;
 use crate::failure::{OrFail, Outcome, failed};
@@ -18,7 +18,15 @@ pub async fn recover(
     let Some(me) = raft.self_addr.as_ref().map(ToString::to_string) else {
         return failed("raft.self_addr is not set: run this on the node whose log is to go on, with its configuration");
     };
-    let survivor = Survivor::open(&raft.data_dir).or_fail()?;
+    let survivor = match Survivor::open(&raft.data_dir) {
+        Err(StartError::InUse { path }) => {
+            return failed(format!(
+                "nothing was changed: {} is in use, so the node runs. Stop its agent (or witness) first",
+                path.display()
+            ));
+        }
+        other => other.or_fail()?,
+    };
     say!(
         terminal,
         "This node ({me}) has the log of group {} up to {}, revision {}",
@@ -78,11 +86,12 @@ pub async fn recover(
     Ok(())
 }
 
-/// The configuration of a cluster, with the pause in it.
 fn paused(key: &str, value: &[u8]) -> Option<Vec<u8>> {
-    if !key.ends_with("/config") {
-        return None;
-    }
+    key.ends_with("/config").then(|| with_pause(value)).flatten()
+}
+
+/// The configuration of a cluster, with the pause in it. `None` if it is no such document.
+pub fn with_pause(value: &[u8]) -> Option<Vec<u8>> {
     let mut document: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(value).ok()?;
     document.insert("pause".into(), true.into());
     serde_json::to_vec(&document).ok()
@@ -94,9 +103,10 @@ mod tests {
 
     #[test]
     fn only_configurations_are_changed_and_only_by_the_pause() {
-        let text = |v: Option<Vec<u8>>| v.map(|v| String::from_utf8(v).unwrap());
-        assert_eq!(text(paused("/service/a/config", b"{\"ttl\":30}")).as_deref(), Some(r#"{"pause":true,"ttl":30}"#));
-        assert_eq!(text(paused("/service/a/config", b"{\"pause\":false}")).as_deref(), Some(r#"{"pause":true}"#));
+        let value = |v: Option<Vec<u8>>| serde_json::from_slice::<serde_json::Value>(&v.unwrap()).unwrap();
+        let with_ttl = serde_json::json!({"pause": true, "ttl": 30});
+        assert_eq!(value(paused("/service/a/config", b"{\"ttl\":30}")), with_ttl);
+        assert_eq!(value(paused("/service/a/config", b"{\"pause\":false,\"ttl\":30}")), with_ttl);
         assert_eq!(paused("/service/a/config", b"no document"), None);
         assert_eq!(paused("/service/a/sync", b"{}"), None);
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use surus_store::{Compare, Op, Snapshot, Txn, TxnOutcome};
 
+use super::recover::with_pause;
 use crate::cli::{StoreRestore, StoreSnapshot};
 use crate::connect::STORE_DEADLINE;
 use crate::context::Context;
@@ -214,15 +215,19 @@ fn plan(keys: &[Entry], present: &Snapshot, prefix: &str, force: bool) -> Result
             // A number that was given once is not given again.
             plan.told.push(format!("{key}: kept, the numbers of timelines only grow"));
         } else {
-            plan.told.push(format!("{key}: {}", if found.is_some() { "replaced" } else { "written" }));
+            // Who paused the cluster ends that: with its own command, not by the way.
+            let value = entry.value.clone().into_bytes();
+            let kept = (key == "config" && paused).then(|| with_pause(&value)).flatten();
+            plan.told.push(match (found, &kept) {
+                (_, Some(_)) => format!("{key}: replaced, and still paused"),
+                (Some(_), None) => format!("{key}: replaced"),
+                (None, None) => format!("{key}: written"),
+            });
             if key != "config" {
                 plan.txn.compare.push(unchanged(prefix, key, found.map(|f| f.version)));
             }
-            plan.txn.then.push(Op::Put {
-                key: format!("{prefix}{key}"),
-                value: entry.value.clone().into_bytes(),
-                lease: None,
-            });
+            let value = kept.unwrap_or(value);
+            plan.txn.then.push(Op::Put { key: format!("{prefix}{key}"), value, lease: None });
         }
     }
     Ok(plan)
