@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, ServerState};
 use surus_store::{StoreError, StoreResult};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -150,6 +150,7 @@ impl Node {
         match members.get_node(&id) {
             None => {
                 tracing::info!("letting {addr} into the store group (node {id})");
+                self.may_change().await?;
                 let added = self.raft.add_learner(id, BasicNode::new(addr), false).await;
                 added.map_err(change_failed)?;
             }
@@ -222,13 +223,29 @@ impl Node {
         }
     }
 
+    /// A leader that its last change took out still takes itself for the leader inside the consensus library, and
+    /// a change that it is asked for breaks it. The question goes there, because what is published lags behind.
+    async fn may_change(&self) -> StoreResult<()> {
+        let id = self.id;
+        let leads = self.raft.with_raft_state(move |state| {
+            let voters = state.membership_state.effective().membership().voter_ids().collect::<BTreeSet<u64>>();
+            state.server_state == ServerState::Leader && voters.contains(&id)
+        });
+        match leads.await {
+            Ok(true) => Ok(()),
+            _ => Err(StoreError::Unavailable(format!("{} does not lead the store group any more", self.addr))),
+        }
+    }
+
     /// Who votes no longer follows.
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> StoreResult<()> {
+        self.may_change().await?;
         let change = ChangeMembers::ReplaceAllVoters(voters);
         self.raft.change_membership(change, true).await.map(|_| ()).map_err(change_failed)
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> StoreResult<()> {
+        self.may_change().await?;
         self.raft.change_membership(change, false).await.map(|_| ()).map_err(change_failed)
     }
 
