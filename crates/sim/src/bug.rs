@@ -20,10 +20,6 @@ pub enum Bug {
     LeftAloneUnnoted,
     /// A fence that is started anew does not hear of the deadline that an earlier agent left.
     NewFenceNotTold,
-    /// A primary counts what members vouch for from when the last of them answered.
-    VouchedFromTheAnswer,
-    /// A candidate counts consents from when they came.
-    ConsentFromTheAnswer,
     /// An agent that is started anew knows nothing of promises before it, and makes new ones at once.
     PromisesForgotten,
     /// A primary without the store takes its own word for enough.

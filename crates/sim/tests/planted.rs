@@ -12,7 +12,6 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::StoreTimeJumps, "one writer", 1500),
     (Bug::LeftAloneUnnoted, "one writer", 3000),
-    (Bug::VouchedFromTheAnswer, "one writer", 6000),
     (Bug::PromisesForgotten, "one writer", 6000),
     (Bug::OneVouches, "one writer", 3000),
     (Bug::RemoteNotSeen, "one writer", 300),

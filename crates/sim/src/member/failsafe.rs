@@ -89,8 +89,7 @@ impl Member {
             let member = self.clone();
             let ask = async move {
                 let asked = member.promised(&url, Kind::Consent, failsafe::CONSENT).await;
-                let from = if member.sim.with(|w| w.is(Bug::ConsentFromTheAnswer)) { member.now() } else { at };
-                let said = asked.map(|()| from + failsafe::good_for(failsafe::CONSENT));
+                let said = asked.map(|()| at + failsafe::good_for(failsafe::CONSENT));
                 member.sim.with(|w| {
                     if let Some(agent) = &mut w.nodes[member.node].agent {
                         agent.inbox.consents.push((name, said));
@@ -160,10 +159,8 @@ impl Member {
         let timing = self.mind().timing();
         let moment = self.moment();
         self.sim.with(|w| {
-            let late = w.is(Bug::VouchedFromTheAnswer);
             let Some(agent) = &mut w.nodes[self.node].agent else { return };
             let Some((sent, by, epoch)) = agent.asking.enough(&timing) else { return };
-            let sent = if late { moment.now } else { sent };
             agent.desk.keeper.vouched(moment, sent, ttl, by.clone(), epoch);
             agent.desk.poke();
             let until = agent.desk.keeper.state().lead.map(|l| l.until);
