@@ -173,8 +173,8 @@ mod tests {
             if left == 0 {
                 return;
             }
-            for at in from..KINDS.len() {
-                kinds.push(KINDS[at]);
+            for (at, kind) in KINDS.iter().enumerate().skip(from) {
+                kinds.push(*kind);
                 fill(left - 1, at, kinds, look);
                 kinds.pop();
             }
@@ -258,8 +258,7 @@ mod tests {
     fn voters_die_one_after_the_other() {
         let mut members: Vec<Standing> = (1..=7).map(|id| standing(id, if id <= 5 { Voter } else { Spare })).collect();
         let mut alive = 7;
-        loop {
-            let Some(next) = members.iter_mut().find(|m| m.voter && m.here() && m.id != 1) else { break };
+        while let Some(next) = members.iter_mut().find(|m| m.voter && m.here() && m.id != 1) {
             next.away = PATIENCE;
             let voters: BTreeSet<u64> = members.iter().filter(|m| m.voter).map(|m| m.id).collect();
             if slack(&members, &voters) < 0 {
