@@ -22,12 +22,14 @@ use crate::patroni::{self, Agent};
 use crate::ports::Port;
 use crate::procs;
 use crate::template::{Member, PASSWORD, merge};
+use crate::zookeeper::ZooKeeper;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     Embedded,
     Etcd,
     Consul,
+    ZooKeeper,
 }
 
 pub struct Builder {
@@ -51,6 +53,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub etcd: Option<Etcd>,
     pub consul: Option<Consul>,
+    pub zookeeper: Option<ZooKeeper>,
     pub(crate) network: Network,
     pub machine: Machine,
     pub(crate) binary: PathBuf,
@@ -206,7 +209,7 @@ impl Builder {
         self
     }
 
-    /// As many servers, when the store is etcd.
+    /// As many servers, when the store is etcd or ZooKeeper.
     pub fn etcd_servers(mut self, servers: usize) -> Builder {
         self.etcd_servers = servers;
         self
@@ -275,6 +278,7 @@ impl Builder {
             StoreKind::Embedded => (0, ""),
             StoreKind::Etcd => (self.etcd_servers, "etcd"),
             StoreKind::Consul => (1, "consul"),
+            StoreKind::ZooKeeper => (self.etcd_servers, "zookeeper"),
         };
         let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("{kind}{}", n + 1))).collect();
         let mut homes: Vec<(Endpoint, PathBuf)> = homes.collect();
@@ -288,7 +292,7 @@ impl Builder {
             ports.push(port);
             Ok(number)
         };
-        let mut consul = None;
+        let (mut consul, mut zookeeper) = (None, None);
         let (etcd, stores) = match self.store {
             StoreKind::Consul => {
                 let server = Consul::start(&stores[0]).await?;
@@ -296,6 +300,17 @@ impl Builder {
                 network.route(public, server.port(), Endpoint::Store(0));
                 consul = Some(server);
                 (None, vec![("consul", json!({"host": format!("127.0.0.1:{public}")})); self.nodes])
+            }
+            StoreKind::ZooKeeper => {
+                let server = ZooKeeper::group(stores).await?;
+                let mut hosts = Vec::new();
+                for (index, to) in server.ports().into_iter().enumerate() {
+                    let public = port()?;
+                    network.route(public, to, Endpoint::Store(index));
+                    hosts.push(format!("127.0.0.1:{public}"));
+                }
+                zookeeper = Some(server);
+                (None, vec![("zookeeper", json!({"hosts": hosts})); self.nodes])
             }
             StoreKind::Etcd => {
                 let etcd = Etcd::group(stores, Some(&network)).await?;
@@ -374,6 +389,7 @@ impl Builder {
             nodes,
             etcd,
             consul,
+            zookeeper,
             network,
             machine,
             binary: self.binary,

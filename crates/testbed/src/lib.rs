@@ -27,6 +27,7 @@ mod stage;
 mod template;
 mod verbs;
 mod writer;
+mod zookeeper;
 
 pub use browser::Browser;
 pub use clock::Clock;
@@ -47,3 +48,4 @@ pub use stage::{Needs, Stage};
 pub use template::{PASSWORD, SUPERUSER, WRITER, merge};
 pub use verbs::Job;
 pub use writer::{Writer, Written};
+pub use zookeeper::ZooKeeper;

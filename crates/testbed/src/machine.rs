@@ -90,6 +90,16 @@ impl Machine {
             .context("there is no Consul server; `cargo xtask install` unpacks one")
     }
 
+    /// Java, and the classes to run: the package's jar names the others it needs itself. Its scripts insist on a user and
+    /// directories of their own.
+    pub fn zookeeper() -> Result<(PathBuf, String)> {
+        let how = "`cargo xtask install` installs it (Debian: apt-get install zookeeper)";
+        let jar = Path::new("/usr/share/java/zookeeper.jar");
+        ensure!(jar.is_file(), "ZooKeeper is not installed; {how}");
+        let java = on_path("java").with_context(|| format!("Java is not installed; {how}"))?;
+        Ok((java, format!("{}:/usr/share/java/slf4j-simple.jar", jar.display())))
+    }
+
     pub fn etcd() -> Result<PathBuf> {
         on_path("etcd")
             .context("etcd is not installed; `cargo xtask install` installs it (Debian: apt-get install etcd-server)")

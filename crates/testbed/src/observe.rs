@@ -104,7 +104,7 @@ impl Cluster {
         answer.json()
     }
 
-    /// One key of the cluster as it is in etcd or Consul.
+    /// One key of the cluster as it is in the store, unless that is the embedded one.
     pub async fn stored(&self, key: &str) -> Result<Option<Value>> {
         let text = self.stored_text(key).await?;
         text.map(|text| serde_json::from_slice(&text).context("no JSON")).transpose()
@@ -112,10 +112,14 @@ impl Cluster {
 
     pub async fn stored_text(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let key = format!("service/{}/{key}", self.scope);
-        match (&self.etcd, &self.consul) {
-            (Some(etcd), _) => etcd.get(&format!("/{key}")).await,
-            (None, Some(consul)) => consul.get(&key).await,
-            (None, None) => anyhow::bail!("the store cannot be looked into"),
+        if let Some(etcd) = &self.etcd {
+            etcd.get(&format!("/{key}")).await
+        } else if let Some(consul) = &self.consul {
+            consul.get(&key).await
+        } else if let Some(zookeeper) = &self.zookeeper {
+            zookeeper.get(&format!("/{key}")).await
+        } else {
+            anyhow::bail!("the store cannot be looked into")
         }
     }
 

@@ -167,6 +167,7 @@ impl Cluster {
             StoreKind::Embedded => self.nodes.len(),
             StoreKind::Etcd => self.etcd.as_ref().map_or(0, |etcd| etcd.servers()),
             StoreKind::Consul => 1,
+            StoreKind::ZooKeeper => self.zookeeper.as_ref().map_or(0, |zookeeper| zookeeper.servers()),
         };
         for server in 0..servers {
             if self.store != StoreKind::Embedded {

@@ -4,6 +4,7 @@ mod consul;
 mod lead;
 mod loss;
 mod replacement;
+mod zookeeper;
 
 use std::time::Duration;
 

@@ -1,0 +1,214 @@
+//! ZooKeeper: one server, or an ensemble.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::machine::Machine;
+use crate::observe::wait_for;
+use crate::ports::Port;
+use crate::procs;
+
+pub struct ZooKeeper {
+    servers: Vec<Server>,
+}
+
+struct Server {
+    dir: PathBuf,
+    client: Port,
+    peer: Port,
+    election: Port,
+    child: Option<Child>,
+}
+
+impl ZooKeeper {
+    /// One server.
+    pub async fn start(dir: &Path) -> Result<ZooKeeper> {
+        ZooKeeper::group(vec![dir.to_owned()]).await
+    }
+
+    /// As many servers as directories.
+    pub(crate) async fn group(dirs: Vec<PathBuf>) -> Result<ZooKeeper> {
+        let mut servers = Vec::new();
+        for dir in dirs {
+            let [client, peer, election] = [Port::free()?, Port::free()?, Port::free()?];
+            servers.push(Server { dir, client, peer, election, child: None });
+        }
+        let member =
+            |(i, s): (usize, &Server)| format!("server.{}=127.0.0.1:{}:{}\n", i + 1, s.peer.number, s.election.number);
+        let members: String = servers.iter().enumerate().map(member).collect();
+        let members = if servers.len() == 1 { String::new() } else { members };
+        for (i, server) in servers.iter().enumerate() {
+            let data = server.dir.join("data");
+            fs::create_dir_all(&data)?;
+            fs::write(data.join("myid"), format!("{}\n", i + 1))?;
+            // A short tick, so that sessions end when they are due, and a lost server is noticed.
+            let config = format!(
+                "tickTime=200\ninitLimit=50\nsyncLimit=10\nmaxSessionTimeout=120000\nmaxClientCnxns=0\n\
+                 admin.enableServer=false\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n{members}",
+                data.display(),
+                server.client.number
+            );
+            fs::write(server.dir.join("zoo.cfg"), config)?;
+        }
+        let mut zookeeper = ZooKeeper { servers };
+        zookeeper.start_again().await?;
+        Ok(zookeeper)
+    }
+
+    pub fn ports(&self) -> Vec<u16> {
+        self.servers.iter().map(|server| server.client.number).collect()
+    }
+
+    pub fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Every server that does not run; returns when ZooKeeper answers.
+    pub async fn start_again(&mut self) -> Result<()> {
+        for index in 0..self.servers.len() {
+            self.spawn(index)?;
+        }
+        wait_for("ZooKeeper answers", Duration::from_secs(60), async || self.get("/").await.map(drop)).await
+    }
+
+    /// Starts one server, if it does not run, without waiting for it.
+    pub fn spawn(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.servers[index];
+        if let Some(child) = &mut server.child
+            && child.try_wait()?.is_none()
+        {
+            return Ok(());
+        }
+        let log = File::options().create(true).append(true).open(server.dir.join("zookeeper.log"))?;
+        let (java, class_path) = Machine::zookeeper()?;
+        let child = Command::new(java)
+            .args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+            .args(["-Dzookeeper.4lw.commands.whitelist=*", "-cp", &class_path])
+            .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+            .arg(server.dir.join("zoo.cfg"))
+            .current_dir(&server.dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start ZooKeeper")?;
+        server.child = Some(child);
+        Ok(())
+    }
+
+    pub fn kill(&mut self) {
+        (0..self.servers.len()).for_each(|index| self.kill_one(index));
+    }
+
+    pub fn kill_one(&mut self, index: usize) {
+        if let Some(mut child) = self.servers[index].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for child in self.servers.iter().filter_map(|server| server.child.as_ref()) {
+            procs::signal(child.id().cast_signed(), signal);
+        }
+    }
+
+    /// `None`: there is no such key. Past every client of ours.
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let mut body = text(key);
+        body.push(0);
+        let (code, answer) = self.ask(4, &body).await?;
+        match code {
+            0 => {
+                let length = answer.first_chunk().map_or(0, |bytes| i32::from_be_bytes(*bytes));
+                let value = answer.get(4..4 + usize::try_from(length.max(0))?).context("a short answer")?;
+                Ok(Some(value.to_vec()))
+            }
+            -101 => Ok(None),
+            code => bail!("ZooKeeper answered {code} for {key}"),
+        }
+    }
+
+    /// Of a key that exists.
+    pub async fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        let mut body = text(key);
+        body.extend(i32::try_from(value.len())?.to_be_bytes());
+        body.extend(value);
+        body.extend((-1i32).to_be_bytes());
+        let (code, _) = self.ask(5, &body).await?;
+        ensure!(code == 0, "ZooKeeper answered {code} for {key}");
+        Ok(())
+    }
+
+    /// One request in a session of its own.
+    async fn ask(&self, kind: i32, body: &[u8]) -> Result<(i32, Vec<u8>)> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.servers[0].client.address()).await?;
+            // Protocol, zxid, timeout, session, password, and whether a server without a quorum would do.
+            let hello = [&[0; 12][..], &4000i32.to_be_bytes(), &[0; 8], &16i32.to_be_bytes(), &[0; 16], &[0]].concat();
+            send(&mut stream, &hello).await?;
+            receive(&mut stream).await?;
+            send(&mut stream, &[&1i32.to_be_bytes(), &kind.to_be_bytes(), body].concat()).await?;
+            let answer = receive(&mut stream).await?;
+            send(&mut stream, &[2i32.to_be_bytes(), (-11i32).to_be_bytes()].concat()).await?;
+            let code = answer.get(12..16).context("a short answer")?;
+            Ok((i32::from_be_bytes(code.try_into()?), answer[16..].to_vec()))
+        };
+        timeout(Duration::from_secs(5), exchange).await.context("ZooKeeper does not answer")?
+    }
+}
+
+fn text(key: &str) -> Vec<u8> {
+    [&u32::try_from(key.len()).unwrap_or(0).to_be_bytes()[..], key.as_bytes()].concat()
+}
+
+async fn send(stream: &mut TcpStream, frame: &[u8]) -> Result<()> {
+    let length = u32::try_from(frame.len())?.to_be_bytes();
+    Ok(stream.write_all(&[&length, frame].concat()).await?)
+}
+
+async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let mut frame = vec![0; usize::try_from(stream.read_u32().await?)?];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+impl Drop for ZooKeeper {
+    fn drop(&mut self) {
+        self.thaw();
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn starts_writes_and_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut zookeeper = ZooKeeper::start(dir.path()).await.unwrap();
+        zookeeper.put("/zookeeper", b"a").await.unwrap();
+        assert_eq!(zookeeper.get("/zookeeper").await.unwrap().as_deref(), Some(&b"a"[..]));
+        assert_eq!(zookeeper.get("/b").await.unwrap(), None);
+        zookeeper.kill();
+        zookeeper.start_again().await.unwrap();
+        assert_eq!(zookeeper.get("/zookeeper").await.unwrap().as_deref(), Some(&b"a"[..]));
+    }
+}
