@@ -34,7 +34,6 @@ pub struct Server {
     pub host: String,
     pub dir: TempDir,
     child: Child,
-    properties: Vec<String>,
 }
 
 impl Server {
@@ -61,16 +60,16 @@ impl Server {
             std::fs::create_dir(&data).unwrap();
             std::fs::write(data.join("myid"), format!("{}\n", i + 1)).unwrap();
             let members = if size == 1 { String::new() } else { members() };
+            let limit = if config.contains("maxSessionTimeout") { "" } else { "maxSessionTimeout=120000\n" };
             let text = format!(
-                "tickTime=200\ninitLimit=50\nsyncLimit=10\nmaxSessionTimeout=120000\nmaxClientCnxns=0\n\
-                 admin.enableServer=false\ndataDir={}\nclientPort={client}\nclientPortAddress=127.0.0.1\n{members}{}",
+                "tickTime=200\ninitLimit=50\nsyncLimit=10\nmaxClientCnxns=0\n\
+                 admin.enableServer=false\n{limit}dataDir={}\nclientPort={client}\nclientPortAddress=127.0.0.1\n{members}{}",
                 data.display(),
-                config.replace("@DIR@", &dir.path().display().to_string())
+                config
             );
             std::fs::write(dir.path().join("zoo.cfg"), text).unwrap();
-            let properties = Vec::new();
-            let child = spawn(dir.path(), &properties);
-            Server { host: format!("127.0.0.1:{client}"), dir, child, properties }
+            let child = spawn(dir.path());
+            Server { host: format!("127.0.0.1:{client}"), dir, child }
         };
         ports.iter().enumerate().map(start).collect()
     }
@@ -101,7 +100,7 @@ impl Server {
     /// Starts again on the same data and ports.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.dir.path(), &self.properties);
+        self.child = spawn(self.dir.path());
     }
 
     /// One line of the answer to a four-letter word.
@@ -123,12 +122,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path, properties: &[String]) -> Child {
+fn spawn(dir: &Path) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     Command::new("java")
         .args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
         .args(["-Dzookeeper.4lw.commands.whitelist=*", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"])
-        .args(properties)
         .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
         .arg(dir.join("zoo.cfg"))
         .stdin(Stdio::null())
