@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{DEADLINE, Server, client, eventually, free_port, options, write};
+use common::{DEADLINE, Server, client, free_port, options, write};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use surus_store::{Kv, StoreError, WatchEvent};
 use surus_store_zookeeper::{Grant, TlsFiles, ZooKeeperOptions, ZooKeeperStore};
@@ -127,7 +127,7 @@ async fn tls_with_client_certificates() {
     // Its certificate is who it is: the subject, as in `set_acls` without a scheme.
     let whole = ZooKeeperOptions { acls: vec![grant("CN=surus", &["ALL"])], ..with(tls.clone()) };
     let kv = ZooKeeperStore::connect(&whole).unwrap();
-    eventually("ZooKeeper answers", async || kv.read("/", DEADLINE).await.is_ok()).await;
+    kv.read("/", DEADLINE).await.unwrap();
     write(&kv, "/own/x", "1").await.unwrap();
     let text = refused(client(&[&server.host]).read("/own/", DEADLINE).await);
     assert!(text.contains("ACL"), "{text}");

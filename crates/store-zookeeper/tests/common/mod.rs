@@ -15,8 +15,10 @@ use tempfile::TempDir;
 
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const JAR: &str = "/usr/share/java/zookeeper.jar";
-/// It names the other jars itself, but for one that writes a log. The scripts of the package insist on their own user.
-const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
+/// It names the other jars itself, but for one that writes a log and two that TLS needs. The scripts of the package
+/// insist on a user and directories of their own.
+const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar:\
+                          /usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar";
 
 /// A port nobody listens on, below the range from which the kernel gives ports to clients.
 pub fn free_port() -> u16 {
