@@ -51,6 +51,7 @@ pub fn store_name(store: StoreKind) -> &'static str {
         StoreKind::Etcd => "etcd",
         StoreKind::Embedded => "embedded",
         StoreKind::Consul => "consul",
+        StoreKind::ZooKeeper => "zookeeper",
     }
 }
 
