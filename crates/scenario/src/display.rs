@@ -25,6 +25,8 @@ impl Display for Setup {
         match self.store {
             Some(Store::Embedded) => write!(f, ", store embedded")?,
             Some(Store::Etcd(servers)) => write!(f, ", store etcd of {servers}")?,
+            Some(Store::ZooKeeper(servers)) => write!(f, ", store zookeeper of {servers}")?,
+            Some(Store::Consul) => write!(f, ", store consul")?,
             None => {}
         }
         self.settings.iter().try_for_each(|(key, value)| write!(f, ", {key} {value}"))

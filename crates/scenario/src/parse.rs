@@ -86,10 +86,17 @@ fn store(words: &mut Words) -> Parsed<Store> {
     if words.take("embedded") {
         return Ok(Store::Embedded);
     }
-    if !words.take("etcd") {
-        return Err(words.error("\"embedded\" or \"etcd\""));
+    if words.take("consul") {
+        return Ok(Store::Consul);
     }
-    Ok(Store::Etcd(if words.take("of") { words.number("the number of etcd servers")? } else { 1 }))
+    let kind = if words.take("etcd") {
+        Store::Etcd
+    } else if words.take("zookeeper") {
+        Store::ZooKeeper
+    } else {
+        return Err(words.error("\"embedded\", \"etcd\", \"zookeeper\" or \"consul\""));
+    };
+    Ok(kind(if words.take("of") { words.number("the number of servers")? } else { 1 }))
 }
 
 fn time(words: &mut Words) -> Parsed<Option<Statement<Who>>> {
@@ -113,10 +120,7 @@ pub(crate) struct Names {
 
 impl Names {
     fn of(setup: &Setup) -> Names {
-        let stores = match setup.store {
-            Some(Store::Etcd(servers)) => servers,
-            Some(Store::Embedded) | None => 0,
-        };
+        let stores = setup.store.map_or(0, Store::servers);
         Names { members: setup.members, stores, remembered: Vec::new() }
     }
 

@@ -29,8 +29,22 @@ impl Setup {
 pub enum Store {
     /// Inside the agents.
     Embedded,
-    /// That many etcd servers, named `store1`, `store2` ...
+    /// That many servers, named `store1`, `store2` ...
     Etcd(usize),
+    ZooKeeper(usize),
+    /// One server, `store1`.
+    Consul,
+}
+
+impl Store {
+    /// Servers that are no members of the cluster.
+    pub fn servers(self) -> usize {
+        match self {
+            Store::Embedded => 0,
+            Store::Etcd(servers) | Store::ZooKeeper(servers) => servers,
+            Store::Consul => 1,
+        }
+    }
 }
 
 /// A statement and where it stands in the file.

@@ -145,7 +145,8 @@ impl Stage for Simulated {
         if !(2..=7).contains(&setup.members) {
             return unavailable("a cluster of that size");
         }
-        if let Some(Store::Etcd(servers)) = setup.store {
+        // To the simulator they are all one kind.
+        if let Some(servers) = setup.store.map(Store::servers).filter(|servers| *servers > 0) {
             self.stores = vec![true; servers];
         }
         let seconds = |key: &str, usual: Duration| {
