@@ -36,7 +36,7 @@ pub struct Builder {
     binary: PathBuf,
     nodes: usize,
     store: StoreKind,
-    etcd_servers: usize,
+    store_servers: usize,
     links: bool,
     disks: Option<u64>,
     clocks: bool,
@@ -72,7 +72,7 @@ impl Cluster {
             binary,
             nodes: 3,
             store: StoreKind::Embedded,
-            etcd_servers: 1,
+            store_servers: 1,
             links: false,
             disks: None,
             clocks: false,
@@ -210,8 +210,8 @@ impl Builder {
     }
 
     /// As many servers, when the store is etcd or ZooKeeper.
-    pub fn etcd_servers(mut self, servers: usize) -> Builder {
-        self.etcd_servers = servers;
+    pub fn store_servers(mut self, servers: usize) -> Builder {
+        self.store_servers = servers;
         self
     }
 
@@ -276,9 +276,9 @@ impl Builder {
         let homes = (0..self.nodes).map(|n| (Endpoint::Member(n), dir.path().join(format!("node{}", n + 1))));
         let (servers, kind) = match self.store {
             StoreKind::Embedded => (0, ""),
-            StoreKind::Etcd => (self.etcd_servers, "etcd"),
+            StoreKind::Etcd => (self.store_servers, "etcd"),
             StoreKind::Consul => (1, "consul"),
-            StoreKind::ZooKeeper => (self.etcd_servers, "zookeeper"),
+            StoreKind::ZooKeeper => (self.store_servers, "zookeeper"),
         };
         let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("{kind}{}", n + 1))).collect();
         let mut homes: Vec<(Endpoint, PathBuf)> = homes.collect();

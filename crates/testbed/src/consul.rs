@@ -47,6 +47,12 @@ impl Consul {
 
     /// Returns when Consul has a leader.
     pub async fn start_again(&mut self) -> Result<()> {
+        self.spawn()?;
+        wait_for("Consul answers", Duration::from_secs(60), async || self.get("nothing").await.map(drop)).await
+    }
+
+    /// Without waiting for it.
+    pub(crate) fn spawn(&mut self) -> Result<()> {
         if self.child.is_none() {
             let log = File::options().create(true).append(true).open(self.dir.join("consul.log"))?;
             let child = Command::new(Machine::consul()?)
@@ -63,7 +69,7 @@ impl Consul {
                 .context("cannot start Consul")?;
             self.child = Some(child);
         }
-        wait_for("Consul answers", Duration::from_secs(60), async || self.get("nothing").await.map(drop)).await
+        Ok(())
     }
 
     pub fn kill(&mut self) {

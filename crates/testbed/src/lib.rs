@@ -22,6 +22,7 @@ mod ports;
 pub mod procs;
 mod python;
 mod screen;
+mod servers;
 pub mod soak;
 mod stage;
 mod template;

@@ -27,6 +27,32 @@ pub enum Stores {
     Embedded,
     /// A group of three.
     Etcd,
+    /// An ensemble of three.
+    ZooKeeper,
+    /// One server.
+    Consul,
+}
+
+impl Stores {
+    pub const ALL: [Stores; 4] = [Stores::Embedded, Stores::Etcd, Stores::ZooKeeper, Stores::Consul];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stores::Embedded => "embedded",
+            Stores::Etcd => "etcd",
+            Stores::ZooKeeper => "zookeeper",
+            Stores::Consul => "consul",
+        }
+    }
+
+    pub fn kind(self) -> StoreKind {
+        match self {
+            Stores::Embedded => StoreKind::Embedded,
+            Stores::Etcd => StoreKind::Etcd,
+            Stores::ZooKeeper => StoreKind::ZooKeeper,
+            Stores::Consul => StoreKind::Consul,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +88,7 @@ pub async fn soak(plan: &Plan, tell: impl FnMut(String) + 'static) -> Result<Out
     let begin = Instant::now();
     let mut schedule = Schedule::new(plan);
     let needs = Needs { links: true, disks: plan.mode == Mode::Everything, clocks: plan.mode == Mode::Everything };
-    let kind = if plan.store == Stores::Etcd { StoreKind::Etcd } else { StoreKind::Embedded };
+    let kind = plan.store.kind();
     let mut stage = Stage::new(&plan.binary, kind, needs, tell);
     let mut outcome = Outcome {
         rounds: 0,
@@ -116,6 +142,8 @@ impl Schedule {
         let store = match plan.store {
             Stores::Embedded => "embedded",
             Stores::Etcd => "etcd of 3",
+            Stores::ZooKeeper => "zookeeper of 3",
+            Stores::Consul => "consul",
         };
         // The store leader's soak runs with the timing of a new cluster, the other with the shortest, to see more.
         let timing = match plan.mode {
@@ -195,7 +223,8 @@ impl Schedule {
             11 => plain(format!("cut {whom} from everything one way\n"), "heal\n".to_owned()),
             12 => plain(format!("stall {whom} from store\n"), "heal\n".to_owned()),
             13 => plain("cut p from r\n".to_owned(), "heal\n".to_owned()),
-            14 if self.store == Stores::Etcd => match self.dice.of(2) {
+            14 if self.store != Stores::Embedded => match self.dice.of(2) {
+                0 if self.store == Stores::Consul => plain("kill store1\n".to_owned(), "start store1\n".to_owned()),
                 0 => plain("kill store2\n".to_owned(), "start store2\n".to_owned()),
                 _ => plain("freeze all stores\n".to_owned(), "thaw all stores\n".to_owned()),
             },
@@ -239,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_schedule_in_the_language() {
-        for store in [Stores::Embedded, Stores::Etcd] {
+        for store in Stores::ALL {
             for mode in [Mode::Everything, Mode::StoreLeader] {
                 let play = |seed| {
                     let mut schedule = Schedule::new(&plan(seed, store, mode));

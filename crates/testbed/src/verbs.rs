@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, StoreKind};
 use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
 use crate::procs;
+use crate::servers;
 use crate::template::WRITER;
 
 impl Cluster {
@@ -165,9 +166,7 @@ impl Cluster {
     pub fn store_link(&self, node: usize, link: Link, one_way: bool) {
         let servers = match self.store {
             StoreKind::Embedded => self.nodes.len(),
-            StoreKind::Etcd => self.etcd.as_ref().map_or(0, |etcd| etcd.servers()),
-            StoreKind::Consul => 1,
-            StoreKind::ZooKeeper => self.zookeeper.as_ref().map_or(0, |zookeeper| zookeeper.servers()),
+            StoreKind::Etcd | StoreKind::ZooKeeper | StoreKind::Consul => servers::count(self),
         };
         for server in 0..servers {
             if self.store != StoreKind::Embedded {

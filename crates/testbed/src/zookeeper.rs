@@ -116,17 +116,58 @@ impl ZooKeeper {
     }
 
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        (0..self.servers.len()).for_each(|index| self.freeze_one(index));
+    }
+
+    pub fn freeze_one(&self, index: usize) {
+        self.signal(index, Signal::STOP);
     }
 
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
+        (0..self.servers.len()).for_each(|index| self.thaw_one(index));
     }
 
-    fn signal(&self, signal: Signal) {
-        for child in self.servers.iter().filter_map(|server| server.child.as_ref()) {
+    pub fn thaw_one(&self, index: usize) {
+        self.signal(index, Signal::CONT);
+    }
+
+    fn signal(&self, index: usize, signal: Signal) {
+        if let Some(child) = &self.servers[index].child {
             procs::signal(child.id().cast_signed(), signal);
         }
+    }
+
+    /// The server that leads the ensemble, as it says itself; one alone leads nobody and counts.
+    pub async fn leader(&self) -> Result<usize> {
+        for index in 0..self.servers.len() {
+            let said = tokio::time::timeout(Duration::from_millis(500), self.word(index, "srvr")).await;
+            if said.is_ok_and(|said| {
+                said.is_ok_and(|text| text.contains("Mode: leader") || text.contains("Mode: standalone"))
+            }) {
+                return Ok(index);
+            }
+        }
+        bail!("no ZooKeeper server that answers leads")
+    }
+
+    /// Requests that the servers have received from clients, pings of sessions among them.
+    pub async fn requests(&self) -> Result<f64> {
+        let mut all = 0.0;
+        for index in 0..self.servers.len() {
+            let text = self.word(index, "mntr").await?;
+            let line = text.lines().find_map(|line| line.strip_prefix("zk_packets_received")).context("no counter")?;
+            all += line.trim().parse::<f64>()?;
+        }
+        Ok(all)
+    }
+
+    /// The answer to a four letter word.
+    async fn word(&self, index: usize, word: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(self.servers[index].client.address()).await?;
+        stream.write_all(word.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
     }
 
     /// `None`: there is no such key. Past every client of ours.

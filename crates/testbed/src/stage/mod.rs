@@ -14,6 +14,7 @@ use surus_scenario::{Part, Place, Scenario, Statement, Trouble};
 use crate::cluster::{Cluster, StoreKind};
 use crate::disk::Disk;
 use crate::history::{Allowed, Clients, Verdict, check};
+use crate::servers::Server;
 use crate::verbs::Job;
 
 /// Room for a cluster and some WAL.
@@ -158,10 +159,8 @@ impl Stage {
         self.running()?.signal(node, job, signal).map_err(Trouble::failed)
     }
 
-    fn etcd(&mut self, of: &str) -> Option<(&mut crate::etcd::Etcd, usize)> {
-        let server = Stage::server(of)?;
-        let etcd = self.cluster.as_mut()?.etcd.as_mut()?;
-        (server < etcd.servers()).then_some((etcd, server))
+    fn store_server(&mut self, of: &str) -> Option<Server<'_>> {
+        Server::of(self.cluster.as_mut()?, Stage::server(of)?)
     }
 
     fn disk(&self, of: &str) -> Result<&Disk, Trouble> {

@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::history::Clients;
 use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
+use crate::servers;
 
 impl World for Stage {
     async fn cluster(&mut self, setup: &Setup) -> Result<(), Trouble> {
@@ -22,7 +23,9 @@ impl World for Stage {
         builder = match setup.store {
             None => builder.store(self.store),
             Some(Store::Embedded) => builder.store(StoreKind::Embedded),
-            Some(Store::Etcd(servers)) => builder.store(StoreKind::Etcd).etcd_servers(servers),
+            Some(Store::Etcd(servers)) => builder.store(StoreKind::Etcd).store_servers(servers),
+            Some(Store::ZooKeeper(servers)) => builder.store(StoreKind::ZooKeeper).store_servers(servers),
+            Some(Store::Consul) => builder.store(StoreKind::Consul),
         };
         let mut dynamic = json!({});
         for (key, value) in &setup.settings {
@@ -76,9 +79,9 @@ impl World for Stage {
     async fn find(&mut self, role: Role) -> Result<Vec<String>, Trouble> {
         let cluster = self.running()?;
         let all = || cluster.nodes.iter().map(|node| node.name.clone());
-        let stores = || match &cluster.etcd {
-            Some(etcd) => (1..=etcd.servers()).map(|n| format!("store{n}")).collect(),
-            None => all().collect::<Vec<String>>(),
+        let stores = || match servers::count(cluster) {
+            0 => all().collect::<Vec<String>>(),
+            outside => (1..=outside).map(|n| format!("store{n}")).collect(),
         };
         let nth = |n: usize, all: Vec<String>| {
             let found = all.into_iter().nth(n).map(|name| vec![name]);
@@ -90,10 +93,11 @@ impl World for Stage {
         };
         let store_leader = async || -> Result<String, Trouble> {
             // It may be electing.
-            let leader = wait_for("a leader of the store", Duration::from_secs(10), async || match &cluster.etcd {
-                Some(etcd) => Ok(format!("store{}", etcd.leader().await? + 1)),
-                None => embedded_leader(cluster).await,
-            });
+            let leader =
+                wait_for("a leader of the store", Duration::from_secs(10), async || match servers::count(cluster) {
+                    0 => embedded_leader(cluster).await,
+                    _ => Ok(format!("store{}", servers::leader(cluster).await? + 1)),
+                });
             leader.await.map_err(Trouble::failed)
         };
         match role {
@@ -115,8 +119,8 @@ impl World for Stage {
     }
 
     async fn start(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some((etcd, server)) = self.etcd(of) {
-            return etcd.spawn(server).map_err(Trouble::failed);
+        if let Some(server) = self.store_server(of) {
+            return server.start().map_err(Trouble::failed);
         }
         if !matches!(part, Part::Node | Part::Agent | Part::Store) {
             return Err(Trouble::Failed(format!("the {part} is started by the agent, not by hand")));
@@ -140,8 +144,8 @@ impl World for Stage {
     }
 
     async fn kill(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some((etcd, server)) = self.etcd(of) {
-            etcd.kill_one(server);
+        if let Some(server) = self.store_server(of) {
+            server.kill();
             return Ok(());
         }
         let node = self.node(of)?;
@@ -155,8 +159,8 @@ impl World for Stage {
     }
 
     async fn freeze(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some((etcd, server)) = self.etcd(of) {
-            etcd.freeze_one(server);
+        if let Some(server) = self.store_server(of) {
+            server.freeze();
             return Ok(());
         }
         match part {
@@ -166,8 +170,8 @@ impl World for Stage {
     }
 
     async fn thaw(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some((etcd, server)) = self.etcd(of) {
-            etcd.thaw_one(server);
+        if let Some(server) = self.store_server(of) {
+            server.thaw();
             return Ok(());
         }
         let node = self.node(of)?;

@@ -55,9 +55,10 @@ pub async fn cost(store: StoreKind, recorder: &mut Recorder) -> Result<()> {
 
 /// Requests, where the store counts them, and bytes.
 async fn spent(cluster: &Cluster) -> Result<(Option<f64>, u64)> {
-    let counted = match (&cluster.etcd, &cluster.consul) {
-        (Some(etcd), _) => Some(requests(&etcd.metrics().await?)),
-        (_, Some(consul)) => Some(http_requests(&consul.metrics().await?)),
+    let counted = match (&cluster.etcd, &cluster.consul, &cluster.zookeeper) {
+        (Some(etcd), _, _) => Some(requests(&etcd.metrics().await?)),
+        (_, Some(consul), _) => Some(http_requests(&consul.metrics().await?)),
+        (_, _, Some(zookeeper)) => Some(zookeeper.requests().await?),
         _ => None,
     };
     Ok((counted, cluster.store_bytes()))

@@ -20,7 +20,7 @@ use fence::Fault;
 use record::Recorder;
 
 const HELP: &str = "\
-usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded|consul] [--out DIR]
+usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded|zookeeper|consul] [--out DIR]
 
   bootstrap       three nodes from nothing to a leader and two streaming replicas
   switchover      write gap of a planned switchover, when the old primary streams again, what was lost

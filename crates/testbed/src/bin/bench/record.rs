@@ -44,7 +44,7 @@ pub fn values(out: &Path, name: &str, store: StoreKind, field: &str) -> Vec<f64>
     text.lines().filter_map(line).collect()
 }
 
-pub const STORES: [StoreKind; 3] = [StoreKind::Etcd, StoreKind::Embedded, StoreKind::Consul];
+pub const STORES: [StoreKind; 4] = [StoreKind::Etcd, StoreKind::Embedded, StoreKind::ZooKeeper, StoreKind::Consul];
 
 pub fn store_name(store: StoreKind) -> &'static str {
     match store {

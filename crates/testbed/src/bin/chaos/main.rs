@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use surus_scenario::{End, Trouble, parse, run};
 use surus_testbed::soak::{Mode, Plan, Stores, soak};
-use surus_testbed::{Needs, Stage, StoreKind};
+use surus_testbed::{Needs, Stage};
 
 const HELP: &str = "\
-usage: cargo xtask chaos [--minutes M] [--seed S] [--store embedded|etcd] [--store-leader]
-       cargo xtask chaos [--store embedded|etcd] --scenario FILE...
+usage: cargo xtask chaos [--minutes M] [--seed S] [--store STORE] [--store-leader]
+       cargo xtask chaos [--store STORE] --scenario FILE...
 
   Three members and writing clients; failures in an order that the seed decides: deaths and freezes of agents, fences,
   postmasters, backends, machines and store servers, cut, stalled and slow links, full and hanging disks, stepped
@@ -19,7 +19,7 @@ usage: cargo xtask chaos [--minutes M] [--seed S] [--store embedded|etcd] [--sto
 
   --minutes M       how long (2)
   --seed S          the schedule (from the clock, and printed)
-  --store STORE     embedded (default), or etcd: a group of three
+  --store STORE     embedded (default), etcd or zookeeper (three servers), or consul (one)
   --store-leader    only the leader of the store is killed or frozen, every 30 s: counts needless failovers
   --scenario FILE   plays scenario files instead, and says of each how it ended
 ";
@@ -88,10 +88,7 @@ async fn run_soak(binary: PathBuf, options: &Options) -> Result<bool> {
 }
 
 async fn play(binary: &Path, options: &Options) -> Result<bool> {
-    let store = match options.store {
-        Stores::Embedded => StoreKind::Embedded,
-        Stores::Etcd => StoreKind::Etcd,
-    };
+    let store = options.store.kind();
     let mut results = Vec::new();
     for file in &options.files {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -145,11 +142,10 @@ fn options() -> Result<Option<Options>> {
             "--seed" => options.seed = Some(value()?.parse().context("--seed needs a number")?),
             "--store-leader" => options.mode = Mode::StoreLeader,
             "--store" => {
-                options.store = match value()?.as_str() {
-                    "embedded" => Stores::Embedded,
-                    "etcd" => Stores::Etcd,
-                    other => bail!("there is no store \"{other}\" here; embedded or etcd"),
-                }
+                let wanted = value()?;
+                let found = Stores::ALL.into_iter().find(|store| store.name() == wanted);
+                let names = || Stores::ALL.map(Stores::name).join(", ");
+                options.store = found.with_context(|| format!("there is no store \"{wanted}\" here; {}", names()))?;
             }
             "--scenario" => {
                 options.files.push(value()?.into());
