@@ -162,7 +162,7 @@ impl Keeper {
     /// The store says, as of this revision, that somebody else leads, or nobody. Heeded also while a request is under
     /// way; said again for as long as the store shows it.
     pub fn lost(&mut self, now: BootTime, revision: Revision, nobody: bool) {
-        if !self.state.lead.is_some_and(|l| revision >= l.version) {
+        if self.state.lead.is_none_or(|l| revision < l.version) {
             return;
         }
         if nobody && self.vouched_for(now) {
