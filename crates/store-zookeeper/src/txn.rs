@@ -131,9 +131,9 @@ impl State {
     async fn read(link: &Link, txn: &Txn, end: Instant) -> Result<State, Unread> {
         let mut paths: BTreeSet<&str> = BTreeSet::new();
         let mut doomed = BTreeMap::new();
-        let keys = txn.compare.iter().map(compared).chain(txn.then.iter().filter_map(|op| match op {
-            Op::Put { key, .. } | Op::Delete { key } => Some(key.as_str()),
-            Op::DeletePrefix { prefix } => Some(directory(prefix)),
+        let keys = txn.compare.iter().map(compared).chain(txn.then.iter().map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => key.as_str(),
+            Op::DeletePrefix { prefix } => directory(prefix),
         }));
         for key in keys {
             let mut path = key;

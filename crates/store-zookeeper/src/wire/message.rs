@@ -162,8 +162,11 @@ fn data(reader: &mut Reader<'_>) -> Result<(Vec<u8>, Stat), Malformed> {
     Ok((reader.bytes()?.to_vec(), Stat::read(reader)?))
 }
 
+/// A value and its stat, or why there is none.
+pub(crate) type ReadOne = Result<(Vec<u8>, Stat), Code>;
+
 /// Value and stat of each, or why there is none; of an answer to [`Request::read_each`].
-pub(crate) fn read_each(body: &[u8]) -> Result<Vec<Result<(Vec<u8>, Stat), Code>>, Malformed> {
+pub(crate) fn read_each(body: &[u8]) -> Result<Vec<ReadOne>, Malformed> {
     let mut reader = Reader(body);
     let mut each = Vec::new();
     loop {
