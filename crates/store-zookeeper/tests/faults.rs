@@ -49,8 +49,8 @@ async fn each_server_may_be_killed_in_turn() {
     let mut watch = kv.watch("/b/");
     assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
     // One of them is the leader; each is the one in use for some of the clients at some time.
-    for victim in 0..servers.len() {
-        servers[victim].kill();
+    for (victim, server) in servers.iter_mut().enumerate() {
+        server.kill();
         eventually("a quorum", async || kv.read("/b/", Duration::from_secs(2)).await.is_ok()).await;
         for i in 0..5 {
             let text = format!("{victim}/{i}");
@@ -60,8 +60,8 @@ async fn each_server_may_be_killed_in_turn() {
             kv.renew(lease, DEADLINE).await.unwrap_or_else(|e| panic!("renewal {text}: {e}"));
         }
         newest(&mut watch, &format!("{victim}/4")).await;
-        servers[victim].restart();
-        servers[victim].wait_ready().await;
+        server.restart();
+        server.wait_ready().await;
     }
     let kept = kv.read("/a/", DEADLINE).await.unwrap();
     assert_eq!(kept.keys[0].lease, Some(lease), "the session went from server to server");
