@@ -243,7 +243,7 @@ pub fn list(facts: &Facts, memory: &Memory, view: &ClusterView) -> Option<List> 
 /// The last leader was driven by Patroni, which writes the list and knows nothing of `vouching`, and none of ours has led
 /// since: it would have written that key before it relied on anybody.
 fn led_by_foreigner(memory: &Memory, view: &ClusterView) -> bool {
-    memory.foreign_led_over == Some(view.vouching_version)
+    memory.foreign_led_over == Some(view.vouching_version.unwrap_or(0))
 }
 
 pub fn clearance(facts: &Facts, memory: &Memory, view: &ClusterView) -> Clearance {

@@ -100,9 +100,10 @@ pub struct Memory {
     /// The lead under which I may run as a primary, by its version: nobody else can be vouched for any more.
     #[serde(default)]
     pub cleared: Option<u64>,
-    /// The last leader is driven by Patroni; the version of `vouching` under it.
+    /// The last leader is driven by Patroni; the version of `vouching` under it, 0 if there was none: `Some(None)` would be
+    /// read back from the journal as `None`.
     #[serde(default)]
-    pub foreign_led_over: Option<Option<u64>>,
+    pub foreign_led_over: Option<u64>,
     /// Since when, while nobody leads, no primary can be going on without the store: what is asked of others before says
     /// nothing about how far its log went in the end.
     #[serde(default)]

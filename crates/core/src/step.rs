@@ -124,7 +124,7 @@ fn remember_view(memory: &mut Memory, view: &ClusterView, facts: &Facts) {
                 memory.known_members = Arc::new(view.members.clone());
             }
             let foreign = *leader != facts.me && view.leader_member().is_some_and(crate::cluster::Member::is_foreign);
-            memory.foreign_led_over = foreign.then_some(view.vouching_version);
+            memory.foreign_led_over = foreign.then_some(view.vouching_version.unwrap_or(0));
             memory.leaderless_since = None;
             memory.race_round = None;
             memory.called &= *leader == facts.me;

@@ -13,10 +13,7 @@ const PIECE: usize = 16 * 1024;
 /// Then locks what is in memory, and what will be as it comes.
 pub fn lock() -> Result<(), String> {
     for (start, length) in clean_file_pages(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default()) {
-        for (piece, length) in every_other_piece(start, length) {
-            // SAFETY: this only says what a core dump leaves out, of a mapping as below.
-            let _ = unsafe { madvise(std::ptr::without_provenance_mut(piece), length, Advice::LinuxDontDump) };
-        }
+        divide(start, length);
         // SAFETY: the range is a mapping of this program's own files, as the kernel lists it, in which no page was ever
         // written to. Whatever is read there later comes from the same file again, with the same content. No mapping
         // goes away between the list and this call: the process has one thread and unloads nothing.
@@ -27,7 +24,14 @@ pub fn lock() -> Result<(), String> {
 }
 
 /// A fault brings in up to 64 KiB around it, but nothing beyond the mapping that it is in: marked in turns, one mapping is
-/// many. Of what is locked, most would be neighbours else.
+/// many. Most of what is in memory would be neighbours else.
+fn divide(start: usize, length: usize) {
+    for (piece, length) in every_other_piece(start, length) {
+        // SAFETY: this only says what a core dump leaves out, of a mapping of this program that stays as it is.
+        let _ = unsafe { madvise(std::ptr::without_provenance_mut(piece), length, Advice::LinuxDontDump) };
+    }
+}
+
 fn every_other_piece(start: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..length).step_by(2 * PIECE).map(move |at| (start + at, PIECE.min(length - at)))
 }
@@ -37,6 +41,7 @@ fn every_other_piece(start: usize, length: usize) -> impl Iterator<Item = (usize
 pub fn give_back() {
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for (start, length) in around(&clean_file_pages(&smaps), &smaps, give_back as fn() as usize) {
+        divide(start, length);
         // SAFETY: as in `lock`; and of all mappings only those are touched that the kernel made of the program itself when
         // it was started, which stay for as long as the process does, whatever other threads map and unmap meanwhile.
         let _ = unsafe { madvise(std::ptr::without_provenance_mut(start), length, Advice::LinuxDontNeed) };

@@ -139,12 +139,12 @@ fn a_crashed_primary_is_not_started_beside_one_that_members_vouch_for() {
 fn after_patroni_led_only_my_own_word_counts_until_one_of_ours_has_led() {
     let mut s = vouched(Of::Majority, "b");
     s.facts.settings.failsafe_mode = true;
-    s.memory.foreign_led_over = Some(Some(4));
+    s.memory.foreign_led_over = Some(4);
     assert_eq!(briefs(&s.step()), ["consent of "]);
     s.view.vouching_version = Some(7);
     assert_eq!(briefs(&s.step()), ["consent of b c"]);
     // What Patroni leaves behind after the mode was switched off.
-    s.memory.foreign_led_over = Some(Some(7));
+    s.memory.foreign_led_over = Some(7);
     s.facts.settings.failsafe_mode = false;
     assert_eq!(briefs(&s.step()), ["take"]);
 }
