@@ -13,6 +13,8 @@ use crate::timing::BEAT;
 use crate::types::Operation;
 
 const JUDGE: Duration = Duration::from_millis(250);
+/// A process that is ending has ended by then.
+const ENDING: Duration = Duration::from_millis(200);
 const ASK: Duration = Duration::from_secs(2);
 const EXPIRE: Duration = Duration::from_secs(2);
 const UNFINISHED: Duration = Duration::from_secs(3);
@@ -28,8 +30,9 @@ impl Node {
     }
 
     /// A process whose consensus has failed would look alive and never take part again.
-    fn stop_if_consensus_died(&self) {
-        stop_if_fatal(self.raft.metrics().borrow().running_state.clone());
+    async fn stop_if_consensus_died(&self) {
+        let state = self.raft.metrics().borrow().running_state.clone();
+        stop_if_fatal(state).await;
     }
 
     /// One that panicked has told nobody, and is found out by asking it. One that is busy, with a disk perhaps, is not dead.
@@ -37,7 +40,7 @@ impl Node {
         loop {
             sleep(ASK).await;
             if let Ok(answer) = timeout(ASK, self.raft.is_initialized()).await {
-                stop_if_fatal(answer.map(|_| ()));
+                stop_if_fatal(answer.map(|_| ())).await;
             }
         }
     }
@@ -45,7 +48,7 @@ impl Node {
     pub async fn judge_contact(self: Arc<Node>) {
         let mut joint_since: Option<Instant> = None;
         loop {
-            self.stop_if_consensus_died();
+            self.stop_if_consensus_died().await;
             self.refresh_contact();
             let joint = self.leader() == Leader::Me && self.membership().get_joint_config().len() > 1;
             joint_since = joint.then(|| joint_since.unwrap_or_else(Instant::now));
@@ -93,10 +96,13 @@ impl Node {
     }
 }
 
-fn stop_if_fatal(state: Result<(), Fatal<u64>>) {
+async fn stop_if_fatal(state: Result<(), Fatal<u64>>) {
     if let Err(e) = state
         && e != Fatal::Stopped
     {
+        // A runtime that is dropped ends its tasks in any order: consensus that went so looks as if it had panicked. This
+        // task then ends here.
+        sleep(ENDING).await;
         tracing::error!("the embedded store failed inside: {e}. Stopping at once; start it again");
         std::process::abort();
     }
