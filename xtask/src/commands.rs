@@ -6,11 +6,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::machine::{self, BUILD, DEMO, DEMO_WITH_ETCD, EVERYTHING};
-use crate::{rules, run};
+use crate::{rules, run, shared_memory};
 
 /// Further arguments go to `cargo test`, for example `-p surus --test failover`.
 pub fn test(args: &[String]) -> Result<()> {
     machine::install_for_tests()?;
+    shared_memory::make_room();
     let built = run::step("build", &mut run::cargo(&["build", "--workspace"]))?;
     let mut tests = run::cargo(&["test"]);
     if args.is_empty() {

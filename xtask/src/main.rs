@@ -11,6 +11,7 @@ mod newer;
 mod python;
 mod rules;
 mod run;
+mod shared_memory;
 
 use std::process::ExitCode;
 

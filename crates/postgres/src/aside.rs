@@ -10,6 +10,7 @@ use crate::config::beside;
 use crate::disk::{blocking, linked_dirs, pinned, sync_parent};
 use crate::in_place;
 use crate::instance::{Instance, lock};
+use crate::shared_memory::release_shared_memory;
 use crate::staging::clear_tree;
 use crate::{ErrorKind, PgError, Result};
 
@@ -68,6 +69,7 @@ impl Instance {
 
 fn remove(dir: &Path) -> Result<()> {
     in_place::end_former(dir);
+    release_shared_memory(dir);
     clear_tree(dir)?;
     in_place::forget(dir)?;
     if !pinned(dir) {
@@ -104,6 +106,7 @@ fn move_aside(dir: &Path) -> Result<PathBuf> {
             .and_then(|()| symlink(&new, link))
             .map_err(|e| PgError::io("point elsewhere", link, &e))?;
     }
+    release_shared_memory(&target);
     let to = free_name(&target);
     fs::rename(&target, &to).map_err(|e| PgError::io("move aside", &target, &e))?;
     in_place::end_former(dir);

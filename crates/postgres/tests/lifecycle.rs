@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, Site, bin_dir, eventually, is_root, kill, one, processes_in};
@@ -222,6 +223,30 @@ async fn a_killed_postmaster_leaves_orphans_that_are_ended() {
     postmaster.signal(Signal::KILL).unwrap();
     postmaster.exited().await;
     node.start(&StartAs::Primary, LIMIT).await.unwrap();
+
+    // What it leaves when it is killed goes with its directory, and not while it lives.
+    let postmaster = node.process().await.unwrap();
+    let data = node.config().data_dir.clone();
+    let (posix, inode) = (posix_segments(postmaster.pid), fs::metadata(&data).unwrap().ino());
+    assert!(!posix.is_empty() && system_v_segments(inode) == 1);
+    assert_eq!(surus_postgres::release_shared_memory(&data), 0);
+    assert_eq!(system_v_segments(inode), 1);
+    node.kill_hard().await.unwrap();
+    assert_eq!(system_v_segments(inode), 1);
+    node.move_data_dir_aside().await.unwrap();
+    assert_eq!(system_v_segments(inode), 0);
+    assert!(posix.iter().all(|path| !path.exists()), "{posix:?}");
+}
+
+fn posix_segments(pid: i32) -> Vec<PathBuf> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let paths = maps.lines().filter_map(|line| line.find("/dev/shm/").map(|at| PathBuf::from(&line[at..])));
+    paths.filter(|path| path.exists()).collect()
+}
+
+fn system_v_segments(key: u64) -> usize {
+    let list = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    list.lines().filter(|line| line.split_whitespace().next() == Some(&key.to_string())).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::procs;
+
 pub struct Clock {
     library: PathBuf,
     /// Holds the offset; read at every call.
@@ -50,6 +52,19 @@ impl Clock {
     pub fn step(&self, by: Duration, back: bool) -> Result<()> {
         let by = i64::try_from(by.as_secs()).context("further than any clock goes")?;
         self.set(self.offset() + if back { -by } else { by })
+    }
+}
+
+impl Drop for Clock {
+    /// What the library shares within a family of processes stays when they are killed.
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let family = ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|prefix| name.strip_prefix(prefix));
+            if family.and_then(|pid| pid.parse().ok()).is_some_and(|pid| !procs::alive(pid)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 

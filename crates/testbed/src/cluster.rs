@@ -191,6 +191,7 @@ impl Drop for Cluster {
         if !left.is_empty() {
             eprintln!("processes that did not die: {left:?}");
         }
+        procs::release_shared_memory(self.dir.path());
         if std::env::var_os("SURUS_KEEP").is_some() {
             self.dir.disable_cleanup(true);
             eprintln!("kept: {}", self.dir.path().display());

@@ -66,6 +66,18 @@ pub fn sweep(dir: &Path, limit: Duration) -> Vec<i32> {
     }
 }
 
+/// What killed servers left behind: their data directories go away, and with them whoever would have removed it.
+pub fn release_shared_memory(dir: &Path) {
+    for inner in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = inner.path();
+        if path.join("PG_VERSION").is_file() {
+            surus_postgres::release_shared_memory(&path);
+        } else if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
+            release_shared_memory(&path);
+        }
+    }
+}
+
 /// CPU time used so far and resident memory of one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {

@@ -140,6 +140,9 @@ impl Drop for Site {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        for entry in fs::read_dir(self.path()).unwrap().flatten() {
+            surus_postgres::release_shared_memory(&entry.path());
+        }
         self.dir.take();
     }
 }
