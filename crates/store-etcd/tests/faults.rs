@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::{DEADLINE, EtcdServer, client, eventually, next, options, write};
 use surus_core::BootTime;
 use surus_store::cluster::{ClusterStore, TakeLead};
-use surus_store::{Compare, Follower, Kv, Layout, Op, StoreError, Txn, TxnOutcome, WatchEvent};
+use surus_store::{Compare, Follower, KeyValue, Kv, Layout, Op, StoreError, Txn, TxnOutcome, WatchEvent};
 use surus_store_etcd::EtcdStore;
 
 async fn three() -> Vec<EtcdServer> {
@@ -170,6 +170,41 @@ async fn a_watch_outlives_a_restart_of_etcd() {
     };
     assert!(follower.wait_revision(revision, Duration::from_secs(30)).await);
     assert_eq!(follower.current().view.as_ref().unwrap().leader_name(), Some(&"b".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_does_without_a_history_that_was_compacted() {
+    let mut server = EtcdServer::start("http", &[]).await;
+    let kv = client(&[&server.url]);
+    let compact = async || {
+        let TxnOutcome::Applied(revision) = write(kv.as_ref(), "/x/last", "1").await.unwrap() else {
+            panic!("refused")
+        };
+        let mut etcd = etcd_client::Client::connect([&server.url], None).await.unwrap();
+        let physical = etcd_client::CompactionOptions::new().with_physical();
+        etcd.compact(i64::try_from(revision).unwrap(), Some(physical)).await.unwrap();
+    };
+    let mut watch = kv.watch("/x/");
+    assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
+    // Under a watch that is open, and before one that has to be opened again.
+    compact().await;
+    while !matches!(next(&mut watch).await, WatchEvent::Put(kv) if kv.key == "/x/last") {}
+    server.freeze();
+    eventually("the watch is broken", async || matches!(next(&mut watch).await, WatchEvent::Broken(_))).await;
+    server.thaw();
+    server.wait_ready().await;
+    for n in 0..20 {
+        write(kv.as_ref(), "/x/first", &n.to_string()).await.unwrap();
+    }
+    compact().await;
+    let last = |kv: &KeyValue| kv.key == "/x/first" && kv.value == b"19";
+    loop {
+        match next(&mut watch).await {
+            WatchEvent::Put(kv) if last(&kv) => break,
+            WatchEvent::Restarted(all) if all.keys.iter().any(last) => break,
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
