@@ -174,7 +174,7 @@ async fn a_watch_outlives_a_restart_of_etcd() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_does_without_a_history_that_was_compacted() {
-    let mut server = EtcdServer::start("http", &[]).await;
+    let server = EtcdServer::start("http", &[]).await;
     let kv = client(&[&server.url]);
     let compact = async || {
         let TxnOutcome::Applied(revision) = write(kv.as_ref(), "/x/last", "1").await.unwrap() else {
