@@ -7,10 +7,12 @@ use rustix::process::Signal;
 
 use crate::Result;
 use crate::postmaster::Postmaster;
-use crate::proc_fs::{Proc, descendants};
+use crate::proc_fs::{Proc, children, descendants};
 
-/// Pause between two looks at who is left.
+/// Pause between two looks at who is left: the first, and the longest. Whoever looks may have a priority above everybody's,
+/// and one that waits for a dead disk stays for as long as the disk does.
 const AGAIN: Duration = Duration::from_millis(1);
+const AGAIN_AT_LEAST: Duration = Duration::from_millis(50);
 
 /// The processes of one server: what its postmaster started, and what works in its data directory.
 #[derive(Clone, Debug)]
@@ -53,21 +55,32 @@ impl ServerProcesses {
         if let Some(postmaster) = postmaster {
             postmaster.signal(Signal::STOP)?;
         }
+        // Those that one file names go before everybody is looked at, which takes many times as long: a machine that wakes
+        // has commits under way.
+        let children = postmaster.map(|p| children(p.pid)).unwrap_or_default();
+        for process in children.iter().filter_map(Postmaster::hold) {
+            process.signal(Signal::KILL)?;
+            ended.push((process.pid, process.start_ticks));
+        }
         let mut held = postmaster;
         let mut dirs = vec![self.data_dir.clone()];
         dirs.extend(postmaster.and_then(|p| Proc::read(p.pid)).and_then(|p| p.cwd()));
         let mut frozen = false;
         let mut silent_after = None;
+        let mut pause = AGAIN;
         loop {
             let all = Proc::all();
             let left: Vec<Postmaster> =
                 self.members(&all, held, &dirs).into_iter().filter_map(Postmaster::hold).collect();
+            let known = ended.len();
             for process in &left {
                 process.signal(Signal::KILL)?;
                 if !ended.contains(&(process.pid, process.start_ticks)) {
                     ended.push((process.pid, process.start_ticks));
                 }
             }
+            let nobody_new = silent_after.is_some() && ended.len() == known;
+            pause = if nobody_new { (pause * 2).min(AGAIN_AT_LEAST) } else { AGAIN };
             // Only a look that began when the postmaster was known to stand still has seen everybody it started.
             if frozen && silent_after.is_none() {
                 silent_after = Some(begun.elapsed());
@@ -89,7 +102,7 @@ impl ServerProcesses {
                 let silent_after = silent_after.unwrap_or_else(|| begun.elapsed());
                 return Ok(Killed { processes: ended.len(), silent_after, gone });
             }
-            std::thread::sleep(AGAIN);
+            std::thread::sleep(pause);
         }
     }
 

@@ -58,6 +58,15 @@ pub fn start_ticks(pid: i32) -> Option<u64> {
     Proc::read(pid).map(|p| p.start_ticks)
 }
 
+/// What a process of one thread started, without looking at everybody. Nobody on a kernel that does not tell; one that is
+/// being born may be missing.
+pub(crate) fn children(pid: i32) -> Vec<Proc> {
+    let named = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let read = named.split_whitespace().filter_map(|child| Proc::read(child.parse().ok()?));
+    // A pid that was read may be another process by now.
+    read.filter(|child| child.ppid == pid).collect()
+}
+
 /// Everything below `root`, itself excluded.
 pub(crate) fn descendants(all: &[Proc], root: i32) -> Vec<Proc> {
     let mut found: Vec<Proc> = Vec::new();
@@ -119,6 +128,30 @@ mod tests {
         assert!(is_below(&all, me, own.ppid));
         assert!(descendants(&all, own.ppid).iter().any(|p| p.pid == me));
         assert!(!is_below(&all, own.ppid, me));
+    }
+
+    #[test]
+    fn a_parent_tells_its_children() {
+        let mut parent = std::process::Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let pid = i32::try_from(parent.id()).unwrap();
+        let told = Path::new(&format!("/proc/{pid}/task/{pid}/children")).exists();
+        let begun = std::time::Instant::now();
+        let mut found = children(pid);
+        while told && found.is_empty() && begun.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            found = children(pid);
+        }
+        for child in &found {
+            rustix::process::kill_process(
+                rustix::process::Pid::from_raw(child.pid).unwrap(),
+                rustix::process::Signal::KILL,
+            )
+            .unwrap();
+        }
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        assert_eq!(found.len(), usize::from(told));
+        assert!(found.iter().all(|child| child.ppid == pid));
     }
 
     #[test]
