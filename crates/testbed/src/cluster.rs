@@ -186,6 +186,7 @@ impl Drop for Cluster {
                 let _ = agent.kill();
                 let _ = agent.wait();
             }
+            node.dying.iter_mut().for_each(|agent| _ = agent.wait());
         }
         let left = procs::sweep(self.dir.path(), Duration::from_secs(10));
         if !left.is_empty() {
@@ -380,7 +381,20 @@ impl Builder {
             let clock = if self.clocks { Some(Clock::of(&dir)?) } else { None };
             let kind = if self.patroni.contains(&i) { Agent::Patroni } else { Agent::Surus };
             let user = if self.mixed { machine.postgres } else { None };
-            let node = Node { name, dir, data, rest, postgres, config, disk, clock, kind, user, agent: None };
+            let node = Node {
+                name,
+                dir,
+                data,
+                rest,
+                postgres,
+                config,
+                disk,
+                clock,
+                kind,
+                user,
+                agent: None,
+                dying: Vec::new(),
+            };
             node.write_config()?;
             nodes.push(node);
         }

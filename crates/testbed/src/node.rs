@@ -25,6 +25,8 @@ pub struct Node {
     /// As which both kinds of agent run in a mixed cluster, when we are root.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) agent: Option<Child>,
+    /// Killed, and waiting for a dead disk.
+    pub(crate) dying: Vec<Child>,
 }
 
 impl Node {

@@ -87,7 +87,8 @@ impl Outcome {
 pub async fn soak(plan: &Plan, tell: impl FnMut(String) + 'static) -> Result<Outcome> {
     let begin = Instant::now();
     let mut schedule = Schedule::new(plan);
-    let needs = Needs { links: true, disks: plan.mode == Mode::Everything, clocks: plan.mode == Mode::Everything };
+    let everything = plan.mode == Mode::Everything;
+    let needs = Needs { links: true, disks: everything, clocks: everything, small_segments: everything };
     let kind = plan.store.kind();
     let mut stage = Stage::new(&plan.binary, kind, needs, tell);
     let mut outcome = Outcome {
@@ -194,6 +195,10 @@ impl Schedule {
         // In any order: an agent may be started while it is cut off.
         let (mut one, mut other) = (0, both.len() - 1);
         if self.dice.of(2) == 0 {
+            std::mem::swap(&mut one, &mut other);
+        }
+        // Except that what was killed on a dead disk ends when the disk answers, and not before.
+        if both[other].begin.starts_with("hang disk") {
             std::mem::swap(&mut one, &mut other);
         }
         text.push_str(&both[one].end);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -18,6 +18,9 @@ impl Cluster {
     /// Starts the agent of a member that has none.
     pub fn start(&mut self, node: usize) -> Result<()> {
         ensure!(self.nodes[node].agent.is_none(), "{} already has an agent", self.nodes[node].name);
+        for mut dying in std::mem::take(&mut self.nodes[node].dying) {
+            dying.wait()?;
+        }
         let mut command = self.nodes[node].command(&self.binary)?;
         let child = command.spawn().with_context(|| {
             let program = command.get_program().display();
@@ -62,10 +65,17 @@ impl Cluster {
 
     /// SIGKILL to the agent alone; PostgreSQL goes on.
     pub fn kill_agent(&mut self, node: usize) -> Result<()> {
-        let agent = self.nodes[node].agent.as_mut().context("no agent to kill")?;
+        let mut agent = self.nodes[node].agent.take().context("no agent to kill")?;
         agent.kill()?;
-        agent.wait()?;
-        self.nodes[node].agent = None;
+        let begun = Instant::now();
+        while agent.try_wait()?.is_none() {
+            // In the kernel, waiting for a disk that hangs, it stays until the disk answers.
+            if begun.elapsed() > Duration::from_secs(2) {
+                self.nodes[node].dying.push(agent);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         Ok(())
     }
 

@@ -70,6 +70,8 @@ pub struct Verdict {
     pub acknowledged: usize,
     pub unanswered: usize,
     pub reads: usize,
+    /// Acknowledged by a machine as it woke, of what was under way when it was stopped.
+    pub slept: usize,
     /// In the order in which they began.
     pub reigns: Vec<Reign>,
     pub violations: Vec<Violation>,
@@ -110,6 +112,7 @@ pub fn check(history: &History, content: Option<&Content>, allowed: &Allowed) ->
         acknowledged: history.acknowledged.len(),
         unanswered: history.unanswered.len(),
         reads: history.totals.len(),
+        slept: history.acknowledged.iter().filter(|ack| history.slept(ack)).count(),
         reigns,
         violations,
     }
@@ -117,7 +120,7 @@ pub fn check(history: &History, content: Option<&Content>, allowed: &Allowed) ->
 
 fn reigns(history: &History) -> Vec<Reign> {
     let mut all: BTreeMap<&Server, Reign> = BTreeMap::new();
-    for ack in &history.acknowledged {
+    for ack in history.acknowledged.iter().filter(|ack| !history.slept(ack)) {
         let reign = all.entry(&ack.server).or_insert_with(|| Reign {
             server: ack.server.clone(),
             first: ack.received,
@@ -150,7 +153,10 @@ fn two_writers(history: &History, reigns: &[Reign]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (index, new) in reigns.iter().enumerate() {
         for old in &reigns[..index] {
-            let late = history.acknowledged.iter().filter(|ack| ack.server == old.server && ack.received > new.first);
+            let late = history
+                .acknowledged
+                .iter()
+                .filter(|ack| ack.server == old.server && ack.received > new.first && !history.slept(ack));
             let (commits, last) = late.fold((0, new.first), |(n, last), ack| (n + 1, last.max(ack.received)));
             if commits > 0 {
                 violations.push(Violation::TwoWriters {
@@ -273,6 +279,9 @@ impl fmt::Display for Verdict {
             self.reads,
             self.reigns.len()
         )?;
+        if self.slept > 0 {
+            writeln!(f, "{} of them by a machine as it woke: they were under way when it was stopped", self.slept)?;
+        }
         for reign in &self.reigns {
             let Reign { server, first, last, acknowledged, .. } = reign;
             write!(f, "  {first:>7.1?} to {last:>7.1?}  {server}: {acknowledged} acknowledged")?;

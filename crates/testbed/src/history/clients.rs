@@ -136,6 +136,12 @@ impl Clients {
         self.shared.history().acknowledged.iter().rev().take(500).any(|ack| ack.server.node != old)
     }
 
+    /// Every process of the member stands still.
+    pub fn suspended(&self, node: usize) {
+        let now = self.now();
+        self.shared.history().suspended.push((now, node));
+    }
+
     /// An operator was told that a planned switchover succeeded.
     pub fn switched_over(&self, from: usize) {
         let now = self.now();

@@ -46,6 +46,16 @@ pub struct History {
     pub totals: Vec<(Duration, usize, i64)>,
     /// When an operator's planned switchover had succeeded, and which member had led before.
     pub switchovers: Vec<(Duration, usize)>,
+    /// When every process of a member, its fence too, stood still.
+    pub suspended: Vec<(Duration, usize)>,
+}
+
+impl History {
+    /// It was under way when its whole machine was stopped, so that the machine's first act on waking may be to acknowledge
+    /// it: before anything on it is scheduled that could know better. What is begun after that has no such excuse.
+    fn slept(&self, ack: &Ack) -> bool {
+        self.suspended.iter().any(|(at, node)| *node == ack.server.node && ack.sent <= *at && *at < ack.received)
+    }
 }
 
 /// The appends that a server holds, in the order in which it took them.

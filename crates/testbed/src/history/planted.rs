@@ -63,6 +63,23 @@ fn an_acknowledgement_by_the_old_primary_after_the_first_of_the_new_one() {
     assert_eq!(found.overlapping(), 1);
 }
 
+/// A machine that wakes may acknowledge what was under way when it was stopped, and nothing else.
+#[test]
+fn what_was_under_way_when_the_machine_was_stopped() {
+    let (mut history, content) = failover();
+    let ack = &mut history.acknowledged[9];
+    ack.received = Duration::from_millis(3102);
+    let sent = ack.sent;
+    history.suspended = vec![(sent + Duration::from_millis(1), 0)];
+    let found = check(&history, Some(&content), &ASYNC);
+    assert_eq!((found.violations, found.slept), (vec![], 1));
+    for (at, node) in [(sent - Duration::from_millis(1), 0), (sent + Duration::from_millis(1), 1)] {
+        history.suspended = vec![(at, node)];
+        let found = check(&history, Some(&content), &ASYNC);
+        assert_eq!((found.overlapping(), found.slept), (1, 0), "it was begun afterwards, or elsewhere");
+    }
+}
+
 #[test]
 fn two_that_were_promoted_apart() {
     let (mut history, content) = failover();

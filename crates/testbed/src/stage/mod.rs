@@ -41,6 +41,9 @@ pub struct Needs {
     pub links: bool,
     pub disks: bool,
     pub clocks: bool,
+    /// Segments of WAL of 1 MB. Each promotion begins one, and they all stay until the log has grown past them: hundreds of
+    /// whole ones would fill the small disks.
+    pub small_segments: bool,
 }
 
 impl Needs {

@@ -45,6 +45,10 @@ impl World for Stage {
         if self.needs.clocks && Clock::available().is_ok() {
             builder = builder.clocks();
         }
+        if self.needs.small_segments {
+            let initdb = json!([{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums", {"wal-segsize": "1"}]);
+            builder = builder.settings(json!({"bootstrap": {"initdb": initdb}}));
+        }
         self.cluster = Some(builder.prepare().await.map_err(Trouble::failed)?);
         Ok(())
     }
@@ -164,7 +168,12 @@ impl World for Stage {
             return Ok(());
         }
         match part {
-            Part::Node => self.running()?.freeze_node(self.node(of)?).map_err(Trouble::failed),
+            Part::Node => {
+                let node = self.node(of)?;
+                self.running()?.freeze_node(node).map_err(Trouble::failed)?;
+                self.clients.iter().for_each(|clients| clients.suspended(node));
+                Ok(())
+            }
             _ => self.signal(part, of, Signal::STOP),
         }
     }
