@@ -9,7 +9,7 @@
 //!
 //! **Leases.** The last changes may be known to the dead only: a renewal, or even that another server took the lead.
 //! Every lease starts its full time again, so what a dead holder was promised is over before its key goes; and the
-//! caller pauses the cluster ([`Recovery::change`]), because a leader that this log never heard of may still be writing.
+//! caller pauses the cluster (`changes`), because a leader that this log never heard of may still be writing.
 //! Revisions go on far above those that the dead may have given out, so that no version of a key names two contents.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,7 @@ use crate::form::{GROUP, SETTLED};
 use crate::machine::{Machine, State};
 use crate::node::is_majority;
 use crate::records::{MembersRecord, Position, SnapshotMetaRecord, VoteRecord};
+use crate::state::Item;
 use crate::types::{Blob, random, to_hex};
 
 /// Above anything that the lost nodes can have given out without this one hearing of it.
@@ -150,13 +151,13 @@ impl Survivor {
         join_all(knocks).await.into_iter().flatten().collect()
     }
 
-    /// Makes the new group, of this node alone. `change` may rewrite the value of a key. Returns the new group's name
-    /// and where the old file is kept. A crash leaves the old file or the new one, whole.
+    /// Makes the new group, of this node alone, with `changes` written over what the log has. Returns the new group's
+    /// name and where the old file is kept. A crash leaves the old file or the new one, whole.
     pub fn recover(
         self,
         addr: &str,
         lost: &[String],
-        change: impl Fn(&str, &[u8]) -> Option<Vec<u8>>,
+        changes: Vec<(String, Vec<u8>)>,
     ) -> Result<(String, PathBuf), StartError> {
         let fail = |e: std::io::Error| StartError::DataDir { path: self.dir.clone(), reason: e.to_string() };
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -171,11 +172,9 @@ impl Survivor {
         let (mut state, clock) = (self.state.clone(), self.state.clock);
         state.revision += REVISIONS;
         state.leases.values_mut().for_each(|l| l.ends = clock.saturating_add(l.ttl_ms).saturating_add(1));
-        for (key, item) in &mut state.keys {
-            if let Some(value) = change(key, &item.value.0) {
-                item.value = Blob(value);
-                item.version = state.revision;
-            }
+        for (key, value) in changes {
+            let lease = state.keys.get(&key).and_then(|item| item.lease);
+            state.keys.insert(key, Item { value: Blob(value), version: state.revision, lease });
         }
         let at = Position { term: self.term + 1, node: id, index: self.last.index + 1 };
         let members =

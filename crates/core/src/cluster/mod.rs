@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use announced::Announced;
+pub use announced::{Announced, MOST_SKIPPED};
 pub use failover::FailoverRequest;
 pub use history::{History, HistoryEntry};
 pub use member::{Member, MemberRole, MemberState, PendingRestart, ScheduledRestart, Tags, Upstream};

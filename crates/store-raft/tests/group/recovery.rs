@@ -16,8 +16,8 @@ fn lost(addrs: &[String]) -> Others {
     Others { survivors: vec![], lost: addrs.to_vec() }
 }
 
-fn paused(key: &str, _: &[u8]) -> Option<Vec<u8>> {
-    key.ends_with("/config").then(|| b"paused".to_vec())
+fn paused() -> Vec<(String, Vec<u8>)> {
+    vec![("/service/demo/config".into(), b"paused".to_vec()), ("/service/demo/new".into(), b"new".to_vec())]
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -66,7 +66,7 @@ async fn two_of_three_directories_are_lost_and_one_node_goes_on() {
     assert_eq!(survivor.answering(&addrs[0]).await, [addrs[1].clone()]);
     drop(holder);
     assert!(survivor.answering(&addrs[0]).await.is_empty());
-    let (_, kept) = survivor.recover(&addrs[0], &addrs[1..], paused).unwrap();
+    let (_, kept) = survivor.recover(&addrs[0], &addrs[1..], paused()).unwrap();
     assert!(kept.exists());
     assert_eq!(files(&dir).len(), 3, "the log, the log before, the record: {:?}", files(&dir));
     let record = std::fs::read_to_string(dir.join("recovery.log")).unwrap();
@@ -77,6 +77,7 @@ async fn two_of_three_directories_are_lost_and_one_node_goes_on() {
     works(&at_first).await;
     let began = Instant::now();
     assert_eq!(value(&*at_first, "/service/demo/config").await.as_deref(), Some("paused"));
+    assert_eq!(value(&*at_first, "/service/demo/new").await.as_deref(), Some("new"));
     let found = number(&at_first, "/n").await;
     assert!(found <= attempted, "{found} {attempted}");
     assert!(at_first.read("/", DEADLINE).await.unwrap().revision > before + 100_000);

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use surus_store::{Compare, Op, Snapshot, Txn, TxnOutcome};
 
-use super::recover::with_pause;
+use super::recover::{with_pause, with_room};
 use crate::cli::{StoreRestore, StoreSnapshot};
 use crate::connect::STORE_DEADLINE;
 use crate::context::Context;
@@ -217,9 +217,15 @@ fn plan(keys: &[Entry], present: &Snapshot, prefix: &str, force: bool) -> Result
         } else {
             // Who paused the cluster ends that: with its own command, not by the way.
             let value = entry.value.clone().into_bytes();
-            let kept = (key == "config" && paused).then(|| with_pause(&value)).flatten();
+            let kept = match key {
+                "config" if paused => with_pause(&value),
+                // There may have been promotions since.
+                "timeline" => with_room(&value),
+                _ => None,
+            };
             plan.told.push(match (found, &kept) {
-                (_, Some(_)) => format!("{key}: replaced, and still paused"),
+                (None, Some(_)) => format!("{key}: written, with room for the timelines that were begun since"),
+                (Some(_), Some(_)) => format!("{key}: replaced, and still paused"),
                 (Some(_), None) => format!("{key}: replaced"),
                 (None, None) => format!("{key}: written"),
             });
@@ -293,6 +299,10 @@ mod tests {
     fn an_empty_prefix_gets_what_lasts_and_nothing_of_the_moment() {
         let plan = plan(&file(), &store(&[]), PREFIX, false).unwrap();
         assert_eq!(written(&plan), ["config", "history", "initialize", "timeline"]);
+        let timeline = [entry("timeline", r#"{"timeline":7,"leader":"n1"}"#)];
+        let plan_of_it = super::plan(&timeline, &store(&[]), PREFIX, false).unwrap();
+        let put = |op: &Op| matches!(op, Op::Put { value, .. } if value == br#"{"timeline":107,"leader":"n1"}"#);
+        assert!(plan_of_it.txn.then.iter().any(put), "{plan_of_it:?}");
         assert!(plan.txn.compare.contains(&Compare::Absent { key: "/service/demo/leader".into() }));
         assert!(plan.told.iter().any(|t| t.starts_with("sync: left out")));
     }
