@@ -82,6 +82,9 @@ pub fn chaos(args: &[String]) -> Result<()> {
 
 /// Becomes the simulator: optimised, since simulated time is made of computing time.
 pub fn sim(args: &[String]) -> Result<()> {
+    if args.first().is_some_and(|a| a == "--embedded-store") {
+        return sim_embedded_store(&args[1..]);
+    }
     let build = ["build", "--quiet", "--profile", "sim", "--package", "surus-sim"];
     let built = run::cargo(&build).status().context("cannot start cargo")?;
     if !built.success() {
@@ -89,6 +92,29 @@ pub fn sim(args: &[String]) -> Result<()> {
     }
     let binary = run::root().join("target/sim/surus-sim");
     Err(Command::new(&binary).args(args).exec()).with_context(|| format!("cannot run {}", binary.display()))
+}
+
+/// The nodes of the embedded store on simulated machines; what runs is a test of its crate, for as long as wanted.
+fn sim_embedded_store(args: &[String]) -> Result<()> {
+    const TEST: &str = "simulated::tests::long";
+    let mut run = run::cargo(&["test", "--quiet", "--profile", "sim", "--package", "surus-store-raft", "--lib", "--"]);
+    run.args(["--ignored", "--exact", "--nocapture", TEST]);
+    for pair in args.chunks(2) {
+        let (variable, value) = match pair {
+            [option, value] => match option.as_str() {
+                "--hours" => ("STORE_SIM_HOURS", value),
+                "--seed" => ("STORE_SIM_SEED", value),
+                "--machines" => ("STORE_SIM_MACHINES", value),
+                _ => bail!("usage: cargo xtask sim --embedded-store [--hours H] [--seed S] [--machines N]"),
+            },
+            _ => bail!("{} wants a number", pair[0]),
+        };
+        let number = value.parse::<f64>();
+        number.with_context(|| format!("{} wants a number, not \"{value}\"", pair[0]))?;
+        run.env(variable, value);
+    }
+    run::step("simulated machines", &mut run)?;
+    Ok(())
 }
 
 /// Becomes the demo: signals and the exit status are its own.

@@ -23,7 +23,9 @@ usage: cargo xtask COMMAND
   rules             only the house rules
   docs              write docs/reference anew from the tables of settings
   bench [ARG]...    build the release binary and measure it; `cargo xtask bench --help` lists the measurements
-  sim [ARG]...      many members' decisions and procedures in a simulated world; `cargo xtask sim --help` lists the options
+  sim [ARG]...      many members' decisions and procedures in a simulated world; `cargo xtask sim --help` lists the options;
+                    with --embedded-store first, nodes of the embedded store on simulated machines:
+                    [--hours H] [--seed S] [--machines N]
   chaos [ARG]...    failures on a real cluster with writing clients, in an order that a seed decides, or scenario files;
                     `cargo xtask chaos --help` lists the options
   demo [ARG]...     a real cluster on this machine; `cargo demo --help` lists its options

@@ -15,13 +15,8 @@
 //! What is lost to an election is the delay from proposal to application on the new leader, a few
 //! milliseconds; what is lost when all nodes are down is the time they are down.
 
+pub use crate::host::boot_ms;
 use crate::types::Stamp;
-
-/// Milliseconds since boot, counting through suspend.
-pub fn boot_ms() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000
-}
 
 /// What one node knows about the offset of the last leadership in its log.
 #[derive(Clone, Copy, Debug)]

@@ -8,13 +8,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::Ordering;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::StartError;
+use crate::host;
 use crate::records::{FORMAT, Identity};
+#[cfg(test)]
+use crate::simulated;
 use crate::types::random_id;
 
 pub const FILE: &str = "raft.redb";
@@ -38,6 +43,10 @@ pub struct Disk {
 impl Disk {
     /// Opens the file in `dir`, creating both if they are not there.
     pub fn open(dir: &Path) -> Result<Disk, StartError> {
+        #[cfg(test)]
+        if let Some(here) = simulated::here() {
+            return Disk::open_simulated(&here);
+        }
         let unusable = |what: &str, e: &dyn std::fmt::Display| StartError::DataDir {
             path: dir.to_owned(),
             reason: format!("{what}: {e}"),
@@ -60,6 +69,31 @@ impl Disk {
         Ok(Disk { db: Arc::new(db), path: Arc::new(path), identity })
     }
 
+    #[cfg(test)]
+    fn open_simulated(here: &simulated::Here) -> Result<Disk, StartError> {
+        let path = PathBuf::from(FILE);
+        let open = |file: simulated::Open| {
+            let db = Database::builder().set_cache_size(CACHE).create_with_backend(file);
+            db.map_err(|e| StartError::Damaged { path: path.clone(), reason: e.to_string(), advice: ADVICE })
+        };
+        let disk = here.file().disk;
+        if disk.is_empty() {
+            let draft = Arc::new(simulated::Disk::default());
+            draft.full.store(disk.full.load(Ordering::Relaxed), Ordering::Relaxed);
+            let db = open(here.open(draft.clone()))?;
+            let filled = fill(&db);
+            filled.map_err(|e| StartError::DataDir { path: path.clone(), reason: e.to_string() })?;
+            drop(db);
+            if here.is_dead() {
+                host::abort();
+            }
+            disk.replace(&draft);
+        }
+        let db = open(here.file())?;
+        let identity = read_identity(&db, &path)?;
+        Ok(Disk { db: Arc::new(db), path: Arc::new(path), identity })
+    }
+
     pub fn node_id(&self) -> u64 {
         self.identity.node
     }
@@ -71,7 +105,7 @@ impl Disk {
     {
         let this = self.clone();
         // A failed join means that the closure panicked: same consequence as a failed write.
-        if tokio::task::spawn_blocking(move || this.write_blocking(what, change)).await.is_err() {
+        if host::beside(move || this.write_blocking(what, change)).await.is_err() {
             fatal(what, &self.path, &"internal failure");
         }
     }
@@ -138,7 +172,7 @@ fn fatal(what: &str, path: &Path, error: &dyn std::fmt::Display) -> ! {
          acknowledged. Check the disk; then start again, or move the directory away to rejoin with an empty one",
         path.display()
     );
-    std::process::abort()
+    host::abort()
 }
 
 /// Makes the file complete under another name first: a crash leaves no half-made log behind.
@@ -158,22 +192,24 @@ fn create(dir: &Path, path: &Path) -> Result<(), StartError> {
         }
     };
     fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).map_err(|e| fail(&e))?;
-    let identity = Identity { format: FORMAT, node: random_id() };
-    let bytes = serde_json::to_vec(&identity).map_err(|e| fail(&e))?;
-    let filled = (|| -> Result<(), redb::Error> {
-        let txn = db.begin_write()?;
-        txn.open_table(META)?.insert(IDENTITY, bytes.as_slice())?;
-        txn.open_table(LOG)?;
-        txn.open_table(SNAPSHOT)?;
-        txn.commit()?;
-        Ok(())
-    })();
-    filled.map_err(|e| fail(&e))?;
+    fill(&db).map_err(|e| fail(&e))?;
     // A process that was faster has the name already, and may have voted from that file.
     fs::hard_link(&draft, path).or_else(|e| if path.exists() { Ok(()) } else { Err(e) }).map_err(|e| fail(&e))?;
     drop(db);
     fs::remove_file(&draft).map_err(|e| fail(&e))?;
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| fail(&e))
+}
+
+/// What every file has, and the node's identity, drawn here and once.
+fn fill(db: &Database) -> Result<(), redb::Error> {
+    let identity = Identity { format: FORMAT, node: random_id() };
+    let bytes = serde_json::to_vec(&identity).map_err(std::io::Error::other)?;
+    let txn = db.begin_write()?;
+    txn.open_table(META)?.insert(IDENTITY, bytes.as_slice())?;
+    txn.open_table(LOG)?;
+    txn.open_table(SNAPSHOT)?;
+    txn.commit()?;
+    Ok(())
 }
 
 fn open_database(path: &Path) -> Result<Database, StartError> {

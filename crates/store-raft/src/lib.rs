@@ -13,6 +13,7 @@ mod electorate;
 mod error;
 mod form;
 mod handshake;
+mod host;
 mod log_store;
 mod machine;
 mod members;
@@ -26,6 +27,8 @@ mod propose;
 mod records;
 mod recover;
 mod server;
+#[cfg(test)]
+mod simulated;
 mod state;
 mod store;
 mod timing;

@@ -38,6 +38,7 @@ pub struct Node {
     pub peers: Peers,
     pub disk: Disk,
     pub log: LogStore,
+    pub began_with: BeganWith,
     pub group: watch::Sender<Option<String>>,
     pub contact: watch::Sender<bool>,
     /// Why the node waits, for operators; empty when it does not.
@@ -47,6 +48,13 @@ pub struct Node {
     pub entering: Mutex<()>,
     pub(crate) leader_heard_at: AtomicU64,
     pub(crate) leadership: Mutex<Leadership>,
+}
+
+/// What was on the disk when this process started: the term of its vote, and how many entries the log ever had.
+#[derive(Clone, Copy, Debug)]
+pub struct BeganWith {
+    pub term: u64,
+    pub entries: u64,
 }
 
 /// The stamps of this process's present term.

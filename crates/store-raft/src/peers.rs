@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::clock::boot_ms;
 use crate::connection::{CallError, Connection};
 use crate::handshake::{HandshakeError, PATIENCE, Who, greet};
+use crate::host;
 use crate::tls::Tls;
 use crate::wire::{Reply, Request};
 
@@ -176,11 +176,10 @@ async fn dial(shared: &Shared, peer: &Peer) -> Result<Connection, Failed> {
     let me = lock(&shared.me).clone();
     let attempt = async {
         let io = |e: std::io::Error| HandshakeError::Broken(e.to_string());
-        let tcp = TcpStream::connect(addr.as_str()).await.map_err(io)?;
-        tcp.set_nodelay(true).map_err(io)?;
+        let tcp = host::connect(addr).await.map_err(io)?;
         let io: Box<dyn crate::handshake::Transport> = match &shared.tls {
             Some(tls) => tls.connect(addr, tcp).await.map_err(|e| HandshakeError::Refused(format!("TLS: {e}")))?,
-            None => Box::new(tcp),
+            None => tcp,
         };
         greet(io, &me, shared.secret.as_deref()).await
     };

@@ -129,9 +129,18 @@ impl Node {
     /// Number of log entries that make up all acknowledged writes, confirmed by a majority.
     pub async fn read_index(&self) -> Result<u64, String> {
         match self.raft.get_read_log_id().await {
-            Ok((index, _)) => Ok(index.map_or(0, |id| id.index + 1)),
+            Ok((index, _)) => Ok(index.map_or(0, |id| id.index + 1).max(self.resumed_at())),
             Err(e) => Err(e.to_string()),
         }
+    }
+
+    /// A leader that was restarted before anybody missed it goes on in its term, without an election. The library then
+    /// takes the first entry of that term for enough to have seen; what this node acknowledged after it, and had not yet
+    /// applied again, would be missing from a reading.
+    fn resumed_at(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        let same_term = metrics.borrow().current_term == self.began_with.term;
+        if same_term { self.began_with.entries } else { 0 }
     }
 
     async fn wait_applied(&self, index: u64, until: Instant) -> StoreResult<()> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::handshake::{HandshakeError, PATIENCE, Session, Transport, Who, welcome};
+use crate::host;
 use crate::node::Node;
 use crate::tls::Tls;
 use crate::watching;
@@ -29,7 +29,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn run(self, listener: TcpListener) {
+    pub async fn run(self, listener: host::Listener) {
         let this = Arc::new(self);
         let seats = Arc::new(Semaphore::new(CONNECTIONS));
         let refusals = Arc::new(std::sync::Mutex::new(HashSet::new()));
@@ -67,12 +67,11 @@ impl Server {
         }
     }
 
-    async fn admit(&self, tcp: TcpStream) -> Result<Session, HandshakeError> {
+    async fn admit(&self, tcp: Box<dyn Transport>) -> Result<Session, HandshakeError> {
         let broken = |e: std::io::Error| HandshakeError::Broken(e.to_string());
-        tcp.set_nodelay(true).map_err(broken)?;
         let io: Box<dyn Transport> = match &self.tls {
             Some(tls) => tls.accept(tcp).await.map_err(broken)?,
-            None => Box::new(tcp),
+            None => tcp,
         };
         welcome(io, &self.node.peers.me(), self.secret.as_deref()).await
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 use surus_store::{Fut, Health, Kv, LeaseId, Snapshot, StoreResult, Txn, TxnOutcome, Watch};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,14 +12,16 @@ use crate::disk::Disk;
 use crate::error::StartError;
 use crate::form::GROUP;
 use crate::handshake::Who;
+use crate::host;
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::members::Member;
 use crate::network::Network;
-use crate::node::{Leader, Node};
+use crate::node::{BeganWith, Leader, Node};
 use crate::operations::{self, Executor};
 use crate::options::RaftOptions;
 use crate::peers::Peers;
+use crate::records::VoteRecord;
 use crate::recover::{RECORD, RECOVERED, Recovered};
 use crate::server::Server;
 use crate::timing::{LEADER_LEASE_MS, REQUEST_MS};
@@ -31,7 +32,7 @@ use crate::wire::Request;
 
 /// One node of the group, in this process.
 pub struct RaftStore {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
     listening: SocketAddr,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -52,13 +53,13 @@ impl RaftStore {
         let secret = options.password.filter(|p| !p.is_empty());
         let tls = options.tls.as_ref().map(Tls::load).transpose()?;
         let dir = options.data_dir.clone();
-        let disk = match tokio::task::spawn_blocking(move || Disk::open(&dir)).await {
+        let disk = match host::beside(move || Disk::open(&dir)).await {
             Ok(disk) => disk?,
             Err(e) => return Err(StartError::Raft(e.to_string())),
         };
         // Before the log is touched: a port in use must leave no trace.
         let cannot = |e: std::io::Error| StartError::Listen { addr: bind.clone(), reason: e.to_string() };
-        let listener = TcpListener::bind(bind.as_str()).await.map_err(cannot)?;
+        let listener = host::Listener::bind(&bind).await.map_err(cannot)?;
         let listening = listener.local_addr().map_err(cannot)?;
         if secret.is_none() && tls.is_none() {
             tracing::warn!(
@@ -83,6 +84,10 @@ impl RaftStore {
         let peers = Peers::new(me, secret.clone(), tls.clone());
         let machine = Machine::open(disk.clone());
         let log = LogStore::new(disk.clone());
+        let began_with = BeganWith {
+            term: disk.meta::<VoteRecord>(crate::log_store::VOTE).map_or(0, |vote| vote.term),
+            entries: log.last().map_or(0, |id| id.index + 1),
+        };
         let network = Network { peers: peers.clone() };
         let raft = Raft::new(id, Arc::new(config()?), network, log.clone(), machine.clone())
             .await
@@ -99,6 +104,7 @@ impl RaftStore {
             peers,
             disk,
             log,
+            began_with,
             group: watch::Sender::new(group),
             contact: watch::Sender::new(false),
             waiting_for: watch::Sender::default(),

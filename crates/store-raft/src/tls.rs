@@ -8,7 +8,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::error::StartError;
@@ -52,11 +51,11 @@ impl Tls {
         Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(server)), connector: TlsConnector::from(Arc::new(client)) })
     }
 
-    pub async fn accept(&self, tcp: TcpStream) -> std::io::Result<Box<dyn Transport>> {
+    pub async fn accept(&self, tcp: Box<dyn Transport>) -> std::io::Result<Box<dyn Transport>> {
         Ok(Box::new(self.acceptor.accept(tcp).await?))
     }
 
-    pub async fn connect(&self, addr: &str, tcp: TcpStream) -> std::io::Result<Box<dyn Transport>> {
+    pub async fn connect(&self, addr: &str, tcp: Box<dyn Transport>) -> std::io::Result<Box<dyn Transport>> {
         let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
         let name = match host.parse::<IpAddr>() {
             Ok(ip) => ServerName::IpAddress(ip.into()),

@@ -6,6 +6,8 @@ use std::io::Cursor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use surus_store as kv;
 
+pub use crate::host::random;
+
 openraft::declare_raft_types!(
     pub TypeConfig:
         D = Command,
@@ -178,17 +180,6 @@ impl From<kv::Txn> for Operation {
             then: txn.then.into_iter().map(Op::from).collect(),
         }
     }
-}
-
-/// Random bytes from the system, for identities and nonces.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).is_err() {
-        // Without randomness two nodes could take the same identity, or a nonce repeat.
-        tracing::error!("the system gives no random numbers; stopping");
-        std::process::abort();
-    }
-    bytes
 }
 
 /// Never zero, which stands for "none" in records.

@@ -8,6 +8,7 @@ use openraft::error::Fatal;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{boot_at, boot_ms};
+use crate::host;
 use crate::node::{Leader, Node};
 use crate::timing::BEAT;
 use crate::types::Operation;
@@ -104,6 +105,6 @@ async fn stop_if_fatal(state: Result<(), Fatal<u64>>) {
         // task then ends here.
         sleep(ENDING).await;
         tracing::error!("the embedded store failed inside: {e}. Stopping at once; start it again");
-        std::process::abort();
+        host::abort();
     }
 }
