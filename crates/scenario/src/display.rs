@@ -26,7 +26,7 @@ impl Display for Setup {
             Some(Store::Embedded) => write!(f, ", store embedded")?,
             Some(Store::Etcd(servers)) => write!(f, ", store etcd of {servers}")?,
             Some(Store::ZooKeeper(servers)) => write!(f, ", store zookeeper of {servers}")?,
-            Some(Store::Consul) => write!(f, ", store consul")?,
+            Some(Store::Consul(servers)) => write!(f, ", store consul of {servers}")?,
             None => {}
         }
         self.settings.iter().try_for_each(|(key, value)| write!(f, ", {key} {value}"))

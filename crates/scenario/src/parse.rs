@@ -86,13 +86,12 @@ fn store(words: &mut Words) -> Parsed<Store> {
     if words.take("embedded") {
         return Ok(Store::Embedded);
     }
-    if words.take("consul") {
-        return Ok(Store::Consul);
-    }
     let kind = if words.take("etcd") {
         Store::Etcd
     } else if words.take("zookeeper") {
         Store::ZooKeeper
+    } else if words.take("consul") {
+        Store::Consul
     } else {
         return Err(words.error("\"embedded\", \"etcd\", \"zookeeper\" or \"consul\""));
     };

@@ -32,8 +32,7 @@ pub enum Store {
     /// That many servers, named `store1`, `store2` ...
     Etcd(usize),
     ZooKeeper(usize),
-    /// One server, `store1`.
-    Consul,
+    Consul(usize),
 }
 
 impl Store {
@@ -41,8 +40,7 @@ impl Store {
     pub fn servers(self) -> usize {
         match self {
             Store::Embedded => 0,
-            Store::Etcd(servers) | Store::ZooKeeper(servers) => servers,
-            Store::Consul => 1,
+            Store::Etcd(servers) | Store::ZooKeeper(servers) | Store::Consul(servers) => servers,
         }
     }
 }

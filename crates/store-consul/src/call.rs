@@ -93,6 +93,21 @@ impl Pool {
         ask: &Ask,
         read: impl Fn(&Answer) -> Result<T, Fault>,
     ) -> StoreResult<(T, Arc<Endpoint>)> {
+        let read = &read;
+        self.exchange(what, effect, end, |agent| async move { read(&agent.ask(ask, live).await?) }).await
+    }
+
+    /// The same where one agent is asked more than one thing.
+    pub(crate) async fn exchange<T, F>(
+        &self,
+        what: &str,
+        effect: Effect,
+        end: Instant,
+        with: impl Fn(Arc<Endpoint>) -> F,
+    ) -> StoreResult<(T, Arc<Endpoint>)>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         let mut failures = Failures::default();
         let mut pause = FIRST_PAUSE;
         let mut patience = PATIENCE;
@@ -121,13 +136,10 @@ impl Pool {
                 // A try with a limit of its own is over before the next.
                 next_at = if effect == Effect::None { Instant::now() + share.min(patience) } else { end };
                 waited_for.push(endpoint.clone());
-                let read = &read;
+                let exchange = timeout(limit, with(endpoint.clone()));
                 asked.push(async move {
-                    let outcome = match timeout(limit, endpoint.ask(ask, live)).await {
-                        Ok(answer) => answer.and_then(|answer| read(&answer)),
-                        Err(_) => Err(Fault::Unknown(format!("no answer within {limit:.1?}"))),
-                    };
-                    (endpoint, outcome)
+                    let late = |_| Err(Fault::Unknown(format!("no answer within {limit:.1?}")));
+                    (endpoint, exchange.await.unwrap_or_else(late))
                 });
                 continue;
             };

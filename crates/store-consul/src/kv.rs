@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::Method;
 use serde::Deserialize;
-use surus_store::{KeyValue, Snapshot};
+use surus_store::{KeyValue, Revision, Snapshot};
 
 use crate::endpoint::{Answer, Ask};
 use crate::fault::Fault;
@@ -78,6 +78,11 @@ pub(crate) fn single(key: &str) -> Ask {
     }
 }
 
+/// The names alone of what is below a prefix, by a leader that made sure that it is one.
+pub(crate) fn names(prefix: &str) -> Ask {
+    Ask { path: format!("/v1/kv/{}?keys&consistent", encode(consul_key(prefix))), ..listing(prefix, "") }
+}
+
 /// The snapshot that an answer to [`listing`] is. Its revision is the last change below the prefix, deletions included.
 pub(crate) fn snapshot(answer: &Answer, right: &str) -> Result<Snapshot, Fault> {
     let entries = entries(answer, right)?;
@@ -101,14 +106,19 @@ pub(crate) fn entry(answer: &Answer, right: &str) -> Result<Option<Entry>, Fault
 }
 
 fn entries(answer: &Answer, right: &str) -> Result<Vec<Entry>, Fault> {
+    index(answer, right)?;
+    if answer.status == 404 { Ok(Vec::new()) } else { answer.json() }
+}
+
+/// The last change of what was read, by an agent that knows a leader.
+pub(crate) fn index(answer: &Answer, right: &str) -> Result<Revision, Fault> {
     if answer.leaderless {
         return Err(Fault::NoEffect("the agent knows no leader of Consul".to_owned()));
     }
-    match answer.status {
-        200 if answer.index.is_some_and(|index| index > 0) => answer.json(),
+    match (answer.status, answer.index) {
         // Without the index it is somebody else who does not have the page.
-        404 if answer.index.is_some_and(|index| index > 0) => Ok(Vec::new()),
-        200 => {
+        (200 | 404, Some(index @ 1..)) => Ok(index),
+        (200, _) => {
             Err(Fault::WrongServer("the server there answers, but not as Consul does (no X-Consul-Index)".to_owned()))
         }
         _ => Err(answer.fault(right)),

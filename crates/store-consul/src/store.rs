@@ -9,7 +9,7 @@ use reqwest::Method;
 use surus_store::{
     Compare, Fut, Health, Kv, LeaseId, Op, Revision, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watched};
 use tokio::time::{Instant, sleep};
 
 use crate::call::Effect;
@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     told_least_ttl: AtomicBool,
     /// Values that were compared, and the version they had: read again only when that has changed.
     compared: Mutex<BTreeMap<String, (Vec<u8>, Revision)>>,
+    /// The prefix that is watched, and the last change below it that a renewal has met.
+    pub(crate) watched: watched::Sender<Option<(String, Revision)>>,
 }
 
 impl ConsulStore {
@@ -63,6 +65,7 @@ impl ConsulStore {
                 least_ttl: AtomicU64::new(0),
                 told_least_ttl: AtomicBool::new(false),
                 compared: Mutex::default(),
+                watched: watched::Sender::default(),
             }),
         })
     }
@@ -172,21 +175,38 @@ impl Inner {
         Ok(id)
     }
 
+    /// A server confirms a renewal without asking the others. One that was frozen while another was elected may do so
+    /// before it finds out, and the session ends as if nothing had been renewed: its time runs since the election. So a
+    /// reading comes first that only a leader with a majority answers. Whoever takes the renewal in after it has led then
+    /// or was elected since, when the time of every session starts again: either way it runs from later than this call.
+    /// Of the same agent, whose idea of who leads does not go back; the other way round, the reading could be answered by
+    /// another server than the renewal.
     async fn renew(&self, lease: LeaseId, end: Instant) -> StoreResult<()> {
-        let ask = Ask {
-            method: Method::PUT,
-            path: format!("/v1/session/renew/{}", self.session(lease, end).await?),
-            body: None,
-            right: SESSION_RIGHT.to_owned(),
+        let id = self.session(lease, end).await?;
+        let prefix = self.watched.borrow().as_ref().map(|(prefix, _)| prefix.clone());
+        let ask = |method, path, right| Ask { method, path, body: None, right };
+        let reading = match &prefix {
+            Some(prefix) => kv::names(prefix),
+            None => ask(Method::GET, format!("/v1/session/info/{id}?consistent"), SESSION_RIGHT.to_owned()),
         };
-        let renewed = self.pool.call("session renewal", Effect::None, end, &ask, |answer| match answer.status {
-            200 => answer.json::<Vec<Session>>().map(drop),
-            // Consul says which; anybody else's 404 must not cost the lead.
-            404 if answer.text().contains("Session id") => Err(Fault::LeaseGone),
-            _ => Err(answer.fault(SESSION_RIGHT)),
+        let renewal = ask(Method::PUT, format!("/v1/session/renew/{id}"), SESSION_RIGHT.to_owned());
+        let (reading, renewal, live) = (&reading, &renewal, &self.pool.live());
+        let renewed = self.pool.exchange("session renewal", Effect::None, end, |agent| async move {
+            let newest = kv::index(&agent.ask(reading, live).await?, &reading.right)?;
+            let answer = agent.ask(renewal, live).await?;
+            match answer.status {
+                200 => answer.json::<Vec<Session>>().map(|_| newest),
+                // Consul says which; anybody else's 404 must not cost the lead.
+                404 if answer.text().contains("Session id") => Err(Fault::LeaseGone),
+                _ => Err(answer.fault(SESSION_RIGHT)),
+            }
         });
-        let renewed = renewed.await.map(drop);
-        self.noting_its_end(lease, renewed)
+        let renewed = self.noting_its_end(lease, renewed.await.map(|(newest, _)| newest))?;
+        self.watched.send_if_modified(|watched| match watched {
+            Some((watched, index)) if prefix.as_ref() == Some(watched) => std::mem::replace(index, renewed) != renewed,
+            _ => false,
+        });
+        Ok(())
     }
 
     fn noting_its_end<T>(&self, lease: LeaseId, result: StoreResult<T>) -> StoreResult<T> {
@@ -355,6 +375,7 @@ impl Kv for ConsulStore {
 
     fn watch(&self, prefix: &str) -> Watch {
         let (tx, events) = mpsc::channel(WATCH_BUFFER);
+        self.inner.watched.send_replace(Some((prefix.to_owned(), 0)));
         tokio::spawn(watch::run(self.inner.clone(), prefix.to_owned(), tx));
         Watch { events }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surus_store::{KeyValue, Revision, Snapshot, WatchEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::kv::{self, listing};
@@ -17,11 +17,13 @@ use crate::store::Inner;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
-/// Also how long an agent that froze can go unnoticed while nothing else is asked of it.
-const WAIT: Duration = Duration::from_secs(10);
+/// Also how long an agent that froze can go unnoticed while no session is renewed.
+const WAIT: Duration = Duration::from_secs(30);
 /// Consul adds up to a sixteenth, so that its clients do not come all at once.
 const JITTER: u32 = 16;
 const MARGIN: Duration = Duration::from_secs(2);
+/// What a renewal has met is told by the watch within this time, or the server that is to tell it does not.
+const LATE: Duration = Duration::from_secs(1);
 /// An answer that says nothing new and comes at once is not asked for again at once.
 const IDLE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -93,6 +95,7 @@ async fn follow(
     let (mut first, endpoint) =
         inner.read_from(prefix, Instant::now() + OPEN_DEADLINE).await.map_err(|e| broken(&e))?;
     let mut failures = endpoint.failures();
+    let mut watched = inner.watched.subscribe();
     let at = |text: &str| End::Broken(format!("watch at {}: {text}", endpoint.url));
     *began = true;
     let mut index = first.revision;
@@ -110,6 +113,8 @@ async fn follow(
         let answer = tokio::select! {
             answer = timeout(limit, endpoint.ask(&ask, &live)) => answer,
             _ = failures.changed() => return Err(at("the agent failed other requests")),
+            // The request waits at a server that led and is frozen or cut off now, and renewals go to the next.
+            () = behind(&mut watched, prefix, known.revision) => return Err(End::Again),
         };
         let answer = match answer {
             Ok(answer) => answer.and_then(|answer| kv::snapshot(&answer, &ask.right)),
@@ -130,6 +135,15 @@ async fn follow(
             sleep(IDLE_PAUSE).await;
         }
     }
+}
+
+/// Until a renewal has met a later change below the prefix and the watch had the time to tell it.
+async fn behind(watched: &mut watch::Receiver<Option<(String, Revision)>>, prefix: &str, revision: Revision) {
+    let later = |w: &Option<(String, Revision)>| w.as_ref().is_some_and(|(p, met)| p == prefix && *met > revision);
+    if watched.wait_for(later).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(LATE).await;
 }
 
 /// The last state that was delivered: the version of each key.

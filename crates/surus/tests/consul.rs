@@ -1,10 +1,10 @@
 //! A cluster on Consul: bring-up, the lead going round, members and the store in trouble, the service catalogue.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use surus_testbed::{Cluster, Signal, StoreKind, Writer, procs, wait_for};
+use surus_testbed::{Cluster, Endpoint, Link, Signal, StoreKind, Writer, procs, wait_for};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -157,6 +157,62 @@ async fn a_primary_cut_off_from_consul_stops_first() -> Result<()> {
     ensure!(two.is_none(), "two members accept writes: {two:?}");
     cluster.heal(old);
     cluster.wait_healthy().await?;
+    cluster.passed();
+    Ok(())
+}
+
+/// Servers of Consul that lead are killed, frozen and cut off from the others: no member minds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_of_consul_are_lost() -> Result<()> {
+    let mut cluster = Cluster::builder(env!("CARGO_BIN_EXE_surus"))
+        .store(StoreKind::Consul)
+        .store_servers(3)
+        .dynamic(json!({"ttl": 20, "loop_wait": 2, "retry_timeout": 5}))
+        .healthy()
+        .await?;
+    let writer = Writer::start(&cluster).await?;
+    for trouble in ["killed", "frozen", "cut off"] {
+        let primary = cluster.leader().await?;
+        let timeline = cluster.status(primary).await?["timeline"].clone();
+        let old = wait_for("a leader of Consul", LONG, async || cluster.store_leader().await).await?;
+        let others: Vec<usize> = (0..3).filter(|server| *server != old).collect();
+        let servers = cluster.servers_mut().context("no servers")?;
+        match trouble {
+            "killed" => servers.kill_one(old),
+            "frozen" => servers.freeze_one(old),
+            _ => {
+                for other in others {
+                    cluster.link(Endpoint::Store(old), Endpoint::Store(other), Link::Frozen, false);
+                }
+            }
+        }
+        wait_for("another leader of Consul", LONG, async || {
+            let leader = cluster.store_leader().await?;
+            ensure!(leader != old, "still {leader}");
+            Ok(())
+        })
+        .await?;
+        writer.writes_to(primary).await?;
+        // What one member asks for is seen by the others, whichever server their watches waited at.
+        let begun = Instant::now();
+        let next = cluster.others(primary)[0];
+        let body = json!({"leader": cluster.nodes[primary].name, "candidate": cluster.nodes[next].name});
+        let answer = cluster.send(next, "POST", "/switchover", &body).await?;
+        ensure!(answer.status == 200, "{trouble}: {} {}", answer.status, answer.body);
+        ensure!(cluster.wait_healthy().await? == next);
+        eprintln!("{trouble}: the switchover took {:.1?}", begun.elapsed());
+        writer.writes_to(next).await?;
+        let after = cluster.status(next).await?["timeline"].clone();
+        ensure!(after.as_u64() == timeline.as_u64().map(|t| t + 1), "{trouble}: from timeline {timeline} to {after}");
+        // It comes back and may believe for a moment that it leads.
+        let servers = cluster.servers_mut().context("no servers")?;
+        servers.spawn(old)?;
+        servers.thaw_one(old);
+        cluster.heal_all();
+        ensure!(cluster.wait_healthy().await? == next);
+        writer.writes_to(next).await?;
+    }
+    writer.stop().verify_none_lost(&cluster).await?;
     cluster.passed();
     Ok(())
 }

@@ -211,7 +211,7 @@ impl Builder {
         self
     }
 
-    /// As many servers, when the store is etcd or ZooKeeper.
+    /// As many servers, when the store is one outside.
     pub fn store_servers(mut self, servers: usize) -> Builder {
         self.store_servers = servers;
         self
@@ -279,7 +279,7 @@ impl Builder {
         let (servers, kind) = match self.store {
             StoreKind::Embedded => (0, ""),
             StoreKind::Etcd => (self.store_servers, "etcd"),
-            StoreKind::Consul => (1, "consul"),
+            StoreKind::Consul => (self.store_servers, "consul"),
             StoreKind::ZooKeeper => (self.store_servers, "zookeeper"),
         };
         let stores: Vec<PathBuf> = (0..servers).map(|n| dir.path().join(format!("{kind}{}", n + 1))).collect();
@@ -294,38 +294,26 @@ impl Builder {
             ports.push(port);
             Ok(number)
         };
-        let (mut consul, mut zookeeper) = (None, None);
-        let (etcd, stores) = match self.store {
-            StoreKind::Consul => {
-                let server = Consul::start(&stores[0]).await?;
-                let public = port()?;
-                network.route(public, server.port(), Endpoint::Store(0));
-                consul = Some(server);
-                (None, vec![("consul", json!({"host": format!("127.0.0.1:{public}")})); self.nodes])
-            }
-            StoreKind::ZooKeeper => {
-                let server = ZooKeeper::group(stores).await?;
-                let mut hosts = Vec::new();
-                for (index, to) in server.ports().into_iter().enumerate() {
-                    let public = port()?;
-                    network.route(public, to, Endpoint::Store(index));
-                    hosts.push(format!("127.0.0.1:{public}"));
-                }
-                zookeeper = Some(server);
-                (None, vec![("zookeeper", json!({"hosts": hosts})); self.nodes])
-            }
-            StoreKind::Etcd => {
-                let etcd = Etcd::group(stores, Some(&network)).await?;
-                let mut hosts = Vec::new();
-                for (server, to) in etcd.ports().into_iter().enumerate() {
-                    let public = port()?;
-                    network.route(public, to, Endpoint::Store(server));
-                    hosts.push(format!("127.0.0.1:{public}"));
-                }
-                // Without use_proxies a client may go on to the addresses that etcd advertises, past the network.
-                let section = json!({"hosts": hosts, "use_proxies": true});
-                (Some(etcd), vec![("etcd3", section); self.nodes])
-            }
+        let (mut etcd, mut consul, mut zookeeper) = (None, None, None);
+        let bound = match self.store {
+            StoreKind::Etcd => etcd.insert(Etcd::group(stores, Some(&network)).await?).ports(),
+            StoreKind::Consul => consul.insert(Consul::group(stores, Some(&network)).await?).ports(),
+            StoreKind::ZooKeeper => zookeeper.insert(ZooKeeper::group(stores).await?).ports(),
+            StoreKind::Embedded => Vec::new(),
+        };
+        let mut hosts = Vec::new();
+        for (index, to) in bound.into_iter().enumerate() {
+            let public = port()?;
+            network.route(public, to, Endpoint::Store(index));
+            hosts.push(format!("127.0.0.1:{public}"));
+        }
+        let sections: Vec<(&str, Value)> = match self.store {
+            // Without use_proxies a client may go on to the addresses that etcd advertises, past the network.
+            StoreKind::Etcd => vec![("etcd3", json!({"hosts": hosts, "use_proxies": true})); self.nodes],
+            StoreKind::ZooKeeper => vec![("zookeeper", json!({"hosts": hosts})); self.nodes],
+            // Patroni knows one agent only.
+            StoreKind::Consul if hosts.len() == 1 => vec![("consul", json!({"host": hosts[0]})); self.nodes],
+            StoreKind::Consul => vec![("consul", json!({"hosts": hosts})); self.nodes],
             StoreKind::Embedded => {
                 let mut pairs = Vec::new();
                 for node in 0..self.nodes {
@@ -345,12 +333,12 @@ impl Builder {
                     });
                     ("raft", section)
                 });
-                (None, sections.collect())
+                sections.collect()
             }
         };
         let scope = "testbed".to_owned();
         let mut nodes = Vec::new();
-        for (i, store) in stores.into_iter().enumerate() {
+        for (i, store) in sections.into_iter().enumerate() {
             let name = format!("node{}", i + 1);
             let dir = dir.path().join(&name);
             machine.directory(&dir)?;

@@ -1,34 +1,26 @@
 //! etcd: one server, or a group.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::http;
 use crate::machine::Machine;
 use crate::network::{Endpoint, Network};
 use crate::observe::wait_for;
 use crate::ports::Port;
-use crate::{http, procs};
+use crate::servers::Servers;
 
 pub struct Etcd {
-    servers: Vec<Server>,
-}
-
-struct Server {
-    name: String,
-    dir: PathBuf,
-    client: Port,
-    peer: Port,
-    /// As the other servers know it: a proxy stands there.
-    public: Port,
-    child: Option<Child>,
+    pub(crate) servers: Servers,
+    clients: Vec<Port>,
+    /// Kept: what the servers speak to each other through.
+    _peers: Vec<Port>,
 }
 
 impl Etcd {
@@ -39,39 +31,51 @@ impl Etcd {
 
     /// As many servers as directories; they speak to each other through the network.
     pub(crate) async fn group(dirs: Vec<PathBuf>, network: Option<&Network>) -> Result<Etcd> {
+        let mut etcd = Etcd { servers: Servers::none("etcd"), clients: Vec::new(), _peers: Vec::new() };
         let mut servers = Vec::new();
-        for (index, dir) in dirs.into_iter().enumerate() {
-            std::fs::create_dir_all(&dir)?;
+        for (index, dir) in dirs.iter().enumerate() {
+            std::fs::create_dir_all(dir)?;
             let [client, peer, public] = [Port::free()?, Port::free()?, Port::free()?];
             if let Some(network) = network {
                 network.route(public.number, peer.number, Endpoint::Store(index));
             }
-            servers.push(Server { name: format!("store{}", index + 1), dir, client, peer, public, child: None });
+            let url = |port: &Port| format!("http://{}", port.address());
+            // As the other servers know it: a proxy stands there. A group of one needs none.
+            let known = url(if dirs.len() == 1 { &peer } else { &public });
+            servers.push((dir, format!("store{}", index + 1), url(&client), url(&peer), known));
+            etcd.clients.push(client);
+            etcd._peers.extend([peer, public]);
         }
-        let mut etcd = Etcd { servers };
+        let members: Vec<String> = servers.iter().map(|(_, name, _, _, known)| format!("{name}={known}")).collect();
+        for (dir, name, client, listen, known) in &servers {
+            let mut command = Command::new(Machine::etcd()?);
+            command
+                .arg("--data-dir")
+                .arg(dir.join("data"))
+                .args(["--name", name, "--initial-cluster", &members.join(",")])
+                .args(["--listen-client-urls", client, "--advertise-client-urls", client])
+                .args(["--listen-peer-urls", listen, "--initial-advertise-peer-urls", known])
+                .args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--metrics", "extensive"])
+                .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH.replace("aarch64", "arm64"));
+            etcd.servers.add(dir, command)?;
+        }
         etcd.start_again().await?;
         Ok(etcd)
     }
 
     /// Of the first server.
     pub fn port(&self) -> u16 {
-        self.servers[0].client.number
+        self.clients[0].number
     }
 
     pub fn ports(&self) -> Vec<u16> {
-        self.servers.iter().map(|server| server.client.number).collect()
-    }
-
-    pub fn servers(&self) -> usize {
-        self.servers.len()
+        self.clients.iter().map(|client| client.number).collect()
     }
 
     /// Every server that does not run; returns when etcd answers.
     pub async fn start_again(&mut self) -> Result<()> {
-        for index in 0..self.servers.len() {
-            self.spawn(index)?;
-        }
-        let address = self.servers[0].client.address();
+        self.spawn_all()?;
+        let address = self.clients[0].address();
         wait_for("etcd answers", Duration::from_secs(30), async || {
             let health = http::get(&address, "/health").await?;
             anyhow::ensure!(health.body.contains("true"), "health: {}", health.body);
@@ -80,80 +84,11 @@ impl Etcd {
         .await
     }
 
-    /// Starts one server, if it does not run, without waiting for it.
-    pub fn spawn(&mut self, index: usize) -> Result<()> {
-        // A group of one needs no proxy.
-        let alone = self.servers.len() == 1;
-        let known = |server: &Server| {
-            let port = if alone { &server.peer } else { &server.public };
-            format!("http://{}", port.address())
-        };
-        let members: Vec<String> = self.servers.iter().map(|s| format!("{}={}", s.name, known(s))).collect();
-        let advertised = known(&self.servers[index]);
-        let server = &mut self.servers[index];
-        if let Some(child) = &mut server.child
-            && child.try_wait()?.is_none()
-        {
-            return Ok(());
-        }
-        let log = File::options().create(true).append(true).open(server.dir.join("etcd.log"))?;
-        let client = format!("http://{}", server.client.address());
-        let listen = format!("http://{}", server.peer.address());
-        let child = Command::new(Machine::etcd()?)
-            .arg("--data-dir")
-            .arg(server.dir.join("data"))
-            .args(["--name", &server.name, "--initial-cluster", &members.join(",")])
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &listen, "--initial-advertise-peer-urls", &advertised])
-            .args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--metrics", "extensive"])
-            .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH.replace("aarch64", "arm64"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start etcd")?;
-        server.child = Some(child);
-        Ok(())
-    }
-
-    pub fn kill(&mut self) {
-        (0..self.servers.len()).for_each(|index| self.kill_one(index));
-    }
-
-    pub fn kill_one(&mut self, index: usize) {
-        if let Some(mut child) = self.servers[index].child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    pub fn freeze(&self) {
-        (0..self.servers.len()).for_each(|index| self.freeze_one(index));
-    }
-
-    pub fn freeze_one(&self, index: usize) {
-        self.signal(index, Signal::STOP);
-    }
-
-    pub fn thaw(&self) {
-        (0..self.servers.len()).for_each(|index| self.thaw_one(index));
-    }
-
-    pub fn thaw_one(&self, index: usize) {
-        self.signal(index, Signal::CONT);
-    }
-
-    fn signal(&self, index: usize, signal: Signal) {
-        if let Some(child) = &self.servers[index].child {
-            procs::signal(child.id().cast_signed(), signal);
-        }
-    }
-
     /// The server that leads the group, as the servers that answer see it.
     pub async fn leader(&self) -> Result<usize> {
         let quick = Duration::from_millis(500);
-        for (index, server) in self.servers.iter().enumerate().filter(|(_, server)| server.child.is_some()) {
-            let address = server.client.address();
+        for index in self.started() {
+            let address = self.clients[index].address();
             let ask = http::request(&address, "POST", "/v3/maintenance/status", Some(b"{}"), quick);
             let Ok(answer) = ask.await.and_then(|answer| answer.json()) else { continue };
             let (me, leader) = (answer.pointer("/header/member_id").cloned(), answer.get("leader").cloned());
@@ -166,7 +101,7 @@ impl Etcd {
 
     /// The text of all metrics.
     pub async fn metrics(&self) -> Result<String> {
-        Ok(http::get(&self.servers[0].client.address(), "/metrics").await?.body)
+        Ok(http::get(&self.clients[0].address(), "/metrics").await?.body)
     }
 
     /// Writes a key through the JSON gateway, past every client of ours.
@@ -196,17 +131,10 @@ impl Etcd {
 
     async fn call(&self, path: &str, body: &Value) -> Result<Value> {
         let text = body.to_string();
-        let address = self.servers[0].client.address();
+        let address = self.clients[0].address();
         let answer = http::request(&address, "POST", path, Some(text.as_bytes()), Duration::from_secs(5)).await?;
         anyhow::ensure!(answer.status == 200, "etcd answered {} to {path}: {}", answer.status, answer.body);
         answer.json()
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.thaw();
-        self.kill();
     }
 }
 

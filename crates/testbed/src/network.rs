@@ -45,7 +45,7 @@ pub enum Endpoint {
 }
 
 struct Route {
-    listen: u16,
+    listen: SocketAddr,
     to: u16,
     target: Endpoint,
 }
@@ -85,6 +85,10 @@ impl Network {
     }
 
     pub fn route(&self, listen: u16, to: u16, target: Endpoint) {
+        self.route_from((Ipv4Addr::LOCALHOST, listen).into(), to, target);
+    }
+
+    pub fn route_from(&self, listen: SocketAddr, to: u16, target: Endpoint) {
         if let Some(routes) = &self.routes {
             let _ = routes.send(Route { listen, to, target });
         }
@@ -118,7 +122,7 @@ impl Drop for Network {
 }
 
 async fn serve(route: Route, links: watch::Receiver<Links>, carried: Carried, homes: Arc<Homes>) {
-    let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, route.listen)).await else { return };
+    let Ok(listener) = TcpListener::bind(route.listen).await else { return };
     loop {
         let Ok((near, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,77 +1,146 @@
-//! The servers of a store outside, one verb for all kinds.
+//! The servers of a store outside: processes of one kind, by number.
 
-use anyhow::Result;
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::cluster::Cluster;
 use crate::consul::Consul;
 use crate::etcd::Etcd;
+use crate::procs;
 use crate::zookeeper::ZooKeeper;
 
-/// One server.
-pub enum Server<'a> {
-    Etcd(&'a mut Etcd, usize),
-    ZooKeeper(&'a mut ZooKeeper, usize),
-    Consul(&'a mut Consul),
+/// Ended when dropped.
+pub struct Servers {
+    name: &'static str,
+    servers: Vec<Server>,
 }
 
-/// How many there are; none where the agents are the store.
-pub fn count(cluster: &Cluster) -> usize {
-    let etcd = cluster.etcd.as_ref().map(Etcd::servers);
-    let zookeeper = cluster.zookeeper.as_ref().map(ZooKeeper::servers);
-    etcd.or(zookeeper).or(cluster.consul.as_ref().map(|_| 1)).unwrap_or(0)
+struct Server {
+    command: Command,
+    child: Option<Child>,
 }
 
-/// Of servers outside.
-pub async fn leader(cluster: &Cluster) -> Result<usize> {
-    match (&cluster.etcd, &cluster.zookeeper) {
-        (Some(etcd), _) => etcd.leader().await,
-        (_, Some(zookeeper)) => zookeeper.leader().await,
-        _ => Ok(0),
+impl Servers {
+    pub(crate) fn none(name: &'static str) -> Servers {
+        Servers { name, servers: Vec::new() }
+    }
+
+    /// One more that works in this directory and writes its log there; it does not run yet.
+    pub(crate) fn add(&mut self, dir: &Path, mut command: Command) -> Result<()> {
+        let log = File::options().create(true).append(true).open(dir.join(format!("{}.log", self.name)))?;
+        command.current_dir(dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.servers.push(Server { command, child: None });
+        Ok(())
+    }
+
+    pub fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Those that were started and not killed since.
+    pub(crate) fn started(&self) -> impl Iterator<Item = usize> {
+        self.servers.iter().enumerate().filter(|(_, server)| server.child.is_some()).map(|(index, _)| index)
+    }
+
+    /// Starts one server, if it does not run, without waiting for it.
+    pub fn spawn(&mut self, index: usize) -> Result<()> {
+        let server = &mut self.servers[index];
+        if let Some(child) = &mut server.child
+            && child.try_wait()?.is_none()
+        {
+            return Ok(());
+        }
+        server.child = Some(server.command.spawn().with_context(|| format!("cannot start {}", self.name))?);
+        Ok(())
+    }
+
+    pub(crate) fn spawn_all(&mut self) -> Result<()> {
+        (0..self.servers.len()).try_for_each(|index| self.spawn(index))
+    }
+
+    pub fn kill(&mut self) {
+        (0..self.servers.len()).for_each(|index| self.kill_one(index));
+    }
+
+    pub fn kill_one(&mut self, index: usize) {
+        if let Some(mut child) = self.servers[index].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn freeze(&self) {
+        (0..self.servers.len()).for_each(|index| self.freeze_one(index));
+    }
+
+    pub fn freeze_one(&self, index: usize) {
+        self.signal(index, Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        (0..self.servers.len()).for_each(|index| self.thaw_one(index));
+    }
+
+    pub fn thaw_one(&self, index: usize) {
+        self.signal(index, Signal::CONT);
+    }
+
+    fn signal(&self, index: usize, signal: Signal) {
+        if let Some(child) = &self.servers[index].child {
+            procs::signal(child.id().cast_signed(), signal);
+        }
     }
 }
 
-impl<'a> Server<'a> {
-    pub fn of(cluster: &'a mut Cluster, index: usize) -> Option<Server<'a>> {
-        if index >= count(cluster) {
-            return None;
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What is done to servers is the same for all kinds.
+macro_rules! servers {
+    ($($kind:ty),*) => {$(
+        impl Deref for $kind {
+            type Target = Servers;
+            fn deref(&self) -> &Servers {
+                &self.servers
+            }
         }
-        match (&mut cluster.etcd, &mut cluster.zookeeper, &mut cluster.consul) {
-            (Some(etcd), _, _) => Some(Server::Etcd(etcd, index)),
-            (_, Some(zookeeper), _) => Some(Server::ZooKeeper(zookeeper, index)),
-            (_, _, Some(consul)) => Some(Server::Consul(consul)),
-            _ => None,
+        impl DerefMut for $kind {
+            fn deref_mut(&mut self) -> &mut Servers {
+                &mut self.servers
+            }
         }
+    )*};
+}
+
+servers!(Etcd, Consul, ZooKeeper);
+
+impl Cluster {
+    /// None where the agents are the store.
+    pub fn servers(&self) -> Option<&Servers> {
+        let (etcd, consul) = (self.etcd.as_deref(), self.consul.as_deref());
+        etcd.or(consul).or(self.zookeeper.as_deref())
     }
 
-    pub fn start(self) -> Result<()> {
-        match self {
-            Server::Etcd(etcd, index) => etcd.spawn(index),
-            Server::ZooKeeper(zookeeper, index) => zookeeper.spawn(index),
-            Server::Consul(consul) => consul.spawn(),
-        }
+    pub fn servers_mut(&mut self) -> Option<&mut Servers> {
+        let (etcd, consul) = (self.etcd.as_deref_mut(), self.consul.as_deref_mut());
+        etcd.or(consul).or(self.zookeeper.as_deref_mut())
     }
 
-    pub fn kill(self) {
-        match self {
-            Server::Etcd(etcd, index) => etcd.kill_one(index),
-            Server::ZooKeeper(zookeeper, index) => zookeeper.kill_one(index),
-            Server::Consul(consul) => consul.kill(),
-        }
-    }
-
-    pub fn freeze(self) {
-        match self {
-            Server::Etcd(etcd, index) => etcd.freeze_one(index),
-            Server::ZooKeeper(zookeeper, index) => zookeeper.freeze_one(index),
-            Server::Consul(consul) => consul.freeze(),
-        }
-    }
-
-    pub fn thaw(self) {
-        match self {
-            Server::Etcd(etcd, index) => etcd.thaw_one(index),
-            Server::ZooKeeper(zookeeper, index) => zookeeper.thaw_one(index),
-            Server::Consul(consul) => consul.thaw(),
+    /// The server that leads the others, as those that answer see it.
+    pub async fn store_leader(&self) -> Result<usize> {
+        match (&self.etcd, &self.consul, &self.zookeeper) {
+            (Some(etcd), _, _) => etcd.leader().await,
+            (_, Some(consul), _) => consul.leader().await,
+            (_, _, Some(zookeeper)) => zookeeper.leader().await,
+            _ => bail!("the agents are the store"),
         }
     }
 }

@@ -29,7 +29,7 @@ pub enum Stores {
     Etcd,
     /// An ensemble of three.
     ZooKeeper,
-    /// One server.
+    /// A group of three.
     Consul,
 }
 
@@ -144,7 +144,7 @@ impl Schedule {
             Stores::Embedded => "embedded",
             Stores::Etcd => "etcd of 3",
             Stores::ZooKeeper => "zookeeper of 3",
-            Stores::Consul => "consul",
+            Stores::Consul => "consul of 3",
         };
         // The store leader's soak runs with the timing of a new cluster, the other with the shortest, to see more.
         let timing = match plan.mode {
@@ -229,7 +229,6 @@ impl Schedule {
             12 => plain(format!("stall {whom} from store\n"), "heal\n".to_owned()),
             13 => plain("cut p from r\n".to_owned(), "heal\n".to_owned()),
             14 if self.store != Stores::Embedded => match self.dice.of(2) {
-                0 if self.store == Stores::Consul => plain("kill store1\n".to_owned(), "start store1\n".to_owned()),
                 0 => plain("kill store2\n".to_owned(), "start store2\n".to_owned()),
                 _ => plain("freeze all stores\n".to_owned(), "thaw all stores\n".to_owned()),
             },

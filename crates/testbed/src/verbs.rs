@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, StoreKind};
 use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
 use crate::procs;
-use crate::servers;
+use crate::servers::Servers;
 use crate::template::WRITER;
 
 impl Cluster {
@@ -174,10 +174,7 @@ impl Cluster {
 
     /// What a member sends to the store, and unless it is one way what comes back.
     pub fn store_link(&self, node: usize, link: Link, one_way: bool) {
-        let servers = match self.store {
-            StoreKind::Embedded => self.nodes.len(),
-            StoreKind::Etcd | StoreKind::ZooKeeper | StoreKind::Consul => servers::count(self),
-        };
+        let servers = self.servers().map_or(self.nodes.len(), Servers::servers);
         for server in 0..servers {
             if self.store != StoreKind::Embedded {
                 self.link(Endpoint::Member(node), Endpoint::Store(server), link, one_way);

@@ -1,12 +1,11 @@
 //! ZooKeeper: one server, or an ensemble.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,18 +13,13 @@ use tokio::time::timeout;
 use crate::machine::Machine;
 use crate::observe::wait_for;
 use crate::ports::Port;
-use crate::procs;
+use crate::servers::Servers;
 
 pub struct ZooKeeper {
-    servers: Vec<Server>,
-}
-
-struct Server {
-    dir: PathBuf,
-    client: Port,
-    peer: Port,
-    election: Port,
-    child: Option<Child>,
+    pub(crate) servers: Servers,
+    clients: Vec<Port>,
+    /// Kept: what the servers speak to each other through.
+    _peers: Vec<[Port; 2]>,
 }
 
 impl ZooKeeper {
@@ -36,17 +30,18 @@ impl ZooKeeper {
 
     /// As many servers as directories.
     pub(crate) async fn group(dirs: Vec<PathBuf>) -> Result<ZooKeeper> {
-        let mut servers = Vec::new();
-        for dir in dirs {
-            let [client, peer, election] = [Port::free()?, Port::free()?, Port::free()?];
-            servers.push(Server { dir, client, peer, election, child: None });
-        }
-        let member =
-            |(i, s): (usize, &Server)| format!("server.{}=127.0.0.1:{}:{}\n", i + 1, s.peer.number, s.election.number);
-        let members: String = servers.iter().enumerate().map(member).collect();
-        let members = if servers.len() == 1 { String::new() } else { members };
-        for (i, server) in servers.iter().enumerate() {
-            let data = server.dir.join("data");
+        let ports = |_| Ok((Port::free()?, [Port::free()?, Port::free()?]));
+        let (clients, peers): (Vec<Port>, Vec<_>) =
+            dirs.iter().map(ports).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let member = |(i, [peer, election]): (usize, &[Port; 2])| {
+            format!("server.{}=127.0.0.1:{}:{}\n", i + 1, peer.number, election.number)
+        };
+        let members: String = peers.iter().enumerate().map(member).collect();
+        let members = if dirs.len() == 1 { String::new() } else { members };
+        let mut servers = Servers::none("zookeeper");
+        let (java, class_path) = Machine::zookeeper()?;
+        for (i, (dir, client)) in dirs.iter().zip(&clients).enumerate() {
+            let data = dir.join("data");
             fs::create_dir_all(&data)?;
             fs::write(data.join("myid"), format!("{}\n", i + 1))?;
             // A short tick, so that sessions end when they are due, and a lost server is noticed.
@@ -54,92 +49,35 @@ impl ZooKeeper {
                 "tickTime=200\ninitLimit=50\nsyncLimit=10\nmaxSessionTimeout=120000\nmaxClientCnxns=0\n\
                  admin.enableServer=false\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n{members}",
                 data.display(),
-                server.client.number
+                client.number
             );
-            fs::write(server.dir.join("zoo.cfg"), config)?;
+            fs::write(dir.join("zoo.cfg"), config)?;
+            let mut command = Command::new(&java);
+            command
+                .args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+                .args(["-Dzookeeper.4lw.commands.whitelist=*", "-cp", &class_path])
+                .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+                .arg(dir.join("zoo.cfg"));
+            servers.add(dir, command)?;
         }
-        let mut zookeeper = ZooKeeper { servers };
+        let mut zookeeper = ZooKeeper { servers, clients, _peers: peers };
         zookeeper.start_again().await?;
         Ok(zookeeper)
     }
 
     pub fn ports(&self) -> Vec<u16> {
-        self.servers.iter().map(|server| server.client.number).collect()
-    }
-
-    pub fn servers(&self) -> usize {
-        self.servers.len()
+        self.clients.iter().map(|client| client.number).collect()
     }
 
     /// Every server that does not run; returns when ZooKeeper answers.
     pub async fn start_again(&mut self) -> Result<()> {
-        for index in 0..self.servers.len() {
-            self.spawn(index)?;
-        }
+        self.spawn_all()?;
         wait_for("ZooKeeper answers", Duration::from_secs(60), async || self.get("/").await.map(drop)).await
-    }
-
-    /// Starts one server, if it does not run, without waiting for it.
-    pub fn spawn(&mut self, index: usize) -> Result<()> {
-        let server = &mut self.servers[index];
-        if let Some(child) = &mut server.child
-            && child.try_wait()?.is_none()
-        {
-            return Ok(());
-        }
-        let log = File::options().create(true).append(true).open(server.dir.join("zookeeper.log"))?;
-        let (java, class_path) = Machine::zookeeper()?;
-        let child = Command::new(java)
-            .args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
-            .args(["-Dzookeeper.4lw.commands.whitelist=*", "-cp", &class_path])
-            .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
-            .arg(server.dir.join("zoo.cfg"))
-            .current_dir(&server.dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start ZooKeeper")?;
-        server.child = Some(child);
-        Ok(())
-    }
-
-    pub fn kill(&mut self) {
-        (0..self.servers.len()).for_each(|index| self.kill_one(index));
-    }
-
-    pub fn kill_one(&mut self, index: usize) {
-        if let Some(mut child) = self.servers[index].child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    pub fn freeze(&self) {
-        (0..self.servers.len()).for_each(|index| self.freeze_one(index));
-    }
-
-    pub fn freeze_one(&self, index: usize) {
-        self.signal(index, Signal::STOP);
-    }
-
-    pub fn thaw(&self) {
-        (0..self.servers.len()).for_each(|index| self.thaw_one(index));
-    }
-
-    pub fn thaw_one(&self, index: usize) {
-        self.signal(index, Signal::CONT);
-    }
-
-    fn signal(&self, index: usize, signal: Signal) {
-        if let Some(child) = &self.servers[index].child {
-            procs::signal(child.id().cast_signed(), signal);
-        }
     }
 
     /// The server that leads the ensemble, as it says itself; one alone leads nobody and counts.
     pub async fn leader(&self) -> Result<usize> {
-        for index in 0..self.servers.len() {
+        for index in 0..self.servers() {
             let said = tokio::time::timeout(Duration::from_millis(500), self.word(index, "srvr")).await;
             if said.is_ok_and(|said| {
                 said.is_ok_and(|text| text.contains("Mode: leader") || text.contains("Mode: standalone"))
@@ -153,7 +91,7 @@ impl ZooKeeper {
     /// Requests that the servers have received from clients, pings of sessions among them.
     pub async fn requests(&self) -> Result<f64> {
         let mut all = 0.0;
-        for index in 0..self.servers.len() {
+        for index in 0..self.servers() {
             let text = self.word(index, "mntr").await?;
             let line = text.lines().find_map(|line| line.strip_prefix("zk_packets_received")).context("no counter")?;
             all += line.trim().parse::<f64>()?;
@@ -163,7 +101,7 @@ impl ZooKeeper {
 
     /// The answer to a four letter word.
     async fn word(&self, index: usize, word: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.servers[index].client.address()).await?;
+        let mut stream = TcpStream::connect(self.clients[index].address()).await?;
         stream.write_all(word.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
@@ -200,7 +138,7 @@ impl ZooKeeper {
     /// One request in a session of its own.
     async fn ask(&self, kind: i32, body: &[u8]) -> Result<(i32, Vec<u8>)> {
         let exchange = async {
-            let mut stream = TcpStream::connect(self.servers[0].client.address()).await?;
+            let mut stream = TcpStream::connect(self.clients[0].address()).await?;
             // Protocol, zxid, timeout, session, password, and whether a server without a quorum would do.
             let hello = [&[0; 12][..], &4000i32.to_be_bytes(), &[0; 8], &16i32.to_be_bytes(), &[0; 16], &[0]].concat();
             send(&mut stream, &hello).await?;
@@ -228,13 +166,6 @@ async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let mut frame = vec![0; usize::try_from(stream.read_u32().await?)?];
     stream.read_exact(&mut frame).await?;
     Ok(frame)
-}
-
-impl Drop for ZooKeeper {
-    fn drop(&mut self) {
-        self.thaw();
-        self.kill();
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use surus_core::order::{Request, Task};
 use surus_core::store::Followed;
 use tracing::{error, info};
 
-use super::{Asked, Member, Said};
+use super::{Asked, Member, Running, Said};
 use crate::lease::LeaseState;
 use crate::task::Outcome;
 
@@ -44,11 +44,13 @@ impl<T> Member<T> {
 
     /// The running task has ended: shown to exactly one step.
     pub fn ended(&mut self, outcome: Outcome, now: BootTime) -> Option<Ended<T>> {
-        let task = self.running.take()?.task;
+        let Running { task, cancelled } = self.running.take()?;
         self.names_uncertain();
         let (took, name) = (now.since(task.since).as_millis(), task.task.name());
         match &outcome {
             Ok(_) => info!("{name} finished in {took} ms"),
+            // That it was to be given up has been told as a warning, with the reason.
+            Err(why) if cancelled => info!("{name} ended after {took} ms: {why}"),
             Err(why) => error!("{name} failed after {took} ms: {why}"),
         }
         let answer = self.answering.take_if(|(epoch, _)| *epoch == task.epoch).map(|(_, whom)| {

@@ -32,6 +32,11 @@ async fn agents_are_replaced_under_load_and_back_on_consul() -> Result<()> {
     replaced_and_back(StoreKind::Consul).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_are_replaced_under_load_and_back_on_zookeeper() -> Result<()> {
+    replaced_and_back(StoreKind::ZooKeeper).await
+}
+
 async fn replaced_and_back(store: StoreKind) -> Result<()> {
     let builder = cluster(&[0, 1, 2], json!({"synchronous_mode": true})).store(store);
     let mut cluster = bootstrapped_by(0, builder).await?;

@@ -14,7 +14,7 @@ use surus_scenario::{Part, Place, Scenario, Statement, Trouble};
 use crate::cluster::{Cluster, StoreKind};
 use crate::disk::Disk;
 use crate::history::{Allowed, Clients, Verdict, check};
-use crate::servers::Server;
+use crate::servers::Servers;
 use crate::verbs::Job;
 
 /// Room for a cluster and some WAL.
@@ -162,8 +162,9 @@ impl Stage {
         self.running()?.signal(node, job, signal).map_err(Trouble::failed)
     }
 
-    fn store_server(&mut self, of: &str) -> Option<Server<'_>> {
-        Server::of(self.cluster.as_mut()?, Stage::server(of)?)
+    fn store_server(&mut self, of: &str) -> Option<(&mut Servers, usize)> {
+        let (servers, index) = (self.cluster.as_mut()?.servers_mut()?, Stage::server(of)?);
+        (index < servers.servers()).then_some((servers, index))
     }
 
     fn disk(&self, of: &str) -> Result<&Disk, Trouble> {

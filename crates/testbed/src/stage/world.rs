@@ -14,7 +14,6 @@ use crate::disk::Disk;
 use crate::history::Clients;
 use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
-use crate::servers;
 
 impl World for Stage {
     async fn cluster(&mut self, setup: &Setup) -> Result<(), Trouble> {
@@ -25,7 +24,7 @@ impl World for Stage {
             Some(Store::Embedded) => builder.store(StoreKind::Embedded),
             Some(Store::Etcd(servers)) => builder.store(StoreKind::Etcd).store_servers(servers),
             Some(Store::ZooKeeper(servers)) => builder.store(StoreKind::ZooKeeper).store_servers(servers),
-            Some(Store::Consul) => builder.store(StoreKind::Consul),
+            Some(Store::Consul(servers)) => builder.store(StoreKind::Consul).store_servers(servers),
         };
         let mut dynamic = json!({});
         for (key, value) in &setup.settings {
@@ -83,9 +82,9 @@ impl World for Stage {
     async fn find(&mut self, role: Role) -> Result<Vec<String>, Trouble> {
         let cluster = self.running()?;
         let all = || cluster.nodes.iter().map(|node| node.name.clone());
-        let stores = || match servers::count(cluster) {
-            0 => all().collect::<Vec<String>>(),
-            outside => (1..=outside).map(|n| format!("store{n}")).collect(),
+        let stores = || match cluster.servers() {
+            None => all().collect::<Vec<String>>(),
+            Some(outside) => (1..=outside.servers()).map(|n| format!("store{n}")).collect(),
         };
         let nth = |n: usize, all: Vec<String>| {
             let found = all.into_iter().nth(n).map(|name| vec![name]);
@@ -97,11 +96,10 @@ impl World for Stage {
         };
         let store_leader = async || -> Result<String, Trouble> {
             // It may be electing.
-            let leader =
-                wait_for("a leader of the store", Duration::from_secs(10), async || match servers::count(cluster) {
-                    0 => embedded_leader(cluster).await,
-                    _ => Ok(format!("store{}", servers::leader(cluster).await? + 1)),
-                });
+            let leader = wait_for("a leader of the store", Duration::from_secs(10), async || match cluster.servers() {
+                None => embedded_leader(cluster).await,
+                Some(_) => Ok(format!("store{}", cluster.store_leader().await? + 1)),
+            });
             leader.await.map_err(Trouble::failed)
         };
         match role {
@@ -123,8 +121,8 @@ impl World for Stage {
     }
 
     async fn start(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some(server) = self.store_server(of) {
-            return server.start().map_err(Trouble::failed);
+        if let Some((servers, index)) = self.store_server(of) {
+            return servers.spawn(index).map_err(Trouble::failed);
         }
         if !matches!(part, Part::Node | Part::Agent | Part::Store) {
             return Err(Trouble::Failed(format!("the {part} is started by the agent, not by hand")));
@@ -148,8 +146,8 @@ impl World for Stage {
     }
 
     async fn kill(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some(server) = self.store_server(of) {
-            server.kill();
+        if let Some((servers, index)) = self.store_server(of) {
+            servers.kill_one(index);
             return Ok(());
         }
         let node = self.node(of)?;
@@ -163,8 +161,8 @@ impl World for Stage {
     }
 
     async fn freeze(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some(server) = self.store_server(of) {
-            server.freeze();
+        if let Some((servers, index)) = self.store_server(of) {
+            servers.freeze_one(index);
             return Ok(());
         }
         match part {
@@ -179,8 +177,8 @@ impl World for Stage {
     }
 
     async fn thaw(&mut self, part: Part, of: &str) -> Result<(), Trouble> {
-        if let Some(server) = self.store_server(of) {
-            server.thaw();
+        if let Some((servers, index)) = self.store_server(of) {
+            servers.thaw_one(index);
             return Ok(());
         }
         let node = self.node(of)?;

@@ -19,7 +19,7 @@ usage: cargo xtask chaos [--minutes M] [--seed S] [--store STORE] [--store-leade
 
   --minutes M       how long (2)
   --seed S          the schedule (from the clock, and printed)
-  --store STORE     embedded (default), etcd or zookeeper (three servers), or consul (one)
+  --store STORE     embedded (default), etcd, zookeeper or consul (three servers each)
   --store-leader    only the leader of the store is killed or frozen, every 30 s: counts needless failovers
   --scenario FILE   plays scenario files instead, and says of each how it ended
 ";
