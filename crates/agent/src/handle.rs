@@ -42,6 +42,8 @@ pub struct Published {
     pub stalls: crate::stall::Shown,
     pub wal: WalKept,
     pub losses: Arc<crate::loss::Shown>,
+    /// How the log here left that of the cluster.
+    pub forked: Option<String>,
     /// What other members need of this primary and do not find.
     pub wanting: Arc<Vec<String>>,
     pub pending_restart: std::collections::BTreeMap<String, PendingRestart>,

@@ -70,10 +70,18 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Asks a peer how it is.
 pub async fn ask(api: &surus_api::Client, url: &str, limit: Duration) -> Made<PeerAnswer> {
     let surus_api::PeerStatus {
-        in_recovery, position, timeline, tags, watchdog_failed, wal_disk, unready_slots, ..
+        in_recovery,
+        position,
+        timeline,
+        tags,
+        watchdog_failed,
+        wal_disk,
+        unready_slots,
+        forked,
+        ..
     } = api.probe(url, limit).await.map_err(|e| e.to_string())?;
     let room = wal_disk.map(|(free, total)| Room { free, total });
-    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed, room, unready_slots })
+    Ok(PeerAnswer { in_recovery, position, timeline, tags, watchdog_failed, room, unready_slots, forked })
 }
 
 impl Hands for RealHands {

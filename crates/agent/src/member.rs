@@ -14,6 +14,7 @@ pub struct Extra<'a> {
     /// Of receipts that nobody has acknowledged.
     pub loss: Option<String>,
     pub disk: Option<String>,
+    pub forked: Option<String>,
 }
 
 pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: &Extra) -> Member {
@@ -34,6 +35,7 @@ pub fn member(facts: &Facts, local: &LocalConfig, effective: &Effective, extra: 
         scheduled_restart: extra.scheduled_restart.cloned(),
         loss: extra.loss.clone(),
         disk: extra.disk.clone(),
+        forked: extra.forked.clone(),
         ..publish::member(facts, &extra.server)
     }
 }

@@ -61,6 +61,8 @@ pub struct ClusterMember {
     pub fence: Option<String>,
     /// Absent while the disk of its log has enough room.
     pub disk: Option<String>,
+    /// Absent unless its log left that of the cluster.
+    pub forked: Option<String>,
     /// Absent for the holder of the leader key.
     pub positions: Option<Positions>,
 }
@@ -113,6 +115,9 @@ impl Serialize for ClusterMember {
         }
         if let Some(disk) = &self.disk {
             map.serialize_entry("disk", disk)?;
+        }
+        if let Some(forked) = &self.forked {
+            map.serialize_entry("forked", forked)?;
         }
         if let Some(positions) = &self.positions {
             for (lag_key, lsn_key, position) in [
@@ -176,6 +181,7 @@ fn cluster_member(view: &ClusterView, settings: &ClusterSettings, member: &Membe
         tags: member.tags.clone(),
         fence: member.fence.clone(),
         disk: member.disk.clone(),
+        forked: member.forked.clone(),
         positions: (!leads).then(|| Positions {
             receive: position(member.receive_lsn),
             replay: position(member.replay_lsn),

@@ -23,6 +23,8 @@ pub struct PeerStatus {
     pub wal_disk: Option<(u64, u64)>,
     /// Permanent logical slots that are not ready for a failover, which members of ours tell.
     pub unready_slots: Vec<String>,
+    /// How its log left that of the cluster, which members of ours tell.
+    pub forked: Option<String>,
     pub state: MemberState,
 }
 
@@ -61,12 +63,16 @@ impl PeerStatus {
         let in_recovery = !(location("location").is_valid() || role == MemberRole::Primary);
         let position =
             if in_recovery { location("received_location").max(location("replayed_location")) } else { Lsn::INVALID };
+        let forked = document.get("surus").and_then(|ours| ours.get("forked"));
+        // Others are told that it may not be promoted at all: what its tags are is said beside that.
+        let tags = forked.and_then(|forked| forked.get("tags")).or(document.get("tags"));
         Ok(PeerStatus {
             role,
             in_recovery,
             position,
             timeline: document.get("timeline").and_then(Value::as_u64).and_then(Timeline::known),
-            tags: Tags(document.get("tags").and_then(Value::as_object).cloned().unwrap_or_default()),
+            tags: Tags(tags.and_then(Value::as_object).cloned().unwrap_or_default()),
+            forked: forked.and_then(|forked| forked.get("what")?.as_str()).map(str::to_owned),
             wal_disk: document.get("surus").and_then(|ours| ours.get("wal_disk")).and_then(|disk| {
                 Some((disk.get("free").and_then(Value::as_u64)?, disk.get("total").and_then(Value::as_u64)?))
             }),
@@ -105,6 +111,14 @@ mod tests {
         }
         let newer = PeerStatus::parse("u", r#"{"wal":{"replayed_location":5},"timeline":null,"state":"new"}"#).unwrap();
         assert_eq!((newer.position, newer.timeline, newer.state), (Lsn(5), None, MemberState::Unknown));
+    }
+
+    #[test]
+    fn one_that_forked_has_its_own_tags_beside_what_others_go_by() {
+        let text = r#"{"role":"replica","xlog":{"replayed_location":7},"tags":{"nofailover":true,"zone":"a"},"surus":{"forked":{"what":"it forked","tags":{"zone":"a"}}}}"#;
+        let status = PeerStatus::parse("u", text).unwrap();
+        assert_eq!((status.forked.as_deref(), status.tags.nofailover()), (Some("it forked"), false));
+        assert_eq!(status.tags.0.get("zone"), Some(&Value::from("a")));
     }
 
     #[test]

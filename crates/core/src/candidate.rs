@@ -48,6 +48,9 @@ pub fn objection(
     if !answer.in_recovery {
         return Some("runs as a primary".into());
     }
+    if let Some(what) = &answer.forked {
+        return Some(what.clone());
+    }
     // Only for a running primary: its timeline is the cluster's.
     let current = facts.postgres.observed().filter(|o| !o.in_recovery).and_then(|o| o.timeline);
     if let (Some(theirs), Some(ours)) = (answer.timeline, current)

@@ -81,6 +81,9 @@ pub struct PeerAnswer {
     /// Permanent logical slots that a reader could not go on with there after a failover, or not be sure to miss nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unready_slots: Vec<String>,
+    /// Its log left that of the cluster: in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

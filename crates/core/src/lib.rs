@@ -17,6 +17,7 @@ pub mod divergence;
 pub mod facts;
 pub mod failsafe;
 pub mod follow;
+pub mod forked;
 pub mod loss;
 pub mod memory;
 pub mod order;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{FailoverRequest, Member, Upstream};
+use crate::forked::Forked;
 use crate::ids::{Lsn, MemberName};
 use crate::order::Epoch;
 use crate::time::BootTime;
@@ -54,6 +55,9 @@ pub struct Memory {
     /// I gave the lead away on purpose: leave it to others until then.
     pub abstain_until: Option<BootTime>,
     pub divergence: Divergence,
+    /// Until a comparison finds otherwise, or the data is made anew.
+    #[serde(default)]
+    pub forked: Option<Forked>,
     pub divergence_checked: Option<BootTime>,
     pub followed: Option<(Option<Upstream>, BootTime)>,
     /// The member that I am to replicate from, while it does not serve.

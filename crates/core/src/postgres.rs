@@ -143,6 +143,9 @@ pub struct Observed {
     pub in_recovery: bool,
     /// Primary: of the WAL being written. Standby: of the WAL being received, else last replayed.
     pub timeline: Option<Timeline>,
+    /// Standby: of the record at `replay_lsn`, where that is certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_timeline: Option<Timeline>,
     /// Flushed position of a primary; invalid on a standby.
     pub flush_lsn: Lsn,
     /// Processes that wait for WAL beyond that to be written or forced to disk.

@@ -7,6 +7,7 @@ use crate::candidate;
 use crate::cluster::{ClusterView, FailoverRequest, Member};
 use crate::facts::{Answer, Facts, PeerFact};
 use crate::failsafe::{self, Clearance};
+use crate::forked;
 use crate::ids::MemberName;
 use crate::memory::Memory;
 use crate::postgres::DataDir;
@@ -100,6 +101,8 @@ fn judge_alone(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, 
         };
     }
     let request = view.failover.as_ref().map(|f| &f.value);
+    // Only so does an operator send the lead to a member that may lack a commit.
+    let by_name = |r: &FailoverRequest| r.leader.is_none() && r.candidate.as_ref() == Some(&facts.me);
     let called = |r: &FailoverRequest| r.candidate.as_ref() == Some(&facts.me) && r.scheduled_at.is_none();
     if facts.settings.pause && !request.is_some_and(called) {
         return leave("the cluster is paused".into());
@@ -110,11 +113,19 @@ fn judge_alone(facts: &Facts, memory: &Memory, view: &ClusterView) -> (Verdict, 
     if facts.tags.nofailover() {
         return leave("I am not allowed to promote (tag nofailover)".into());
     }
+    let forked = forked::told(facts, memory);
+    // The leader of a standby cluster writes nothing, and can be mended as one.
+    if let Some(what) = forked.as_ref().filter(|_| !facts.settings.standby_cluster && !request.is_some_and(by_name)) {
+        return leave(format!(
+            "my log lacks what was acknowledged since it left the cluster's ({what}); start a member that has it, or, if all \
+             of them are gone for good, give that up: surus failover --candidate {}",
+            facts.me
+        ));
+    }
     // In quorum mode votes decide, so that one who is not listed may win too, unless a switchover says who.
     let votes_decide = facts.settings.synchronous_mode == SynchronousMode::Quorum && request.is_none();
     if let Some(sync) = candidate::active_sync(facts, view)
-        // Only by name does an operator send the lead to a member that may lack a commit.
-        && !request.is_some_and(|r| r.leader.is_none() && r.candidate.as_ref() == Some(&facts.me))
+        && !request.is_some_and(by_name)
         && !votes_decide
         && !sync.lists(&facts.me)
         && !sync.is_leader(&facts.me)
@@ -198,7 +209,11 @@ fn requested(
             {
                 return healthiest(facts, memory, view, &|_| true, false);
             }
-            return (Verdict::Take { why: format!("{action}: I am the requested candidate") }, vec![]);
+            let given_up = forked::told(facts, memory).map(|what| {
+                format!(", although my log left the cluster's ({what}): what was acknowledged since is given up")
+            });
+            let given_up = given_up.unwrap_or_default();
+            return (Verdict::Take { why: format!("{action}: I am the requested candidate{given_up}") }, vec![]);
         }
         Some(candidate) => {
             match facts.peers.get(candidate).filter(|p| p.asked >= round(facts, memory)) {
@@ -206,8 +221,9 @@ fn requested(
                 // One that answers and does not come may be cut off from the store: it is not waited for
                 // for ever.
                 Some(p)
-                    if p.answer.as_ref().is_ok_and(|a| !a.tags.nofailover() && !a.watchdog_failed)
-                        && leaderless(facts, memory) < facts.settings.timing.ttl =>
+                    if p.answer.as_ref().is_ok_and(|a| {
+                        !a.tags.nofailover() && !a.watchdog_failed && (a.forked.is_none() || request.leader.is_none())
+                    }) && leaderless(facts, memory) < facts.settings.timing.ttl =>
                 {
                     return (Verdict::Leave { why: format!("{action}: to {candidate}, I am {}", facts.me) }, vec![]);
                 }
@@ -291,6 +307,7 @@ fn healthiest(
     // Whoever is ahead and can lead does so within moments. One that still has not is not able to, and
     // waiting for it would leave the cluster without a leader for good.
     let ahead_counts = leaderless(facts, memory) < facts.settings.timing.ttl * 3 / 4;
+    let forked = forked::told(facts, memory);
 
     let mut verdicts = vec![];
     let mut stands_against_me = None;
@@ -326,12 +343,20 @@ fn healthiest(
             verdicts.push(row(false, "not allowed to promote".into()));
             continue;
         }
+        // Its log is none to be compared with, unless mine is of that kind too.
+        if let Some(what) = answer.forked.as_ref().filter(|_| answer.in_recovery && forked.is_none()) {
+            verdicts.push(row(false, what.clone()));
+            continue;
+        }
         let was_leader = match sync {
             Some(sync) => sync.is_leader(name),
             None => memory.last_leader.as_ref() == Some(name),
         };
         let against = if !answer.in_recovery {
             Some(format!("Primary ({name}) is still alive"))
+        } else if let Some(what) = forked.as_ref().filter(|_| answer.forked.is_none()) {
+            // It leads within moments, or not at all.
+            ahead_counts.then(|| format!("{name} can lead, and {what}"))
         } else if ahead && (!ahead_counts || sync.is_some() && was_leader) {
             None
         } else if ahead {

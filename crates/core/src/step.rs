@@ -9,6 +9,7 @@ use crate::candidate;
 use crate::cluster::{ClusterView, Initialize};
 use crate::facts::{Facts, FinishedTask, TaskDone};
 use crate::failsafe::{self, Clearance};
+use crate::forked;
 use crate::ids::MemberName;
 use crate::memory::{Divergence, Memory};
 use crate::order::{Demote, Order, Request, Task};
@@ -38,6 +39,8 @@ pub fn step(memory: &Memory, facts: &Facts) -> Step {
         remember_view(&mut memory, view, facts);
     }
     remember_streaming(&mut memory, facts);
+    // Before a failed rewind is forgotten so that it is tried again.
+    forked::remember(&mut memory, facts);
     remember_state(&mut memory, facts);
 
     remember_clearance(&mut memory, facts);
@@ -296,6 +299,7 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                 if matches!(finished.task, Task::Clone { .. } | Task::CloneWithoutLeader | Task::Reinitialize { .. }) {
                     memory.divergence = Divergence::Unchecked;
                     memory.divergence_checked = None;
+                    memory.forked = None;
                 }
             }
             Err(_) => {

@@ -144,6 +144,7 @@ fn read(at: BootTime, row: &Row) -> Result<(Observed, Option<Timeline>)> {
         receive_lsn: lsn(cell(5)).unwrap_or_default(),
         replay_lsn: lsn(cell(6)).unwrap_or_default(),
         replay_timestamp: text(7),
+        replay_timeline: None,
         replay_paused: cell(8).is_some_and(|v| v == "true"),
         receiver: receiver.map(|r| WalReceiver {
             status: r.status,
@@ -221,7 +222,11 @@ impl Instance {
         let (mut observed, guess) = read(at, row)?;
         if observed.in_recovery && observed.timeline.is_none() {
             // Between two upstreams no function tells which timeline was replayed last; the walsender knows.
-            observed.timeline = self.replayed_timeline(deadline).await.or(guess);
+            observed.replay_timeline = self.replayed_timeline(deadline).await;
+            observed.timeline = observed.replay_timeline.or(guess);
+        } else if observed.is_streaming() {
+            // One that waits may have been left behind by what comes from an archive.
+            observed.replay_timeline = observed.timeline;
         }
         Ok(observed)
     }

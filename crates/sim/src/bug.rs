@@ -38,12 +38,16 @@ pub enum Bug {
     SyncNotLookedAt,
     /// That a rewind broke off is not written down, and the server starts on what it left.
     HalfRewoundStarts,
+    /// Nobody sees that a log left that of the cluster, neither by comparing nor by the history in the store.
+    ForksNotSeen,
     // No needless failover.
     /// One failed request to the store is taken for the end of the lease.
     OneFailureEndsTheLease,
     /// Renewals are sent only when the lease is nearly over.
     LateRenewal,
     // It comes back.
+    /// While nobody leads, the members of a standby cluster do not know whom it follows.
+    RemoteUnknownWithoutALeader,
     /// The end of a task is not told to the next step.
     EndOfTaskForgotten,
     /// Nobody renews its session after the store ended it.

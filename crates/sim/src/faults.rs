@@ -1,6 +1,7 @@
 //! Carries out what a plan says: faults begin and end, operators do what they do.
 
 use serde_json::Value;
+use surus_config::DynamicConfig;
 use surus_core::MemberName;
 use surus_core::cluster::FailoverRequest;
 use surus_core::order::Request;
@@ -354,6 +355,22 @@ impl World {
         }
     }
 
+    /// What forked and may not be mended waits for somebody who gives it up, once there is a leader to copy.
+    pub fn operator_comes(&mut self) {
+        let leads = self.store.view().leader_name().and_then(|name| self.number(name));
+        let document = self.store.view().config.as_ref().map(|c| c.value.clone()).unwrap_or_default();
+        let settings = DynamicConfig::read(&document).0.settings;
+        let mends = settings.use_pg_rewind || settings.remove_data_directory_on_diverged_timelines;
+        for node in 0..self.nodes.len() {
+            let forked = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.forked.is_some());
+            if forked && !mends && leads.is_some_and(|leads| leads != node) {
+                self.tell(node, || "an operator reinitialises what forked".into());
+                self.request(node, Request::Reinitialize { force: true, from_leader: false });
+            }
+        }
+        self.after(10 * SECOND, World::operator_comes);
+    }
+
     /// No more faults: everything works, and whatever should run is started.
     pub fn heal(&mut self) {
         self.tell_world(|| "faults stop".into());
@@ -382,6 +399,7 @@ impl World {
         self.heal_remote();
         self.resume_cluster();
         self.healed = Some(self.now);
+        self.after(60 * SECOND, World::operator_comes);
         self.stir_all();
     }
 }

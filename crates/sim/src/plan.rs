@@ -272,6 +272,9 @@ const RECOVERY: u64 = 0x72_6563_6f76;
 /// And those about primaries that go on without the store.
 const FAILSAFE: u64 = 0x66_6169_6c73;
 
+/// And those about logs that fork and may not be mended.
+const FORKS: u64 = 0x66_6f72_6b73;
+
 /// From the loss of the embedded store's leader until there is one again, at the longest.
 pub const ELECTION: True = 3500 * MS;
 
@@ -383,6 +386,7 @@ impl Plan {
         plan.failsafe(&mut Random::new(seed ^ FAILSAFE));
         plan.two_sites(&mut Random::new(seed ^ SITES));
         plan.long_recovery(&mut Random::new(seed ^ RECOVERY));
+        plan.unmended(&mut Random::new(seed ^ FORKS));
         if store != StoreKind::Service {
             plan.actions.iter_mut().for_each(|(_, action)| {
                 // A server that hears no leader knows it within moments: nothing is silent for longer.

@@ -227,3 +227,72 @@ fn a_lead_does_not_end_before_its_fence_knows() {
         plan(seed, 2, &actions, 45 * SECOND)
     });
 }
+
+/// A former leader came back when the next one was lost, knew from the history in the store that its log had left that
+/// one's, and took the lead all the same: what was acknowledged since was gone without a word.
+#[test]
+fn a_member_that_forked_does_not_take_the_place_of_what_it_lacks() {
+    let tell = |seed| {
+        let cut = Action::Isolate { who: Who::Leader, lasts: 14 * SECOND };
+        let lost = Action::PowerOff { who: Who::Leader, down: 40 * SECOND };
+        plan(seed, 2, &[(14 * SECOND, cut), (27_500 * MS + seed * 10 * MS, lost)], 70 * SECOND)
+    };
+    ends_badly(Bug::ForksNotSeen, tell);
+    ends_well(tell);
+}
+
+/// Seeds 27088, 39105, 211381 and 216321. The site that a standby cluster follows went away while its leader, or everybody,
+/// was rewound against it. What a broken rewind leaves does not start; so nobody could lead, and only under a leader was
+/// the rewind done again.
+#[test]
+fn a_standby_cluster_mends_a_broken_rewind_although_nobody_can_lead() {
+    let lost = |bytes| Action::RemoteFailsOver { lost: bytes };
+    let leader = |down| Action::KillAgent { who: Who::Leader, down };
+    let follows = |mut plan: Plan| {
+        plan.remote = true;
+        plan.set("standby_cluster", serde_json::json!({"host": "far", "port": 5432}));
+        plan
+    };
+    let demoted = |seed: u64| {
+        let actions = [
+            (12_500 * MS, Action::SlowNetwork { who: Who::Other(2), by: 657_027, lasts: 3450 * MS }),
+            (13 * SECOND, Action::SlowStore { by: 505_536, lasts: 8 * SECOND }),
+            (16_697_404, Action::DemoteCluster { hasty: true }),
+            (19 * SECOND, lost(20_000)),
+            (20_500 * MS + (seed - 1) * 5 * MS, Action::RemoteFails { lasts: SECOND }),
+        ];
+        let mut plan = plan(27_087 + seed, 5, &actions, 30_500 * MS);
+        (plan.remote, plan.commit_bytes) = (true, 60_000);
+        plan.set("failsafe_mode", true.into());
+        plan
+    };
+    let ended = |seed: u64| {
+        let actions = [
+            (12 * SECOND, Action::Switchover { to: Some(Who::Other(0)) }),
+            (12 * SECOND, Action::HangDisk { who: Who::Node(1), lasts: 7 * SECOND }),
+            (17 * SECOND, lost(20_000)),
+            (17_200 * MS, Action::Pause { lasts: 400 * MS }),
+            (18_200 * MS + (seed - 1) * 5 * MS, Action::EndAgent { who: Who::Leader }),
+        ];
+        let mut plan = plan(39_104 + seed, 2, &actions, 28_200 * MS);
+        plan.set("maximum_lag_on_failover", 65_536.into());
+        follows(plan)
+    };
+    let twice = |seed: u64| {
+        let killed = 15 * SECOND + (seed - 1) * 5 * MS;
+        let actions = [(12_666_107, lost(400)), (killed, leader(8 * SECOND)), (16 * SECOND, lost(400))];
+        follows(plan(211_380 + seed, 2, &actions, 26 * SECOND))
+    };
+    let copied = |seed: u64| {
+        let actions = [
+            (12_030 * MS, lost(20_000)),
+            (12_035 * MS, Action::Reinit { who: Who::Other(0), force: true }),
+            (13_500 * MS + (seed - 1) * 5 * MS, leader(8 * SECOND)),
+        ];
+        follows(plan(216_320 + seed, 2, &actions, 23_500 * MS))
+    };
+    for tell in [&demoted as &dyn Fn(u64) -> Plan, &ended, &twice, &copied] {
+        ends_badly(Bug::RemoteUnknownWithoutALeader, tell);
+        ends_well(tell);
+    }
+}

@@ -19,6 +19,7 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),
     (Bug::NamesNotInForce, "nothing acknowledged is lost", 3000),
     (Bug::HalfRewoundStarts, "nothing acknowledged is lost", 3000),
+    (Bug::ForksNotSeen, "nothing acknowledged is lost", 1500),
     (Bug::SyncNotLookedAt, "nothing acknowledged is lost", 1500),
     (Bug::OneFailureEndsTheLease, "no needless failover", 300),
     (Bug::LateRenewal, "no needless failover", 300),

@@ -150,6 +150,12 @@ fn footer(reading: &Reading) -> String {
         ));
     }
     for member in reading.view.members.values() {
+        if let Some(what) = &member.forked {
+            out.push_str(&format!(
+                " {} is not to lead, {what}\n (out of it: surus reinit {} {})\n",
+                member.name, reading.document.scope, member.name
+            ));
+        }
         if let Some(loss) = &member.loss {
             out.push_str(&format!(" Lost on {}, not acknowledged: {loss} (surus loss list)\n", member.name));
         }

@@ -326,3 +326,73 @@ async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
     cluster.passed();
     Ok(())
 }
+
+/// The primary and its successor are lost one after the other, and then everybody but the first: what it has is longer and
+/// not what the others acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forked_member_leads_only_where_an_operator_named_it() -> Result<()> {
+    let mut cluster = cluster().dynamic(json!({"postgresql": {"use_pg_rewind": false}})).healthy().await?;
+    let old = cluster.leader().await?;
+    cluster.sql(old, "create table t (n int)").await?;
+    cluster.wait_healthy().await?;
+    cluster.freeze_walsenders(old)?;
+    cluster.sql(old, "insert into t select generate_series(1, 50000)").await?;
+    cluster.kill_node(old)?;
+    let new = cluster.wait_leader_other_than(old).await?;
+    cluster.sql(new, "insert into t values (-1)").await?;
+    let third = cluster.others(new).into_iter().find(|n| *n != old).context("a third")?;
+    cluster.wait_streaming(third).await?;
+    cluster.start(old)?;
+    let (name, successor) = (cluster.node(old).name.clone(), cluster.node(new).name.clone());
+    let told = format!("its history forked from that of {successor}");
+    wait_for("it says what keeps it out", LONG, async || {
+        let text = surus(&cluster, new, &["list"]).await?;
+        ensure!(text.contains(&format!("{name} is not to lead, {told}")), "{text}");
+        let text = surus(&cluster, old, &["explain"]).await?;
+        ensure!(text.contains("Until then it does not run for the lead"), "{text}");
+        ensure!(metric(&cluster, old, "surus_forked").await? == "1", "metrics");
+        Ok(())
+    })
+    .await?;
+    // Members that Patroni drives go by the tag, whose own value is beside it.
+    let status = cluster.status(old).await?;
+    assert_eq!((&status["tags"], &status["surus"]["forked"]["tags"]), (&json!({"nofailover": true}), &json!({})));
+    assert!(cluster.status(third).await?["tags"].is_null());
+    let refused = cluster.surus(new, &["switchover", "--candidate", &name, "--force"]).await?;
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(!refused.status.success() && said.contains(&told), "{said}");
+
+    cluster.kill_node(new)?;
+    assert_eq!(cluster.wait_leader_other_than(new).await?, third, "the one that has what was acknowledged");
+    cluster.sql(third, "insert into t values (-2)").await?;
+    cluster.kill_node(third)?;
+    // It has more log than anybody, and nobody is there.
+    wait_for("it waits for an operator", LONG, async || {
+        let text = surus(&cluster, old, &["explain"]).await?;
+        ensure!(text.contains(&format!("surus failover --candidate {name}")), "{text}");
+        Ok(())
+    })
+    .await?;
+    let text = surus(&cluster, old, &["failover", "--candidate", &name, "--force"]).await?;
+    assert!(text.contains("is given up: its history forked from that of"), "{text}");
+    assert!(text.contains(&format!("Successfully failed over to \"{name}\"; what was acknowledged since")), "{text}");
+    assert_eq!(cluster.leader().await?, old);
+    assert_eq!(cluster.sql(old, "select count(*) from t").await?, "50000");
+    assert!(cluster.node(old).log().contains("although my log left the cluster's"), "{}", cluster.node(old).log());
+
+    // What was given up is written down where it still is.
+    surus(&cluster, old, &["edit-config", "-s", "postgresql.use_pg_rewind=true", "--force"]).await?;
+    cluster.start(new)?;
+    cluster.start(third)?;
+    assert_eq!(cluster.wait_healthy().await?, old);
+    let all: Value = serde_json::from_str(&surus(&cluster, old, &["loss", "list", "-f", "json"]).await?)?;
+    let of = |node: usize| {
+        let name = json!(cluster.node(node).name);
+        let receipts = all.as_array().into_iter().flatten().filter(|r| r["member"] == name);
+        receipts.map(|r| r["transactions"].as_u64().unwrap_or(0)).sum::<u64>()
+    };
+    assert_eq!((of(new), of(third)), (1, 2), "{all}");
+    assert!(!surus(&cluster, old, &["list"]).await?.contains("is not to lead"));
+    cluster.passed();
+    Ok(())
+}

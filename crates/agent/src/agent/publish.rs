@@ -45,6 +45,7 @@ pub fn initial(settings: &Settings, store: &ClusterStore, measures: &Arc<Measure
         stalls: Default::default(),
         wal: Default::default(),
         losses: Default::default(),
+        forked: None,
         wanting: Default::default(),
         pending_restart: std::collections::BTreeMap::new(),
         scheduled_restart: None,
@@ -97,6 +98,7 @@ impl Agent {
                 crashed: self.crashed,
             },
             loss: self.losses.shown().remark(),
+            forked: surus_core::forked::told(facts, self.member.memory()),
             disk: self.upkeep.slots.wal().room.and_then(|room| facts.settings.disk_guard.remark(room)),
         };
         // A task may have begun in this step: readers should see it at once.
@@ -135,6 +137,7 @@ impl Agent {
             stalls: self.stalls.shown(),
             wal: self.upkeep.slots.wal(),
             losses: self.losses.shown(),
+            forked: member.forked.clone(),
             wanting: self.upkeep.wanting.shown(),
             pending_restart: self.pending_restart.clone(),
             scheduled_restart: self.scheduled_restart.as_ref().map(|s| s.0.clone()),

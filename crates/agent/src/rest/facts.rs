@@ -115,6 +115,12 @@ impl<'a> Facts<'a> {
             if !self.published.wanting.is_empty() {
                 ours["wanting"] = json!(*self.published.wanting);
             }
+            if let Some(what) = &self.published.forked {
+                ours["forked"] = json!({"what": what, "tags": self.tags});
+                // A peer that knows no forks would give way to the longer log; one that may not be promoted counts for nothing.
+                let tags = object.entry("tags").or_insert_with(|| json!({}));
+                tags["nofailover"] = json!(true);
+            }
             object.insert("surus".into(), ours);
         }
         document

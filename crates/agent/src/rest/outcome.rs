@@ -26,6 +26,7 @@ pub async fn wait(
     action: Action,
     before: Option<MemberName>,
     candidate: Option<MemberName>,
+    given_up: Option<&str>,
     settings: &ClusterSettings,
 ) -> Response {
     // Members' clocks may differ by a little.
@@ -36,13 +37,15 @@ pub async fn wait(
             if !settings.standby_cluster {
                 accepts_writes(app, view, &leader).await;
             }
+            let given_up = given_up.filter(|_| candidate.as_ref() == Some(&leader));
+            let given_up = given_up.map(|what| format!("; what was acknowledged since is given up: {what}"));
             let done = match (action, candidate.filter(|c| *c != leader)) {
                 (Action::Switchover, None) => format!("Successfully switched over to \"{leader}\""),
                 (Action::Failover, None) => format!("Successfully failed over to \"{leader}\""),
                 (Action::Switchover, Some(asked)) => format!("Switched over to \"{leader}\" instead of \"{asked}\""),
                 (Action::Failover, Some(asked)) => format!("Failed over to \"{leader}\" instead of \"{asked}\""),
             };
-            text(StatusCode::OK, done)
+            text(StatusCode::OK, done + given_up.as_deref().unwrap_or_default())
         }
         Verdict::GivenUp(view) => {
             let failed = format!("{} failed", action.title());

@@ -60,7 +60,9 @@ pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> R
     if order.scheduled_at.is_some() {
         return Ok(text(StatusCode::ACCEPTED, "Switchover scheduled"));
     }
-    Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, &settings).await)
+    let candidate = order.candidate.as_ref().and_then(|name| view.members.get(name));
+    let given_up = candidate.and_then(|m| m.forked.clone()).filter(|_| action == Action::Failover);
+    Ok(outcome::wait(app, action, view.leader_name().cloned(), order.candidate, given_up.as_deref(), &settings).await)
 }
 
 async fn write(
@@ -214,7 +216,8 @@ async fn possible(
             others
         }
     };
-    let limitations = join_all(asked.iter().map(|member| limitation(member, peers))).await;
+    let by_name = action == Action::Failover && view.leader.is_none();
+    let limitations = join_all(asked.iter().map(|member| limitation(member, peers, by_name))).await;
     let mut reasons = Vec::new();
     for (member, limitation) in asked.iter().zip(limitations) {
         match limitation {
@@ -226,13 +229,16 @@ async fn possible(
 }
 
 /// What keeps a member from being promoted (`spec/ha.md §1`). Lag is for the leader to judge, which
-/// knows where its log ends.
-async fn limitation(member: &Member, peers: &Client) -> Option<String> {
+/// knows where its log ends. `by_name`: somebody who knows that nobody leads wants this one.
+async fn limitation(member: &Member, peers: &Client, by_name: bool) -> Option<String> {
     let Some(url) = &member.api_url else { return Some("not reachable (it publishes no api_url)".into()) };
     match peers.probe(url, limits::PROBE).await {
         Err(e) => Some(format!("not reachable ({e})")),
         Ok(status) if status.tags.nofailover() => Some("not allowed to promote".into()),
         Ok(status) if status.watchdog_failed => Some("not watchdog capable".into()),
+        Ok(status) if !by_name => status
+            .forked
+            .map(|what| format!("{what}; only a failover while nobody leads gives up what was acknowledged since")),
         Ok(_) => None,
     }
 }

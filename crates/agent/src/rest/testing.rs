@@ -64,6 +64,7 @@ pub fn primary() -> Observed {
         receive_lsn: Lsn::INVALID,
         replay_lsn: Lsn::INVALID,
         replay_timestamp: None,
+        replay_timeline: None,
         replay_paused: false,
         receiver: None,
         senders: vec![WalSender {
@@ -130,6 +131,7 @@ pub fn published() -> Published {
         stalls: Default::default(),
         wal: Default::default(),
         losses: Default::default(),
+        forked: None,
         wanting: Default::default(),
         pending_restart: BTreeMap::new(),
         scheduled_restart: None,

@@ -27,6 +27,7 @@ fn primary() -> Observed {
         receive_lsn: surus_core::Lsn(0),
         replay_lsn: surus_core::Lsn(0),
         replay_timestamp: None,
+        replay_timeline: None,
         replay_paused: false,
         receiver: None,
         senders: vec![],

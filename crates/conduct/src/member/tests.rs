@@ -425,6 +425,7 @@ fn observed(in_recovery: bool) -> Answer {
         receive_lsn: Lsn(1),
         replay_lsn: Lsn(1),
         replay_timestamp: None,
+        replay_timeline: None,
         replay_paused: false,
         receiver: None,
         senders: vec![],

@@ -140,6 +140,7 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         fence,
         loss,
         disk,
+        forked,
         surus,
     } = a;
     *state == b.state
@@ -160,5 +161,6 @@ fn same_but_positions(a: &surus_core::cluster::Member, b: &surus_core::cluster::
         && *fence == b.fence
         && *loss == b.loss
         && *disk == b.disk
+        && *forked == b.forked
         && *surus == b.surus
 }

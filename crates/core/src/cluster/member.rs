@@ -293,6 +293,9 @@ pub struct Member {
     /// Not known to Patroni: the disk of its log has less free than `disk_guard` asks for. Absent while it has enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
+    /// Not known to Patroni: how its log left that of the cluster, so that it does not run for the lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked: Option<String>,
     /// Not known to Patroni: our version. Absent in the key of a member that Patroni drives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surus: Option<String>,

@@ -198,10 +198,12 @@ fn upstream(facts: &Facts, memory: &Memory, view: Option<&ClusterView>, leads: &
 }
 
 /// The server whose history decides what is a fork: the leader, once it certainly runs as a primary, or the remote node
-/// that a standby cluster follows. None while nobody leads: what is compared with could change.
+/// that a standby cluster follows, whoever leads that: where a rewind broke off everywhere, nobody could lead before it is
+/// done again. Else none while nobody leads: what is compared with could change.
 fn authority(facts: &Facts, view: Option<&ClusterView>, leads: &Leads) -> Option<Upstream> {
     match leads {
         Leads::Me | Leads::Other(_) if facts.settings.standby_cluster => facts.settings.remote.clone(),
+        Leads::Nobody if view.is_some() && facts.settings.standby_cluster => facts.settings.remote.clone(),
         Leads::Other(_) => {
             view?.leader_member().filter(|m| m.role == MemberRole::Primary && m.is_running()).and_then(Member::upstream)
         }

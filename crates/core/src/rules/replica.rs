@@ -244,7 +244,7 @@ pub(super) fn cannot_repair(w: &mut Work) {
     };
     w.goal(format!(
         "my history forked from that of {against} ({what}) and the settings do not allow mending it; \
-         allow use_pg_rewind or run `surus reinit` for {}",
+         allow use_pg_rewind or run `surus reinit` for {}. Until then it does not run for the lead",
         w.facts.me
     ));
     w.wait_for("an operator to reinitialize this member, or settings that allow mending it");

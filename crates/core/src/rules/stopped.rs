@@ -434,6 +434,7 @@ fn only_as_primary(c: &Ctx) -> bool {
         && candidate::active_sync(facts, view).is_none_or(|sync| sync.is_leader(&facts.me))
         && view.left_alone_beside(&facts.me).is_none()
         && view.failover.is_none()
+        && c.memory.forked.is_none()
         && c.memory.abstain_until.is_none_or(|until| facts.now >= until)
         && facts.may_not_lead().is_none()
         && !facts.tags.nofailover()

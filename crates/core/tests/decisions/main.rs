@@ -4,6 +4,7 @@
 mod closed_loop;
 mod combinations;
 mod failsafe;
+mod forked;
 mod model;
 mod properties;
 mod rules;

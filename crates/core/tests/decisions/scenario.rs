@@ -81,6 +81,7 @@ pub fn primary_at(lsn: u64, timeline: u32) -> Observed {
         receive_lsn: Lsn(0),
         replay_lsn: Lsn(0),
         replay_timestamp: None,
+        replay_timeline: None,
         replay_paused: false,
         receiver: None,
         senders: vec![],
@@ -406,6 +407,7 @@ pub fn answer(in_recovery: bool, lsn: u64) -> PeerAnswer {
         watchdog_failed: false,
         room: None,
         unready_slots: vec![],
+        forked: None,
     }
 }
 

@@ -194,6 +194,7 @@ impl World {
                     watchdog_failed: false,
                     room: None,
                     unready_slots: vec![],
+                    forked: None,
                 };
                 let answer = if n % 2 == 0 { Ok(answer) } else { Err("connection refused".to_owned()) };
                 self.facts.peers.insert(name(*n), PeerFact { asked: now, answer });
@@ -271,6 +272,7 @@ fn observed(at: BootTime, standby: bool) -> Observed {
         receive_lsn: if standby { Lsn(0x300_0060) } else { Lsn::INVALID },
         replay_lsn: if standby { Lsn(0x300_0060) } else { Lsn::INVALID },
         replay_timestamp: None,
+        replay_timeline: None,
         replay_paused: false,
         receiver: standby.then(|| WalReceiver {
             status: "streaming".to_owned(),

@@ -5,7 +5,8 @@
 //! agents that ended are started, a pause ends. Within four times the `ttl` and two minutes from then on the cluster must be
 //! [`well`], and stay so for ten seconds. A cluster that follows another site is well when one member leads and streams from
 //! there, and all others stream from it. A member is left to an operator whose rewind broke off and whom the leader
-//! of then cannot mend, where the settings do not allow to make it anew.
+//! of then cannot mend, where the settings do not allow to make it anew; and so is one whose log forked, where they allow
+//! nothing: an operator, who comes after a minute, has it made anew ([`World::operator_comes`]).
 
 use super::Invariant;
 use crate::history::Happened;

@@ -6,8 +6,11 @@
 //!   member is promoted next, its log has every commit that was ever acknowledged on the log it continues.
 //! - An asynchronous failover loses at most what the settings allow: whoever takes the lead without having been named by an
 //!   operator is at most `maximum_lag_on_failover` behind the position last published in the store.
+//! - A member whose log left that of the last leader, by the history in the store, does not take the lead unless an operator
+//!   named it.
 //! - It also loses no more than it must: of members that could be asked and could lead, one that has less than
-//!   another does not take the lead, unless the other had most of a `ttl` to come forward.
+//!   another does not take the lead, unless the other had most of a `ttl` to come forward. One whose log left that of the
+//!   last leader could not.
 //! - In synchronous and quorum mode nothing that was ever acknowledged is lost, from when the `sync` key was first written,
 //!   whoever is promoted, unless an operator named a member without regard to it (`surus failover`). That counts until
 //!   it is promoted, also when that takes several attempts, if the first got as far as naming it in the key.
@@ -93,6 +96,13 @@ impl NothingLost {
         if behind > settings.maximum_lag_on_failover {
             return Some(format!("{name} took the lead {behind} bytes behind the last leader"));
         }
+        let knows = self.there[node].is_some_and(|since| w.now > since + 5 * SECOND);
+        if let Some(at) = forked(w, node).filter(|_| knows && !settings.standby_cluster) {
+            return Some(format!(
+                "{name} took the lead although its log left the cluster's at {}",
+                surus_core::Lsn(at)
+            ));
+        }
         let named = view.sync.as_ref().filter(|_| settings.synchronous_mode == SynchronousMode::On);
         if let Some(sync) = named
             && !sync.value.lists(name)
@@ -116,9 +126,17 @@ impl NothingLost {
                 && w.network.both_ways(End::Node(node), End::Node(*other))
                 && n.postgres.log().is_some_and(|theirs| log.continues_into(theirs) && theirs.end > log.end)
                 && self.had[*other][0] > log.end
+                && forked(w, *other).is_none()
         });
         better.map(|other| format!("{name} took the lead although n{} has more of the log", other + 1))
     }
+}
+
+/// Where the log here left that of the last leader, by the history that one has written.
+fn forked(w: &World, node: usize) -> Option<u64> {
+    let (view, log) = (w.store.view(), w.nodes[node].postgres.log()?);
+    let left = view.history.as_ref()?.0.iter().find(|row| row.timeline == log.timeline())?;
+    (log.end > left.switch_lsn.0).then_some(left.switch_lsn.0)
 }
 
 /// A member that could be asked and could come forward.

@@ -17,7 +17,7 @@ use surus_conduct::lease::Keeper;
 use surus_conduct::member::Member as Conduct;
 use surus_conduct::task::Outcome;
 use surus_config::DynamicConfig;
-use surus_core::facts::{Answer, Facts, PeerAnswer, PeerFact};
+use surus_core::facts::{Answer, Facts, PeerAnswer, PeerFact, TaskDone};
 use surus_core::failsafe::Promises;
 use surus_core::order::{Order, Request};
 use surus_core::postgres::{DataDir, ProcessState};
@@ -150,6 +150,7 @@ impl World {
             failsafe_mode: false,
             electors: None,
             asking: Default::default(),
+            forked: None,
             said: None,
         });
         let clock = {
@@ -261,6 +262,19 @@ impl Member {
     fn decide(&self, facts: &Facts) {
         // What the step decides is looked at as a whole, before any of it is done.
         let (now, bug) = self.sim.with(|w| (w.boot(self.node), w.bug));
+        let mut facts = std::borrow::Cow::Borrowed(facts);
+        if bug == Some(Bug::ForksNotSeen)
+            && let Some(finished) = &mut facts.to_mut().finished
+            && matches!(finished.outcome, Ok(TaskDone::Diverged(_)))
+        {
+            finished.outcome = Err("no answer in time".into());
+        }
+        if bug == Some(Bug::RemoteUnknownWithoutALeader)
+            && facts.store.view.as_ref().is_some_and(|view| view.leader.is_none())
+        {
+            facts.to_mut().settings.remote = None;
+        }
+        let facts = &*facts;
         let mut step = self.mind().conduct.step(facts);
         if bug == Some(Bug::RuleNotNamed) && step.orders.iter().any(|o| matches!(o, Order::Begin { .. })) {
             step.report.rule = 0;
@@ -471,6 +485,7 @@ impl World {
             watchdog_failed: false,
             room: None,
             unready_slots: vec![],
+            forked: self.nodes[peer].agent.as_ref().and_then(|agent| agent.forked.clone()),
         })
     }
 

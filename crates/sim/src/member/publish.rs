@@ -33,7 +33,7 @@ pub fn api_url(name: &MemberName) -> String {
 impl Member {
     pub(super) fn publish(self: &Arc<Member>, facts: &Facts) {
         let lease = self.sim.with(|w| w.lease(self.node));
-        let (member, status, missing_at, leaves) = {
+        let (member, status, missing_at, leaves, forked) = {
             let mind = self.mind();
             let mut shown = facts.clone();
             shown.task = mind.conduct.task().cloned();
@@ -45,7 +45,9 @@ impl Member {
                 crashed: mind.crashed,
                 checkpoint_pending: mind.checkpoint_pending,
             };
+            let forked = surus_core::forked::told(facts, mind.conduct.memory());
             let member = Key {
+                forked: forked.clone(),
                 conn_url: Some(format!("postgres://{}:5432/postgres", self.me)),
                 api_url: Some(api_url(&self.me)),
                 version: Some("4.0.0".into()),
@@ -64,7 +66,7 @@ impl Member {
                 .filter(|v| seen.is_current() && v.members.get(&self.me).is_none_or(|m| m.api_url.is_none()))
                 .map(|v| v.revision);
             let leaves = mind.conduct.leaves(lease.lead, mind.settings.settings.pause);
-            (member, status, missing, leaves)
+            (member, status, missing, leaves, forked)
         };
         self.sim.with(|w| {
             // A disk that hangs keeps the file as it was.
@@ -73,6 +75,7 @@ impl Member {
             }
             w.keep_fence(self.node);
             if let Some(agent) = &mut w.nodes[self.node].agent {
+                agent.forked = forked;
                 agent.said = Some(Arc::new(Desired {
                     member: lease.session.then_some(member),
                     session_number: lease.session_number,

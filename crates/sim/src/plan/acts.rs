@@ -38,6 +38,24 @@ impl Plan {
         }
     }
 
+    /// What forked is left to an operator. The leader is lost, and the next one when the first has come back.
+    pub(super) fn unmended(&mut self, r: &mut Random) {
+        if !r.percent(6) || self.remote {
+            return;
+        }
+        self.set("postgresql", json!({"use_pg_rewind": false, "use_slots": true}));
+        let ttl = us(self.timing.ttl);
+        let mut at = self.heal_at;
+        for _ in 0..r.between(1, 3) {
+            let (who, down) = (Who::Leader, ttl * r.between(150, 400) / 100);
+            let lost =
+                if r.percent(50) { Action::PowerOff { who, down } } else { Action::Isolate { who, lasts: down } };
+            self.actions.push((at, lost));
+            at += down + r.between(0, ttl);
+        }
+        self.heal_at = at;
+    }
+
     /// A member is given new data, and before that is done it is needed, or what it copies from goes away.
     pub(super) fn trouble_while_copying(&mut self, r: &mut Random) {
         let ttl = us(self.timing.ttl);

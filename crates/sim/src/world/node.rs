@@ -54,6 +54,8 @@ pub struct Agent {
     pub failsafe_mode: bool,
     pub electors: Option<Electors>,
     pub asking: Asking,
+    /// How the log here left that of the cluster, as far as it knows.
+    pub forked: Option<String>,
     /// What its keys in the store are to say.
     pub said: Option<Arc<Desired>>,
 }

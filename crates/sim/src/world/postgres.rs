@@ -212,6 +212,7 @@ impl World {
             receive_lsn: at.1,
             replay_lsn: at.1,
             replay_timestamp: None,
+            replay_timeline: Some(data.log.timeline()).filter(|_| !server.primary && !self.is(Bug::ForksNotSeen)),
             replay_paused: false,
             receiver,
             senders: self.senders(node),

@@ -89,6 +89,11 @@ pub async fn failover(context: &Context, terminal: &mut Terminal, args: Failover
     {
         return failed("Aborting failover");
     }
+    let named = candidate.as_ref().and_then(|name| reading.view.members.get(&MemberName::from(name.as_str())));
+    if let Some((name, what)) = named.and_then(|m| Some((&m.name, m.forked.as_ref()?))) {
+        say!(terminal, "What was acknowledged since {name} parted from the others is given up: {what}");
+        say!(terminal, "If a member that has it comes back later, it is written down there first (surus loss list).");
+    }
     confirm(terminal, &cluster, &reading, Action::Failover, None, args.force)?;
     let force = args.force && reading.view.leader.is_none();
     let request = SwitchoverRequest { candidate, force, ..SwitchoverRequest::default() };

@@ -83,6 +83,16 @@ fn what_to_do_when_everybody_waits_for_one_that_was_left_alone() {
 }
 
 #[test]
+fn a_member_that_forked_is_told_with_the_way_out() {
+    let mut keys = REFERENCE.to_vec();
+    let forked = r#"{"state":"running","role":"replica","forked":"its history forked from that of pg0: why"}"#;
+    keys.push(("members/pg9", forked));
+    let text = table(&reading(&keys), Layout::default(), &Progresses::new());
+    assert!(text.contains(" pg9 is not to lead, its history forked from that of pg0: why\n"), "{text}");
+    assert!(text.contains("surus reinit ") && text.contains(" pg9)\n"), "{text}");
+}
+
+#[test]
 fn what_is_wrong_with_a_member_has_a_column() {
     let mut keys = REFERENCE.to_vec();
     keys[4].1 = r#"{"state":"running","role":"replica","disk":"low: less than 400 of 4000 MB free (disk_guard.warn)"}"#;

@@ -329,6 +329,7 @@ impl Hands for Fake {
             watchdog_failed: false,
             room: None,
             unready_slots: vec![],
+            forked: None,
         })
     }
 

@@ -388,6 +388,7 @@ impl World {
                     watchdog_failed: false,
                     room: None,
                     unready_slots: vec![],
+                    forked: None,
                 })
             };
             let node = &mut self.nodes[i];

@@ -32,6 +32,7 @@ pub async fn weigh(context: &Context, reading: &Reading) -> Vec<Candidate> {
                 watchdog_failed: peer.watchdog_failed,
                 room: None,
                 unready_slots: peer.unready_slots,
+                forked: peer.forked,
             });
             (member.name.clone(), PeerFact { asked: NOW, answer })
         })
@@ -109,6 +110,7 @@ mod tests {
                 watchdog_failed: false,
                 room: None,
                 unready_slots: vec![],
+                forked: None,
             };
             PeerFact { asked: NOW, answer: Ok(answer) }
         };
