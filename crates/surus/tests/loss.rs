@@ -331,7 +331,8 @@ async fn without_a_receipt_nothing_is_rewound() -> Result<()> {
 /// not what the others acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forked_member_leads_only_where_an_operator_named_it() -> Result<()> {
-    let mut cluster = cluster().dynamic(json!({"postgresql": {"use_pg_rewind": false}})).healthy().await?;
+    let mut cluster =
+        cluster().store(StoreKind::Etcd).dynamic(json!({"postgresql": {"use_pg_rewind": false}})).healthy().await?;
     let old = cluster.leader().await?;
     cluster.sql(old, "create table t (n int)").await?;
     cluster.wait_healthy().await?;
