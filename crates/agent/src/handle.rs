@@ -128,6 +128,8 @@ pub enum Request {
     Settings {
         trusted: bool,
     },
+    /// Move the cluster to the store that the move of this id prepared.
+    MoveStore(String),
     /// Take a step now: something was written to the store on behalf of a client.
     Wake,
 }
@@ -145,6 +147,8 @@ pub struct AgentHandle {
     pub journal: Option<surus_journal::Handle>,
     /// Where loss receipts are.
     pub loss: std::path::PathBuf,
+    /// This member's part in moves to another store; absent where nobody may ask for one.
+    pub migrator: Option<Arc<crate::migrate::Migrator>>,
     /// The boot-time clock.
     pub now: fn() -> BootTime,
 }

@@ -132,6 +132,27 @@ impl LeaseKeeper {
         self.timing.send_if_modified(|now| std::mem::replace(now, timing) != timing);
     }
 
+    /// A renewal now, or what became of it within the limit.
+    pub async fn renewed_now(&self, limit: std::time::Duration) {
+        let mut state = self.state.clone();
+        let before = state.borrow_and_update().clone();
+        self.renew();
+        let done = state.wait_for(|s| (s.renewals, s.failures) != (before.renewals, before.failures));
+        let _ = tokio::time::timeout(limit, done).await;
+    }
+
+    /// Until when the lead is good, which no renewal changes from here on; nothing if it is not mine.
+    pub async fn freeze(&self) -> Option<BootTime> {
+        match self.command(Command::Freeze).await {
+            Some(Reply::Frozen(until)) => until,
+            _ => None,
+        }
+    }
+
+    pub async fn thaw(&self) {
+        self.command(Command::Thaw).await;
+    }
+
     /// Ends the session: every key bound to it disappears at once.
     pub async fn close(&self) {
         self.command(Command::Close).await;

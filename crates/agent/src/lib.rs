@@ -14,6 +14,7 @@ pub mod lease;
 mod loss;
 mod measure;
 mod member;
+pub mod migrate;
 mod peer_files;
 pub mod rest;
 mod run;

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use surus_config::LocalConfig;
+use surus_config::{LocalConfig, StoreConfig};
 use surus_postgres::DataDirLock;
 use surus_store::cluster::ClusterStore;
 use surus_store::layout::Layout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::agent::{Agent, Parts, Signals};
+use crate::agent::{Agent, End, Left, Parts, Signals};
+use crate::handle::AgentHandle;
 use crate::measure::{Measures, measured};
+use crate::migrate::{self, Migrator};
 use crate::rest::{RestOptions, RestServer};
 use crate::service;
 use crate::settings::Settings;
@@ -29,41 +31,102 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let signals = Signals::listen().context("cannot listen for signals")?;
-    let lock = DataDirLock::acquire(&config.postgresql.data_dir)?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let lock = Arc::new(DataDirLock::acquire(&config.postgresql.data_dir)?);
+    let configured = config.store.clone();
+    let instead = migrate::instead_of(&config.postgresql.data_dir, &configured).map_err(|why| anyhow::anyhow!(why))?;
+    let source = ConfigSource { store: instead.clone(), ..source };
+    let config = match &instead {
+        Some(store) => config.on(store.clone()),
+        None => config,
+    };
     let api = Arc::new(peer_client(&config)?);
-    let rest = RestServer::bind(RestOptions::new(config.restapi.clone(), surus_api::Client::clone(&api))).await?;
+    let bound = RestServer::bind(RestOptions::new(config.restapi.clone(), surus_api::Client::clone(&api))).await?;
     let settings = Settings::new(config);
     check_binaries(&settings).await?;
 
-    let local = &settings.local;
-    let opened = OpenStore::open(local).await?;
-    let layout = Layout::new(&local.namespace, &local.scope, None);
-    let measures = Arc::<Measures>::default();
-    let kv = measured(opened.kv.clone(), &measures);
-    let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
-    let access = Access::keep(&opened, &local.store, store.layout().prefix().to_owned());
-    info!("Surus {} starts as {} of {}", env!("CARGO_PKG_VERSION"), local.name, local.scope);
-
-    let consul = opened.consul.clone();
-    let (agent, handle) =
-        Agent::new(Parts { source, settings, lock, store, consul, api, rest: rest.reloader(), measures, access });
-    let stop = CancellationToken::new();
-    let server = rest.serve(handle.clone(), stop.clone());
-    service::start(handle, stop.clone());
-
+    let mut opened = Arc::new(OpenStore::open(&settings.local).await?);
+    // Stores that the cluster has left and that live in the agents: somebody may still have to read there that it has.
+    let mut left_behind: Vec<Arc<OpenStore>> = Vec::new();
+    if instead.is_some() {
+        tracing::warn!(
+            "the cluster was moved to another store than the configuration names; the new one is used. Name it in the \
+             configuration of this member"
+        );
+        let old = settings.local.clone().on(configured.clone());
+        if matches!(configured, StoreConfig::Raft(_)) {
+            match OpenStore::open(&old).await {
+                Ok(old) => left_behind.push(Arc::new(old)),
+                Err(e) => tracing::warn!("the embedded store that the cluster has left could not be opened: {e:#}"),
+            }
+        }
+    }
+    let (name, scope) = (settings.local.name.clone(), settings.local.scope.clone());
+    info!("Surus {} starts as {name} of {scope}", env!("CARGO_PKG_VERSION"));
     tokio::spawn(async {
         tokio::time::sleep(STARTED).await;
         surus_fence::give_back();
     });
 
-    let end = agent.run(signals).await;
+    let stop = CancellationToken::new();
+    let (rest, measures) = (bound.reloader(), Arc::<Measures>::default());
+    let (mut left, mut bound) = (Left { source, settings, lock, api, rest, measures }, Some(bound));
+    let mut server: Option<RestServer> = None;
+    let end = loop {
+        let (agent, handle) = agent(left, &opened);
+        match (&server, bound.take()) {
+            (None, Some(bound)) => server = Some(bound.serve(handle.clone(), stop.clone())),
+            // The former agent's last words stand until there are newer ones.
+            (Some(server), _) => {
+                let mut published = handle.changed.clone();
+                let (attach, handle) = (server.attacher(), handle.clone());
+                tokio::spawn(async move {
+                    let _ = published.changed().await;
+                    attach.attach(handle);
+                });
+            }
+            (None, None) => {}
+        }
+        service::start(handle, stop.clone());
+        match agent.run(&mut signals).await {
+            End::Over(end) => break end,
+            End::Moved(next, prepared) => {
+                let old = std::mem::replace(&mut opened, prepared.opened.clone());
+                if old.lives_here() {
+                    left_behind.push(old);
+                } else {
+                    tokio::spawn(async move { old.close().await });
+                }
+                left = *next;
+            }
+        }
+    };
 
     service::stopping();
     stop.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(2), server.stopped()).await;
+    if let Some(server) = server {
+        let _ = tokio::time::timeout(Duration::from_secs(2), server.stopped()).await;
+    }
     opened.close().await;
+    for old in left_behind {
+        old.close().await;
+    }
     end.map_err(|why| anyhow::anyhow!(why))
+}
+
+/// An agent on this store.
+fn agent(left: Left, opened: &OpenStore) -> (Agent, AgentHandle) {
+    let Left { source, settings, lock, api, rest, measures } = left;
+    let local = &settings.local;
+    let layout = Layout::new(&local.namespace, &local.scope, None);
+    let kv = measured(opened.kv.clone(), &measures);
+    let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
+    let access = Access::keep(opened, &local.store, store.layout().prefix().to_owned());
+    let consul = opened.consul.clone();
+    let migrator = Arc::new(Migrator::new(local.clone(), &source));
+    let resuming = migrator.clone();
+    tokio::spawn(async move { resuming.resume().await });
+    Agent::new(Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator })
 }
 
 pub fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {

@@ -48,6 +48,11 @@ impl OpenStore {
         }
     }
 
+    /// This process is a part of it.
+    pub fn lives_here(&self) -> bool {
+        self.node.is_some()
+    }
+
     /// Leaves the group's traffic in good order; the log stays.
     pub async fn close(&self) {
         if let Some(node) = &self.node {

@@ -63,6 +63,14 @@ pub fn read_yaml(what: &str, text: &str) -> Result<serde_json::Value, Finding> {
     tree::parse(text, &Source::File(Arc::new(what.into())), &mut Vec::new()).map(|root| root.to_json())
 }
 
+/// A text that is a mapping, and a reader that holds the warnings so far.
+pub(crate) fn text(what: &str, text: &str) -> Result<(Node, Reader), ConfigErrors> {
+    let mut r = Reader::strict();
+    let source = Source::File(Arc::new(what.into()));
+    let root = mapping(tree::parse(text, &source, &mut r.findings), &source)?;
+    Ok((root, r))
+}
+
 fn read_path(path: &Path, r: &mut Reader) -> Result<Node, ConfigErrors> {
     let source = Source::File(Arc::new(path.to_owned()));
     let here = || Place::of(source.clone());

@@ -14,8 +14,8 @@ const KEY: &str = "migrate";
 
 /// What must be in the new store as it is in the old one when that one is left. The leader's `status` is written anew all the
 /// time, by the new lead too, and members write their own `loss` again.
-const COMPARED: [&str; 8] =
-    ["initialize", "config", "history", "sync", "failover", "failsafe", "unguarded", "timeline"];
+const COMPARED: [&str; 9] =
+    ["initialize", "config", "history", "sync", "failover", "failsafe", "unguarded", "timeline", "vouching"];
 
 /// Stores take no transactions of any size (Consul: 64 operations). Beside the keys there are the leader's and the mark.
 const MOST_KEYS: usize = 60;

@@ -224,6 +224,8 @@ pub enum StoreCommand {
     Restore(StoreRestore),
     /// The majority of the embedded store is lost for good: make a new group of this stopped node. Always asks
     Recover(StoreRecover),
+    /// Move the cluster to another store while it runs
+    Migrate(Migrate),
 }
 
 #[derive(Debug, Args)]
@@ -258,6 +260,27 @@ pub struct StoreRecover {
     /// Another stopped node that still has its log, and how far it goes, as this command shows it there
     #[arg(long, value_name = "HOST:PORT=POSITION")]
     pub survivor: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// The cluster, if it is not the one of the configuration
+    pub cluster_name: Option<String>,
+    /// File with the section of the new store; what differs between members is below `members`
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Only try whether every member can use the new store
+    #[arg(long, requires = "to")]
+    pub dry_run: bool,
+    /// Do not ask; with --clean: also if members still name the old store
+    #[arg(long)]
+    pub force: bool,
+    /// Give up a move that is not made yet
+    #[arg(long, conflicts_with = "to")]
+    pub abort: bool,
+    /// Remove what is left in a store that the cluster has left
+    #[arg(long, conflicts_with_all = ["to", "abort"])]
+    pub clean: bool,
 }
 
 /// What is understood when the program is called `patroni`.

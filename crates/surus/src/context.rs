@@ -106,7 +106,23 @@ impl Context {
 }
 
 impl Cluster {
+    /// Says so if the cluster has left this store.
     pub async fn read(&self) -> Outcome<Reading> {
+        static SAID: std::sync::Once = std::sync::Once::new();
+        let reading = self.look().await?;
+        if let Some(moved) = reading.view.moved() {
+            SAID.call_once(|| {
+                crate::warn(&format!(
+                    "the cluster {} has moved to another store, {}; what is read here is what it left. Name the new store in \
+                     the configuration",
+                    self.name, moved.to
+                ));
+            });
+        }
+        Ok(reading)
+    }
+
+    pub async fn look(&self) -> Outcome<Reading> {
         let view = self.store.read(connect::STORE_DEADLINE).await.map_err(|e| self.store_failure(&e))?;
         Ok(Reading::of(&self.name, view))
     }

@@ -171,6 +171,9 @@ impl Agent {
 
     fn view_matters(&mut self) -> bool {
         let now = self.followed.borrow_and_update().clone();
+        if self.moved(&now).is_some() {
+            return true;
+        }
         let known = self.member.seen().view.as_ref().map_or(&[][..], |view| &view.garbage);
         for spoilt in now.view.iter().flat_map(|view| &view.garbage).filter(|garbage| !known.contains(garbage)) {
             warn!("ignoring {} in the store: {}", self.store.layout().key(&spoilt.key), spoilt.problem);
@@ -180,6 +183,7 @@ impl Agent {
 
     fn take_request(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
         let answer = match request {
+            Request::MoveStore(id) => return self.move_store(&id, reply),
             Request::Wake => Reply::Ok(String::new()),
             Request::Settings { trusted } => {
                 let (told, instance) = (crate::shown::configured(&self.settings), self.instance.clone());

@@ -8,6 +8,7 @@ mod carry;
 mod events;
 mod failsafe;
 mod gather;
+mod moving;
 mod publish;
 mod sync;
 mod upkeep;
@@ -45,6 +46,7 @@ use crate::keys::{self, Desired};
 use crate::lease::{LeaseKeeper, LeaseState};
 use crate::loss::Losses;
 use crate::measure::Measures;
+use crate::migrate::{Migrator, Prepared};
 use crate::peer_files::PeerFiles;
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
@@ -77,7 +79,7 @@ pub struct Agent {
     settings: Settings,
     instance: Instance,
     callbacks: CallbackRunner,
-    _lock: DataDirLock,
+    _lock: Arc<DataDirLock>,
     store: Arc<ClusterStore>,
     /// Kept for as long as it is to follow.
     _follower: Follower,
@@ -101,6 +103,9 @@ pub struct Agent {
     api: Arc<surus_api::Client>,
     peer_files: PeerFiles,
     access: Access,
+    migrator: Arc<Migrator>,
+    /// Held by an attempt to move the cluster.
+    moving: Arc<tokio::sync::Mutex<()>>,
     rest: Reloader,
     consul: Option<Consul>,
     keys: watch::Sender<Desired>,
@@ -151,18 +156,35 @@ pub struct Agent {
 pub struct Parts {
     pub source: ConfigSource,
     pub settings: Settings,
-    pub lock: DataDirLock,
+    pub lock: Arc<DataDirLock>,
     pub store: Arc<ClusterStore>,
     pub consul: Option<Consul>,
     pub api: Arc<surus_api::Client>,
     pub rest: Reloader,
     pub measures: Arc<Measures>,
     pub access: Access,
+    pub migrator: Arc<Migrator>,
+}
+
+/// What an agent that goes over to another store leaves to the one that goes on.
+pub struct Left {
+    pub source: ConfigSource,
+    pub settings: Settings,
+    pub lock: Arc<DataDirLock>,
+    pub api: Arc<surus_api::Client>,
+    pub rest: Reloader,
+    pub measures: Arc<Measures>,
+}
+
+pub enum End {
+    /// `Err` is what it says then.
+    Over(Result<(), String>),
+    Moved(Box<Left>, Arc<Prepared>),
 }
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, consul, api, rest, measures, access } = parts;
+        let Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
@@ -208,6 +230,7 @@ impl Agent {
             store: store.clone(),
             journal: recorder.handle(),
             loss: losses.directory.clone(),
+            migrator: Some(migrator.clone()),
             now: boot_now,
         };
         let agent = Agent {
@@ -266,6 +289,8 @@ impl Agent {
             api,
             peer_files,
             access,
+            migrator,
+            moving: Arc::default(),
             rest,
             consul,
             keys,
@@ -276,8 +301,8 @@ impl Agent {
         (agent, handle)
     }
 
-    /// Until the agent is told to end, or must. `Err` is what it says then.
-    pub async fn run(mut self, mut signals: Signals) -> Result<(), String> {
+    /// Until the agent is told to end, or must, or goes over to another store.
+    pub async fn run(mut self, signals: &mut Signals) -> End {
         self.fence.settled().await;
         if self.settings.local.watchdog.mode != surus_config::WatchdogMode::Off {
             self.watchdog.settled().await;
@@ -287,15 +312,19 @@ impl Agent {
             self.lease.promised(until).await;
         }
         loop {
+            if let Some(prepared) = self.moves() {
+                let left = self.leave_for(&prepared).await;
+                return End::Moved(Box::new(left), prepared);
+            }
             if let Some(end) = self.step().await {
                 self.leave(end.is_ok()).await;
                 journal::finish(&self.recorder).await;
-                return end;
+                return End::Over(end);
             }
-            self.wait(&mut signals).await;
+            self.wait(signals).await;
             if self.leaves_as_it_is {
                 self.leave_as_it_is().await;
-                return Ok(());
+                return End::Over(Ok(()));
             }
         }
     }
@@ -427,6 +456,10 @@ impl Agent {
 
     fn take_in_view(&mut self) {
         let followed = self.followed.borrow_and_update().clone();
+        // Nobody leads in a store that the cluster has left, which says nothing about who leads.
+        if self.moved(&followed).is_some() {
+            return;
+        }
         if let Some((revision, nobody)) = self.member.take_in_view(followed.clone(), self.lease.lead()) {
             self.lease.lost(revision, nobody);
         }

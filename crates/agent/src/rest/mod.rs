@@ -18,6 +18,7 @@ pub mod limits;
 mod listen;
 mod loss;
 mod metrics;
+mod migrate;
 mod node;
 mod openapi;
 mod options;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -20,13 +21,17 @@ use super::query::Query;
 use super::respond::Refusal;
 use super::routes::{Change, Read};
 use super::switchover::{self, Action};
-use super::{body, configuration, explain, failsafe, health, loss, metrics, node, openapi, respond, routes, ui};
+use super::{
+    body, configuration, explain, failsafe, health, loss, metrics, migrate, node, openapi, respond, routes, ui,
+};
 
-pub fn router(app: Arc<App>) -> Router {
+/// What the requests are answered from may be exchanged.
+pub fn router(app: Arc<ArcSwap<App>>) -> Router {
     Router::new().fallback(dispatch).with_state(app)
 }
 
-async fn dispatch(State(app): State<Arc<App>>, request: Request) -> Response {
+async fn dispatch(State(app): State<Arc<ArcSwap<App>>>, request: Request) -> Response {
+    let app = app.load_full();
     let method = request.method().clone();
     let path = format!("/{}", request.uri().path().trim_start_matches('/'));
     let reads = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -85,6 +90,7 @@ async fn read(app: &App, asked: Read, path: &str, query: &Query) -> Result<Respo
             return Ok(respond::json(StatusCode::OK, &rows));
         }
         Read::Config => return configuration::get(app).await,
+        Read::Migrate => return migrate::status(app).await,
         Read::Loss => return loss::list(app).await,
         Read::Page => return Ok(ui::file(path)),
         Read::OpenApi => {
@@ -145,6 +151,9 @@ async fn perform(app: &App, change: Change, request: Request) -> Result<Response
         Change::Consent => failsafe::consent(app, body::required(request, limits).await?),
         Change::PatchConfig => configuration::patch(app, body::required(request, limits).await?).await,
         Change::PutConfig => configuration::put(app, body::required(request, limits).await?).await,
+        Change::PrepareMove => migrate::prepare(app, &body::required(request, limits).await?).await,
+        Change::MoveStore => migrate::make(app, &body::required(request, limits).await?).await,
+        Change::ForgetMove => migrate::forget(app, &body::required(request, limits).await?).await,
         Change::AcknowledgeLoss => loss::acknowledge(app, request.uri().path()).await,
     }
 }

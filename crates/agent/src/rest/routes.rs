@@ -24,6 +24,7 @@ pub enum Read {
     Metrics,
     Explain,
     Loss,
+    Migrate,
     Settings,
     OpenApi,
     Page,
@@ -44,6 +45,9 @@ pub enum Change {
     PatchConfig,
     PutConfig,
     AcknowledgeLoss,
+    PrepareMove,
+    MoveStore,
+    ForgetMove,
 }
 
 /// What a request carries.
@@ -128,6 +132,8 @@ pub const HEALTH: &[(&str, &str, &[Parameter])] = &[
 
 const PASSES: &[(u16, &str)] = &[(200, "It does"), (503, "It does not")];
 const STORE_AWAY: (u16, &str) = (503, "The store does not answer, or not in time; the text says more");
+const MOVE_REFUSED: (u16, &str) = (412, "Not done, and why");
+const AGENT_STARTING: (u16, &str) = (503, "The agent is starting");
 const NOT_KEPT: (u16, &str) = (502, "The store refuses");
 
 const fn get(path: &'static str, read: Read, output: Output, summary: &'static str) -> Route {
@@ -227,6 +233,8 @@ pub const ROUTES: &[Route] = &[
         .answers(&[(400, "since is no time"), (404, "No journal is kept"), (503, "The journal cannot be read")]),
     get("/loss", Read::Loss, Output::Json("Losses"), "The loss receipts of this member")
         .answers(&[(503, "The disk does not answer")]),
+    get("/migrate", Read::Migrate, Output::Json("Move"), "This member's part in a move to another store")
+        .answers(&[(503, "The agent is starting")]),
     get(
         "/settings",
         Read::Settings,
@@ -318,6 +326,24 @@ pub const ROUTES: &[Route] = &[
         "Acknowledge a loss receipt and remove its log",
     )
     .answers(&[(200, "Acknowledged"), (404, "There is no such receipt"), (503, "The disk does not answer")]),
+    change(
+        "POST",
+        "/migrate",
+        Change::PrepareMove,
+        Input::Required("NewStore"),
+        "Open the store that the cluster is to be moved to; `surus store migrate` asks for it",
+    )
+    .answers(&[(200, "It is open; whether it answers, GET tells"), MOVE_REFUSED, AGENT_STARTING]),
+    change("PUT", "/migrate", Change::MoveStore, Input::Required("MoveOf"), "Move the cluster, which the leader does")
+        .answers(&[(200, "The cluster has moved"), MOVE_REFUSED, (503, "The agent ends")]),
+    change(
+        "DELETE",
+        "/migrate",
+        Change::ForgetMove,
+        Input::Required("MoveOf"),
+        "Close a store that was opened in vain",
+    )
+    .answers(&[(200, "It is closed, or was not open"), MOVE_REFUSED, AGENT_STARTING]),
 ];
 
 const HANDOVER: &[(u16, &str)] = &[

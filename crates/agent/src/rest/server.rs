@@ -45,8 +45,20 @@ pub struct Bound {
 
 /// A server at work.
 pub struct RestServer {
+    app: Arc<ArcSwap<App>>,
     reloader: Reloader,
     task: JoinHandle<()>,
+}
+
+/// Brings another agent to a server.
+pub struct Attacher(Arc<ArcSwap<App>>);
+
+impl Attacher {
+    /// The server answers for this agent from now on.
+    pub fn attach(&self, handle: AgentHandle) {
+        let now = self.0.load();
+        self.0.store(Arc::new(App { handle, policy: now.policy.clone(), limits: now.limits }));
+    }
 }
 
 impl RestServer {
@@ -60,6 +72,10 @@ impl RestServer {
 
     pub async fn reload(&self, options: RestOptions) -> Result<(), RestError> {
         self.reloader.reload(options).await
+    }
+
+    pub fn attacher(&self) -> Attacher {
+        Attacher(self.app.clone())
     }
 
     /// Returns when the server has stopped and its connections are closed.
@@ -79,21 +95,24 @@ impl Bound {
     }
 
     pub fn serve(self, handle: AgentHandle, shutdown: CancellationToken) -> RestServer {
-        let app = Arc::new(App { handle, policy: self.reloader.shared_policy(), limits: self.limits });
+        let app = App { handle, policy: self.reloader.shared_policy(), limits: self.limits };
+        let app = Arc::new(ArcSwap::from_pointee(app));
         let (certificates, ended) = (certificates::keep(self.reloader.clone()), shutdown.clone());
         tokio::spawn(async move { ended.run_until_cancelled(certificates).await });
-        let task = tokio::spawn(accept(self.listener, self.replacements, app, shutdown));
-        RestServer { reloader: self.reloader, task }
+        let task = tokio::spawn(accept(self.listener, self.replacements, app.clone(), shutdown));
+        RestServer { app, reloader: self.reloader, task }
     }
 }
 
 async fn accept(
     mut listener: TcpListener,
     mut replacements: mpsc::Receiver<TcpListener>,
-    app: Arc<App>,
+    apps: Arc<ArcSwap<App>>,
     shutdown: CancellationToken,
 ) {
-    let router = router(app.clone());
+    let router = router(apps.clone());
+    // Neither changes with the agent.
+    let app = apps.load_full();
     let places = Arc::new(Semaphore::new(app.limits.connections));
     let connections = TaskTracker::new();
     let crowd = Crowd::default();

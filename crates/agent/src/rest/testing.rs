@@ -180,6 +180,7 @@ impl Fake {
             store,
             journal: None,
             loss: "/nowhere/data.surus.loss".into(),
+            migrator: None,
             now: || NOW,
         };
         let fake = Fake { handle, published, changed, requests, observed, kv };
@@ -207,7 +208,8 @@ impl Fake {
 
     pub async fn router(&self) -> Router {
         let policy = Arc::new(ArcSwap::from_pointee(Policy::new(&options(rest_api()), None).await.unwrap()));
-        router(Arc::new(App { handle: self.handle.clone(), policy, limits: Limits::default() }))
+        let app = App { handle: self.handle.clone(), policy, limits: Limits::default() };
+        router(Arc::new(ArcSwap::from_pointee(app)))
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> (u16, String) {

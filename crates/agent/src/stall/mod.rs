@@ -169,6 +169,9 @@ impl Look {
         loop {
             let last = Moment::now();
             tokio::time::sleep(tick).await;
+            if self.shown.is_closed() {
+                return;
+            }
             let now = Moment::now();
             let gap = ticks::gap(last, now, tick);
             let server = *self.server.borrow_and_update();

@@ -136,6 +136,11 @@ impl LocalConfig {
         })
     }
 
+    /// The same with another store.
+    pub fn on(self, store: StoreConfig) -> LocalConfig {
+        LocalConfig { store, ..self }
+    }
+
     pub(crate) fn parameter_place(&self, section: &str, name: &str) -> Place {
         let prefix = format!("postgresql.{section}.");
         let written = self
@@ -174,6 +179,21 @@ impl LocalConfig {
     /// Where a value was written, by its dotted path; the empty path stands for the configuration itself.
     pub fn source_of(&self, path: &str) -> Option<&Place> {
         self.places.get(path)
+    }
+}
+
+impl StoreConfig {
+    /// Of a text that has a store section in it, as a member would use it. `what` stands where the name of a file would in
+    /// the message.
+    pub fn read(what: &str, text: &str) -> Result<StoreConfig, ConfigErrors> {
+        let (root, mut r) = load::text(what, text)?;
+        definition::check::parts(&root, &store::SECTIONS, &mut r);
+        let store = store::read(&Section::new(&root, "", ROOT), &mut r, true);
+        let (errors, _) = sorted(r.findings);
+        match store {
+            Some(store) if errors.is_empty() => Ok(store),
+            _ => Err(ConfigErrors(errors)),
+        }
     }
 }
 

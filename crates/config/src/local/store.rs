@@ -66,7 +66,7 @@ impl Etcd3Config {
 }
 
 /// Every section Patroni members know, in the order that decides.
-const SECTIONS: [&str; 7] = ["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
+pub(super) const SECTIONS: [&str; 7] = ["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
 
 pub(super) fn read(root: &Section<'_>, r: &mut Reader, member: bool) -> Option<StoreConfig> {
     let Some(name) = SECTIONS.into_iter().find(|name| root.has(name)) else {

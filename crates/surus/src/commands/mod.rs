@@ -12,6 +12,7 @@ mod history;
 mod journal;
 pub mod list;
 mod loss;
+mod migrate;
 mod pause;
 mod plan;
 mod query;

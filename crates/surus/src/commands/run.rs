@@ -21,7 +21,7 @@ pub fn runtime() -> std::io::Result<Runtime> {
 }
 
 pub fn run(path: Option<PathBuf>) -> Outcome<ExitCode> {
-    let source = ConfigSource { path, env: surus_config::environment() };
+    let source = ConfigSource { path, env: surus_config::environment(), store: None };
     let config = source.load().map_err(|errors| Failure::Message(errors.to_string()))?;
     let logs = logging::start(&config.log).map_err(Failure::Message)?;
     let to_file = config.log.dir.is_some();

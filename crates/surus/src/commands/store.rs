@@ -28,6 +28,10 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
         let config = ClientConfig::load(args.config.as_deref(), &surus_config::environment()).or_fail()?;
         return voter(&config, terminal).await;
     };
+    if let StoreCommand::Migrate(args) = &command {
+        let context = Context::open(global).await?;
+        return super::migrate::migrate(&context, terminal, args).await;
+    }
     let config = load_config(global, &surus_config::environment())?;
     let store_config = store_of(&config)?;
     match &command {
@@ -64,6 +68,7 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
                 .collect();
             table::print(terminal, format, &COLUMNS, &rows, false)
         }
+        StoreCommand::Migrate(_) => Ok(()),
         StoreCommand::Add { address } => {
             client.add_member(&address, MEMBERSHIP_DEADLINE).await.map_err(explained)?;
             say!(terminal, "{address} is a member of the store");

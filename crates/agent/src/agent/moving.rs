@@ -1,0 +1,109 @@
+//! Going over to another store: this agent ends as if it were killed, and another one begins where it was, in the same
+//! process and with the new store. PostgreSQL, its fence and the end of its lead are found as after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use surus_core::BootTime;
+use surus_core::cluster::MemberRole;
+use surus_store::follow::Followed;
+use tokio::sync::{oneshot, watch};
+use tracing::info;
+
+use super::{Agent, Left};
+use crate::handle::Reply;
+use crate::journal;
+use crate::migrate::Prepared;
+use crate::migrate::attempt::{Attempt, Found, obstacle};
+use crate::settings::Settings;
+use crate::source::ConfigSource;
+
+/// How long what an agent leaves behind may take to end.
+const ENDING: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// The old store has said that the cluster has moved to one that this member has open.
+    pub(super) fn moved(&self, followed: &Followed) -> Option<Arc<Prepared>> {
+        self.migrator.moved(followed.view.as_deref())
+    }
+
+    /// The same, and nothing is under way here that has to end first.
+    pub(super) fn moves(&self) -> Option<Arc<Prepared>> {
+        let idle = self.member.task().is_none() && self.task.is_none();
+        self.moved(&self.followed.borrow()).filter(|_| idle)
+    }
+
+    /// Makes an attempt to move the cluster; in the background, and answered when it is known what came of it.
+    pub(super) fn move_store(&mut self, id: &str, reply: oneshot::Sender<Reply>) {
+        let refuse = |reply: oneshot::Sender<Reply>, why: String| drop(reply.send(Reply::Refused(why)));
+        let Some(prepared) = self.migrator.prepared().filter(|p| p.stored.id == id) else {
+            return refuse(reply, format!("this member has not prepared the move {id}"));
+        };
+        let view = self.member.seen().view.clone();
+        let serves = self.lease.lead().is_some() && self.published.load().role == MemberRole::Primary;
+        let why = match view.as_deref() {
+            None => Some("the store has said nothing yet".to_owned()),
+            Some(_) if !serves => Some("this member does not lead".to_owned()),
+            Some(_) if self.member.task().is_some() => Some("something else is under way here".to_owned()),
+            Some(view) => obstacle(view),
+        };
+        if let Some(why) = why {
+            return refuse(reply, why);
+        }
+        info!("moving the cluster to another store ({})", crate::migrate::kind(&prepared.stored.section));
+        let attempt = Attempt {
+            new: self.migrator.target(&prepared),
+            migrator: self.migrator.clone(),
+            prepared,
+            old: self.store.clone(),
+            lease: self.lease.clone(),
+            timing: self.settings.effective.settings.timing,
+            found: Found::default(),
+        };
+        let (wake, under_way) = (self.wake.clone(), self.moving.clone());
+        tokio::spawn(async move {
+            // Two attempts at once would withdraw each other.
+            let Ok(_one) = under_way.try_lock() else {
+                return refuse(reply, "an attempt is under way already".to_owned());
+            };
+            let said = attempt.run().await;
+            wake.notify_one();
+            let _ = reply.send(said.map(|()| "the cluster has moved".to_owned()).into());
+        });
+    }
+
+    /// Returns what the next agent begins with, once nothing of this one is left that would meet it.
+    pub(super) async fn leave_for(self, prepared: &Prepared) -> Left {
+        self.migrator.arrive(prepared).await;
+        let left = self.lease.lead_until().map(|until: BootTime| until.since(surus_store::clock::boot_now()));
+        info!(
+            "going over to the new store ({}){}",
+            crate::migrate::kind(&prepared.stored.section),
+            left.map_or_else(String::new, |left| format!("; the lead is good for another {:.1} s", left.as_secs_f64()))
+        );
+        journal::finish(&self.recorder).await;
+        let ends = (self.fence_state.clone(), self.watchdog_state.clone(), self.lease_state.clone());
+        let left = self.remains(prepared);
+        let ended = async {
+            let (fence, watchdog, lease) = ends;
+            ended(fence).await;
+            ended(watchdog).await;
+            ended(lease).await;
+        };
+        // The device of a watchdog is open once at a time, and a fence hears one agent.
+        let _ = tokio::time::timeout(ENDING, ended).await;
+        left
+    }
+
+    /// Everything else ends here. What was read from the old store is forgotten with it: versions mean nothing in another.
+    fn remains(self, prepared: &Prepared) -> Left {
+        let store = prepared.config.store.clone();
+        let source = ConfigSource { store: Some(store.clone()), ..self.source };
+        let settings = Settings::new(self.settings.local.on(store));
+        Left { source, settings, lock: self._lock, api: self.api, rest: self.rest, measures: self.measures }
+    }
+}
+
+async fn ended<T>(mut state: watch::Receiver<T>) {
+    while state.changed().await.is_ok() {}
+}
