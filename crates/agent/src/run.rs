@@ -34,7 +34,8 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let lock = Arc::new(DataDirLock::acquire(&config.postgresql.data_dir)?);
     let configured = config.store.clone();
-    let instead = migrate::instead_of(&config.postgresql.data_dir, &configured).map_err(|why| anyhow::anyhow!(why))?;
+    let begin = migrate::begin(&config.postgresql.data_dir, &configured).map_err(|why| anyhow::anyhow!(why))?;
+    let (instead, mut arrived) = (begin.instead, begin.arrived);
     let source = ConfigSource { store: instead.clone(), ..source };
     let config = match &instead {
         Some(store) => config.on(store.clone()),
@@ -73,7 +74,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
     let (mut left, mut bound) = (Left { source, settings, lock, api, rest, measures }, Some(bound));
     let mut server: Option<RestServer> = None;
     let end = loop {
-        let (agent, handle) = agent(left, &opened);
+        let (agent, handle) = agent(left, &opened, arrived.take());
         match (&server, bound.take()) {
             (None, Some(bound)) => server = Some(bound.serve(handle.clone(), stop.clone())),
             // The former agent's last words stand until there are newer ones.
@@ -97,7 +98,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
                 } else {
                     tokio::spawn(async move { old.close().await });
                 }
-                left = *next;
+                (left, arrived) = (*next, Some(prepared.stored.id.clone()));
             }
         }
     };
@@ -115,7 +116,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
 }
 
 /// An agent on this store.
-fn agent(left: Left, opened: &OpenStore) -> (Agent, AgentHandle) {
+fn agent(left: Left, opened: &OpenStore, arrived: Option<String>) -> (Agent, AgentHandle) {
     let Left { source, settings, lock, api, rest, measures } = left;
     let local = &settings.local;
     let layout = Layout::new(&local.namespace, &local.scope, None);
@@ -123,7 +124,7 @@ fn agent(left: Left, opened: &OpenStore) -> (Agent, AgentHandle) {
     let store = Arc::new(ClusterStore::new(kv, layout, local.name.clone()));
     let access = Access::keep(opened, &local.store, store.layout().prefix().to_owned());
     let consul = opened.consul.clone();
-    let migrator = Arc::new(Migrator::new(local.clone(), &source));
+    let migrator = Arc::new(Migrator::new(local.clone(), &source, arrived));
     let resuming = migrator.clone();
     tokio::spawn(async move { resuming.resume().await });
     Agent::new(Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator })

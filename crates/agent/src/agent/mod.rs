@@ -104,6 +104,7 @@ pub struct Agent {
     peer_files: PeerFiles,
     access: Access,
     migrator: Arc<Migrator>,
+    told_of_move: bool,
     /// Held by an attempt to move the cluster.
     moving: Arc<tokio::sync::Mutex<()>>,
     rest: Reloader,
@@ -290,6 +291,7 @@ impl Agent {
             peer_files,
             access,
             migrator,
+            told_of_move: false,
             moving: Arc::default(),
             rest,
             consul,
@@ -345,6 +347,7 @@ impl Agent {
         }
         if end.is_none() {
             self.upkeep(&facts);
+            self.confirm_arrival(&facts);
             self.watch_senders(&facts);
         }
         self.publish(&facts);
@@ -436,6 +439,7 @@ impl Agent {
             return Ok(());
         }
         self.name_checked = true;
+        self.check_copy()?;
         let own = self.settings.local.restapi.api_url();
         let view = self.member.seen().view.clone();
         let Some(other) = view.as_deref().and_then(|v| v.members.get(&self.me)).and_then(|m| m.api_url.clone()) else {
@@ -460,6 +464,7 @@ impl Agent {
         if self.moved(&followed).is_some() {
             return;
         }
+        self.tell_of_move(&followed);
         if let Some((revision, nobody)) = self.member.take_in_view(followed.clone(), self.lease.lead()) {
             self.lease.lost(revision, nobody);
         }

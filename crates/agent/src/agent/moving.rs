@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use surus_conduct::member::WRITE;
 use surus_core::BootTime;
-use surus_core::cluster::MemberRole;
+use surus_core::cluster::{ClusterView, MemberRole, Migration, MigrationPhase};
+use surus_core::facts::Facts;
 use surus_store::follow::Followed;
 use tokio::sync::{oneshot, watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Agent, Left};
 use crate::handle::Reply;
@@ -31,6 +33,48 @@ impl Agent {
     pub(super) fn moves(&self) -> Option<Arc<Prepared>> {
         let idle = self.member.task().is_none() && self.task.is_none();
         self.moved(&self.followed.borrow()).filter(|_| idle)
+    }
+
+    /// Somebody who begins on a copy has not heard that it counts: where it was copied from another one may lead.
+    pub(super) fn check_copy(&self) -> Result<(), String> {
+        let view = self.member.seen().view.as_deref();
+        match view.and_then(ClusterView::copied) {
+            Some((migration, _)) if !self.migrator.arrived_by(&migration.id) => Err(format!(
+                "this store holds a copy of the cluster made by the move {}, and as far as this member knows the cluster has not \
+                 moved here. Name the former store in the configuration, start the agent, and finish the move with `surus store \
+                 migrate --to FILE` or give it up with --abort",
+                migration.id
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whoever begins on this store from now on need not have heard of the move.
+    pub(super) fn confirm_arrival(&mut self, facts: &Facts) {
+        let Some((migration, version)) = facts.store.view.as_deref().and_then(ClusterView::copied) else { return };
+        if facts.lead.is_none() || !self.migrator.arrived_by(&migration.id) {
+            return;
+        }
+        let arrived = Migration { phase: MigrationPhase::Arrived, ..migration.clone() }.to_text();
+        let store = self.store.clone();
+        _ = self.upkeep.spawn("writing that the cluster has moved here", async move {
+            let written = store.compare_and_put_as_leader("migrate", Some(version), arrived, WRITE).await;
+            written.map(drop).map_err(|e| e.to_string())
+        });
+    }
+
+    /// A member that was away does not know the new store.
+    pub(super) fn tell_of_move(&mut self, followed: &Followed) {
+        if let Some(moved) = followed.view.as_deref().and_then(ClusterView::moved)
+            && !std::mem::replace(&mut self.told_of_move, true)
+        {
+            warn!(
+                "the cluster has moved to another store, {}, while this member was away: it neither leads nor follows here. Name \
+                 the new store in its configuration and restart the agent, or run `surus store migrate --to FILE` again, with the \
+                 configuration of this store",
+                moved.to
+            );
+        }
     }
 
     /// Makes an attempt to move the cluster; in the background, and answered when it is known what came of it.

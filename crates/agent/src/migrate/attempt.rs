@@ -161,6 +161,14 @@ pub fn obstacle(view: &ClusterView) -> Option<String> {
     if set("pause") || view.unguarded.is_some() {
         return Some("the cluster is paused, and its primary counts on no lead then; resume it first".into());
     }
+    if set("failsafe_mode") {
+        // Who vouched for a lead of the old store knows it by its revisions, which mean nothing in another.
+        return Some(
+            "failsafe_mode is on, and what members promised each other about a lead here does not count in another store; switch \
+             it off for the move, and on again after it"
+                .into(),
+        );
+    }
     if set("standby_cluster") {
         return Some("a standby cluster cannot be moved by this version".into());
     }

@@ -40,6 +40,8 @@ pub struct Migrator {
     prepared: Mutex<Option<Arc<Prepared>>>,
     /// One preparation at a time.
     preparing: tokio::sync::Mutex<()>,
+    /// The move by which this member came to the store in use.
+    arrived: Option<String>,
     /// Known from an attempt of this process, before any watch tells.
     decided: Mutex<Option<String>>,
 }
@@ -61,14 +63,21 @@ pub fn kind(section: &Value) -> String {
     section.as_object().and_then(|o| o.keys().next()).cloned().unwrap_or_default()
 }
 
-/// The store that the cluster was moved to while the configuration still names the one it has left, or nothing where the
-/// configuration is right.
-pub fn instead_of(data_dir: &Path, configured: &StoreConfig) -> Result<Option<StoreConfig>, String> {
+/// What a member begins with after a move.
+#[derive(Default)]
+pub struct Begin {
+    /// The store that the cluster was moved to, while the configuration still names the one it has left.
+    pub instead: Option<StoreConfig>,
+    /// The move by which this member came to the store it begins with.
+    pub arrived: Option<String>,
+}
+
+pub fn begin(data_dir: &Path, configured: &StoreConfig) -> Result<Begin, String> {
     let path = file::path(data_dir);
-    let Some(stored) = file::read(&path)?.filter(|stored| stored.arrived) else { return Ok(None) };
+    let Some(stored) = file::read(&path)?.filter(|stored| stored.arrived) else { return Ok(Begin::default()) };
     let store = store_of(&stored.section).map_err(|e| format!("{}: {e}", path.display()))?;
     if without_secrets(configured) == stored.from && *configured != store {
-        return Ok(Some(store));
+        return Ok(Begin { instead: Some(store), arrived: Some(stored.id) });
     }
     if *configured == store {
         info!(
@@ -76,6 +85,7 @@ pub fn instead_of(data_dir: &Path, configured: &StoreConfig) -> Result<Option<St
             path.display()
         );
         file::remove(&path)?;
+        return Ok(Begin { instead: None, arrived: Some(stored.id) });
     } else {
         warn!(
             "the configuration names neither the store that the cluster has left nor the one it was moved to ({}); it is taken \
@@ -84,18 +94,19 @@ pub fn instead_of(data_dir: &Path, configured: &StoreConfig) -> Result<Option<St
             path.display()
         );
     }
-    Ok(None)
+    Ok(Begin::default())
 }
 
 impl Migrator {
     /// `local` names the store in use; what the configuration names, `source` tells.
-    pub fn new(local: LocalConfig, source: &ConfigSource) -> Migrator {
+    pub fn new(local: LocalConfig, source: &ConfigSource, arrived: Option<String>) -> Migrator {
         Migrator {
             path: file::path(&local.postgresql.data_dir),
             source: ConfigSource { store: None, ..source.clone() },
             local,
             prepared: Mutex::new(None),
             preparing: tokio::sync::Mutex::new(()),
+            arrived,
             decided: Mutex::new(None),
         }
     }
@@ -201,9 +212,8 @@ impl Migrator {
     pub async fn status(&self) -> Value {
         let configured = self.configured().as_ref() == Some(&self.local.store);
         let Some(prepared) = self.prepared() else {
-            let arrived = file::read(&self.path).ok().flatten().filter(|stored| stored.arrived).map(|stored| stored.id);
-            let phase = if arrived.is_some() { "arrived" } else { "none" };
-            return json!({"id": arrived, "phase": phase, "configured": configured, "answers": null, "why": null});
+            let phase = if self.arrived.is_some() { "arrived" } else { "none" };
+            return json!({"id": self.arrived, "phase": phase, "configured": configured, "answers": null, "why": null});
         };
         let answer = self.target(&prepared).look_at_target(&prepared.stored.id, ASK).await;
         let why = match answer {
@@ -212,6 +222,11 @@ impl Migrator {
             Err(e) => Some(e.to_string()),
         };
         json!({"id": prepared.stored.id, "phase": "prepared", "configured": configured, "answers": why.is_none(), "why": why})
+    }
+
+    /// This member knows from the old store that the copy of this move counts.
+    pub fn arrived_by(&self, id: &str) -> bool {
+        self.arrived.as_deref() == Some(id)
     }
 
     pub fn decided(&self, id: &str) {

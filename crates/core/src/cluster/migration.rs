@@ -17,8 +17,11 @@ pub enum MigrationPhase {
     Preparing,
     /// The other store counts, for ever. Written only by the leader, and together with [`MOVED_LEADER`].
     Moved,
-    /// In the new store: this is the copy. Whether it counts the old store says.
+    /// In the new store: this is the copy. Whether it counts the old store says, so nobody may work with it who has not
+    /// heard that from there.
     Copied,
+    /// In the new store: it counts. Written by the first leader that went over.
+    Arrived,
 }
 
 /// The `migrate` key: the one place that says which of two stores counts. Not known to Patroni.
@@ -60,6 +63,11 @@ impl ClusterView {
     /// The move by which the cluster has left this store.
     pub fn moved(&self) -> Option<&Migration> {
         self.in_phase(MigrationPhase::Moved).map(|(migration, _)| migration)
+    }
+
+    /// A copy of a cluster that may still be somewhere else, and the register's version.
+    pub fn copied(&self) -> Option<(&Migration, KeyVersion)> {
+        self.in_phase(MigrationPhase::Copied)
     }
 
     fn in_phase(&self, phase: MigrationPhase) -> Option<(&Migration, KeyVersion)> {

@@ -80,7 +80,11 @@ impl Upkeep {
     }
 
     /// `false`: work of this kind is still under way, and this is not begun.
-    fn spawn(&self, kind: &'static str, work: impl Future<Output = Result<(), String>> + Send + 'static) -> bool {
+    pub(super) fn spawn(
+        &self,
+        kind: &'static str,
+        work: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) -> bool {
         let busy = self.busy.clone();
         if !busy.lock().unwrap_or_else(PoisonError::into_inner).insert(kind) {
             return false;

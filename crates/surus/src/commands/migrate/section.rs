@@ -23,11 +23,9 @@ impl Sections {
             });
         };
         let own = document.get("members").and_then(Value::as_object).cloned().unwrap_or_default();
-        if let Some(unknown) = own.keys().find(|name| !members.contains_key(&MemberName::from(name.as_str()))) {
-            return failed(format!(
-                "the file of the new store has a section for {unknown}, which is no member of the cluster"
-            ));
-        }
+        // One that is away now gets its section when it is back; its address belongs to those of the embedded store.
+        let away = own.iter().filter(|(name, _)| !members.contains_key(&MemberName::from(name.as_str())));
+        let away: Vec<Value> = away.filter_map(|(_, own)| own.get(*store)?.get("self_addr").cloned()).collect();
         let mut all = BTreeMap::new();
         for (name, url) in members {
             let mut section = document[*store].as_object().cloned().unwrap_or_default();
@@ -39,7 +37,7 @@ impl Sections {
             all.insert(name.clone(), json!({*store: section}));
         }
         if *store == "raft" {
-            partners(&mut all)?;
+            partners(&mut all, &away)?;
         }
         Ok(Sections(all))
     }
@@ -79,8 +77,9 @@ fn complete(section: &mut Map<String, Value>, name: &MemberName, url: &str) -> O
 }
 
 /// Where only the members' own addresses are given, the others' follow.
-fn partners(all: &mut BTreeMap<MemberName, Value>) -> Outcome {
-    let own: Vec<Value> = all.values().map(|section| section["raft"]["self_addr"].clone()).collect();
+fn partners(all: &mut BTreeMap<MemberName, Value>, away: &[Value]) -> Outcome {
+    let own = all.values().map(|section| section["raft"]["self_addr"].clone());
+    let own: Vec<Value> = own.chain(away.iter().cloned()).collect();
     for (at, address) in own.iter().enumerate() {
         if own[..at].contains(address) {
             return failed(format!("raft.self_addr {address} is given to more than one member"));
@@ -117,8 +116,11 @@ mod tests {
         let all = read(json!({"raft": {"data_dir": "/r", "partner_addrs": addresses}})).unwrap();
         assert_eq!(all.of(&"b".into())["raft"]["self_addr"], "10.0.0.2:9000");
         let own = json!({"a": {"raft": {"self_addr": "h:1"}}, "b": {"raft": {"self_addr": "h:2", "data_dir": "/b"}}});
-        let all = read(json!({"raft": {"data_dir": "/r"}, "members": own})).unwrap();
+        let all = read(json!({"raft": {"data_dir": "/r"}, "members": own.clone()})).unwrap();
         let a = json!({"raft": {"data_dir": "/r", "self_addr": "h:1", "partner_addrs": ["h:2"]}});
+        let away = json!({"z": {"raft": {"self_addr": "h:3"}}, "a": own["a"], "b": own["b"]});
+        let more = read(json!({"raft": {"data_dir": "/r"}, "members": away})).unwrap();
+        assert_eq!(more.of(&"a".into())["raft"]["partner_addrs"], json!(["h:2", "h:3"]));
         assert_eq!((all.of(&"a".into()), &all.of(&"b".into())["raft"]["data_dir"]), (&a, &json!("/b")));
     }
 
@@ -130,7 +132,6 @@ mod tests {
             (json!({"raft": {"partner_addrs": []}}), "whole path"),
             (json!({"raft": {"data_dir": "/r", "partner_addrs": ["x:1"]}}), "cannot be told"),
             (json!({"raft": {"data_dir": "/r", "self_addr": "h:1"}}), "more than one member"),
-            (json!({"etcd3": {}, "members": {"z": {}}}), "no member"),
         ] {
             let said = read(document.clone()).err().unwrap_or_default();
             assert!(said.contains(why), "{document}: {said}");
