@@ -28,10 +28,6 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
         let config = ClientConfig::load(args.config.as_deref(), &surus_config::environment()).or_fail()?;
         return voter(&config, terminal).await;
     };
-    if let StoreCommand::Migrate(args) = &command {
-        let context = Context::open(global).await?;
-        return super::migrate::migrate(&context, terminal, args).await;
-    }
     let config = load_config(global, &surus_config::environment())?;
     let store_config = store_of(&config)?;
     match &command {
@@ -40,6 +36,9 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
         }
         StoreCommand::Restore(args) => {
             return snapshot::restore(&Context::of(config, false).await?, terminal, args).await;
+        }
+        StoreCommand::Migrate(args) => {
+            return super::migrate::migrate(&Context::of(config, global.insecure).await?, terminal, args).await;
         }
         StoreCommand::Recover(args) => return recover::recover(&config, raft(&store_config)?, args, terminal).await,
         StoreCommand::Members { .. } | StoreCommand::Add { .. } | StoreCommand::Remove { .. } => {}
@@ -68,7 +67,6 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
                 .collect();
             table::print(terminal, format, &COLUMNS, &rows, false)
         }
-        StoreCommand::Migrate(_) => Ok(()),
         StoreCommand::Add { address } => {
             client.add_member(&address, MEMBERSHIP_DEADLINE).await.map_err(explained)?;
             say!(terminal, "{address} is a member of the store");
@@ -80,7 +78,9 @@ pub async fn store(args: Store, global: &Global, terminal: &mut Terminal) -> Out
             Ok(())
         }
         // Done above, without a client of the group.
-        StoreCommand::Snapshot(_) | StoreCommand::Restore(_) | StoreCommand::Recover(_) => Ok(()),
+        StoreCommand::Snapshot(_) | StoreCommand::Restore(_) | StoreCommand::Recover(_) | StoreCommand::Migrate(_) => {
+            Ok(())
+        }
     }
 }
 
