@@ -121,7 +121,10 @@ impl ClusterStore {
         let snapshot = self.kv().read(self.layout().prefix(), deadline).await?;
         let view = self.view(&snapshot);
         let mark = view.migration.map(|m| m.value);
-        let earlier = mark.as_ref().is_some_and(|m| m.id == id && m.phase == MigrationPhase::Copied);
+        // Once it has arrived nothing is copied any more: the old store does not wait for the move.
+        let earlier = mark
+            .as_ref()
+            .is_some_and(|m| m.id == id && matches!(m.phase, MigrationPhase::Copied | MigrationPhase::Arrived));
         if !snapshot.keys.is_empty() && !earlier {
             return Ok(Err(match mark {
                 Some(mark) if mark.phase == MigrationPhase::Moved => format!(
