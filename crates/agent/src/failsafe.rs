@@ -70,6 +70,18 @@ impl Failsafe {
         Failsafe(Arc::new(inner))
     }
 
+    /// For an agent that ends while its process goes on: it promises nothing any more, however late it is asked. What was
+    /// promised is for the next one to keep.
+    pub fn hand_over(&self) -> Promises {
+        let over = boot_now() + Duration::from_secs(u64::from(u32::MAX));
+        std::mem::replace(&mut *self.promises(), Promises::new(Some(over)))
+    }
+
+    /// Before anybody can ask.
+    pub fn inherit(&self, promises: Promises) {
+        *self.promises() = promises;
+    }
+
     /// For tests: of a member that promises whatever it can.
     #[cfg(test)]
     pub fn of(me: &str) -> Failsafe {

@@ -24,6 +24,8 @@ use crate::stores::OpenStore;
 
 /// By then an agent has long done what is done once.
 const STARTED: Duration = Duration::from_secs(60);
+/// How long an agent that was killed in the middle of a move waits for the new store to be open again.
+const RESUMED: Duration = Duration::from_secs(3);
 
 /// Runs the member until it is told to end. Everything that can be found wrong with the
 /// configuration or the machine is found before anything is changed.
@@ -71,10 +73,10 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
 
     let stop = CancellationToken::new();
     let (rest, measures) = (bound.reloader(), Arc::<Measures>::default());
-    let (mut left, mut bound) = (Left { source, settings, lock, api, rest, measures }, Some(bound));
+    let (mut left, mut bound) = (Left { source, settings, lock, api, rest, measures, promises: None }, Some(bound));
     let mut server: Option<RestServer> = None;
     let end = loop {
-        let (agent, handle) = agent(left, &opened, arrived.take());
+        let (agent, handle) = agent(left, &opened, arrived.take()).await;
         match (&server, bound.take()) {
             (None, Some(bound)) => server = Some(bound.serve(handle.clone(), stop.clone())),
             // The former agent's last words stand until there are newer ones.
@@ -116,8 +118,8 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
 }
 
 /// An agent on this store.
-fn agent(left: Left, opened: &OpenStore, arrived: Option<String>) -> (Agent, AgentHandle) {
-    let Left { source, settings, lock, api, rest, measures } = left;
+async fn agent(left: Left, opened: &OpenStore, arrived: Option<String>) -> (Agent, AgentHandle) {
+    let Left { source, settings, lock, api, rest, measures, promises } = left;
     let local = &settings.local;
     let layout = Layout::new(&local.namespace, &local.scope, None);
     let kv = measured(opened.kv.clone(), &measures);
@@ -126,8 +128,11 @@ fn agent(left: Left, opened: &OpenStore, arrived: Option<String>) -> (Agent, Age
     let consul = opened.consul.clone();
     let migrator = Arc::new(Migrator::new(local.clone(), &source, arrived));
     let resuming = migrator.clone();
-    tokio::spawn(async move { resuming.resume().await });
-    Agent::new(Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator })
+    let resumed = tokio::spawn(async move { resuming.resume().await });
+    // An agent that was killed in the middle of a move would take a cluster that has moved for one without a leader, and a
+    // primary here would be stopped for nothing. A store that takes longer to open is not waited for.
+    let _ = tokio::time::timeout(RESUMED, resumed).await;
+    Agent::new(Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator, promises })
 }
 
 pub fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {

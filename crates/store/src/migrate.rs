@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use surus_core::MemberName;
-use surus_core::cluster::{ClusterView, KeyVersion, MOVED_LEADER, Migration, MigrationPhase};
+use surus_core::cluster::{ClusterView, Initialize, KeyVersion, MOVED_LEADER, Migration, MigrationPhase};
 
 use crate::cluster::ClusterStore;
 use crate::kv::{Compare, KeyValue, Op, Snapshot, StoreResult, Txn, TxnOutcome};
@@ -17,8 +17,10 @@ const KEY: &str = "migrate";
 const COMPARED: [&str; 9] =
     ["initialize", "config", "history", "sync", "failover", "failsafe", "unguarded", "timeline", "vouching"];
 
-/// Stores take no transactions of any size (Consul: 64 operations). Beside the keys there are the leader's and the mark.
-const MOST_KEYS: usize = 60;
+/// Stores take no transactions of any size: of Consul's 64 operations each key written takes two.
+const AT_ONCE: usize = 28;
+/// More than any cluster has: it must all be done within what is left of a lead.
+const MOST_KEYS: usize = 400;
 
 /// A reading of the old store that can be copied.
 #[derive(Clone, Debug)]
@@ -108,10 +110,7 @@ impl ClusterStore {
         let named = snapshot.keys.into_iter().filter_map(|kv| Some((self.layout().relative(&kv.key)?.to_owned(), kv)));
         let keys: BTreeMap<_, _> = named.filter(|(name, _)| name != "leader" && name != KEY).collect();
         if keys.len() > MOST_KEYS {
-            return Ok(Err(format!(
-                "the cluster has {} keys, and no more than {MOST_KEYS} can be moved in one transaction",
-                keys.len()
-            )));
+            return Ok(Err(format!("the cluster has {} keys, and no more than {MOST_KEYS} can be moved", keys.len())));
         }
         Ok(Ok(Copy { view, keys, leader, register, attempt }))
     }
@@ -119,8 +118,8 @@ impl ClusterStore {
     /// What the new store has of the cluster: nothing, or what an earlier attempt of this move left.
     pub async fn look_at_target(&self, id: &str, deadline: Duration) -> StoreResult<Result<Target, String>> {
         let snapshot = self.kv().read(self.layout().prefix(), deadline).await?;
-        let view = self.view(&snapshot);
-        let mark = view.migration.map(|m| m.value);
+        let ClusterView { migration, initialize, .. } = self.view(&snapshot);
+        let mark = migration.map(|m| m.value);
         // Once it has arrived nothing is copied any more: the old store does not wait for the move.
         let earlier = mark
             .as_ref()
@@ -133,10 +132,15 @@ impl ClusterStore {
                     self.layout().prefix()
                 ),
                 _ => format!(
-                    "the new store already holds {} keys under {}, which are not of this move: another cluster uses this \
-                     scope there, or did. Choose another namespace there, or remove them",
+                    "the new store already holds {} keys under {}, which are not of this move: {} uses this scope there, or \
+                     did. Take another store, or, if that cluster is gone for good, remove its keys there (`surus remove` with \
+                     the configuration of that store)",
                     snapshot.keys.len(),
-                    self.layout().prefix()
+                    self.layout().prefix(),
+                    match initialize {
+                        Initialize::Done(system) => format!("a cluster with the system identifier {system}"),
+                        _ => "another cluster".to_owned(),
+                    }
                 ),
             }));
         }
@@ -154,22 +158,35 @@ impl ClusterStore {
             None => Compare::Absent { key: key.clone() },
         };
         let copied = Migration { phase: MigrationPhase::Copied, ..copy.attempt.clone() };
+        let put = |(name, kv): (&String, &KeyValue)| {
+            let lease = session.filter(|_| name.starts_with("members/"));
+            Op::Put { key: self.layout().key(name), value: kv.value.clone(), lease }
+        };
+        // What belongs to single members, of whom there may be many, follows.
+        let (each, whole): (Vec<_>, Vec<_>) = copy.keys.iter().partition(|(name, _)| name.contains('/'));
         let mut then = vec![
             Op::Put { key: leader.clone(), value: self.name().as_str().into(), lease: session },
             Op::Put { key: mark.clone(), value: copied.to_text().into(), lease: None },
         ];
+        then.extend(whole.into_iter().map(put));
         let compare = vec![as_seen(&leader), as_seen(&mark)];
-        for (name, kv) in &copy.keys {
-            let lease = session.filter(|_| name.starts_with("members/"));
-            then.push(Op::Put { key: self.layout().key(name), value: kv.value.clone(), lease });
-        }
-        for kv in &target.snapshot.keys {
-            let name = self.layout().relative(&kv.key).unwrap_or_default();
-            if kv.key != leader && kv.key != mark && !copy.keys.contains_key(name) {
-                then.push(Op::Delete { key: kv.key.clone() });
+        let TxnOutcome::Applied(version) = self.kv().txn(Txn { compare, then }, deadline).await? else {
+            return Ok(TxnOutcome::Conflict);
+        };
+        let others = target.snapshot.keys.iter().filter(|kv| kv.key != leader && kv.key != mark);
+        let others =
+            others.filter(|kv| self.layout().relative(&kv.key).is_none_or(|name| !copy.keys.contains_key(name)));
+        let mut rest: Vec<Op> = each.into_iter().map(put).collect();
+        rest.extend(others.map(|kv| Op::Delete { key: kv.key.clone() }));
+        let mut outcome = TxnOutcome::Applied(version);
+        for then in rest.chunks(AT_ONCE) {
+            let compare = vec![Compare::Version { key: mark.clone(), version }];
+            outcome = self.kv().txn(Txn { compare, then: then.to_vec() }, deadline).await?;
+            if outcome == TxnOutcome::Conflict {
+                break;
             }
         }
-        self.kv().txn(Txn { compare, then }, deadline).await
+        Ok(outcome)
     }
 
     /// The decision: from here on the new store counts, and nobody can take the lead in this one. Only if I lead by the very
@@ -335,6 +352,27 @@ mod tests {
         let again = rig.copied().await;
         assert_eq!(rig.old.decide_move(&copy, LIMIT).await.unwrap(), TxnOutcome::Conflict, "an earlier attempt");
         assert!(matches!(rig.old.decide_move(&again, LIMIT).await.unwrap(), TxnOutcome::Applied(_)));
+    }
+
+    /// More than a store takes in one transaction; and what is left of an earlier attempt and not copied again goes.
+    #[tokio::test]
+    async fn many_members_are_copied_in_parts() {
+        let rig = rig().await;
+        for n in 0..100 {
+            rig.old.put(&format!("members/m{n}"), "{}".into(), LIMIT).await.unwrap();
+            rig.old.put(&format!("loss/m{n}"), "[]".into(), LIMIT).await.unwrap();
+        }
+        rig.copied().await;
+        rig.old.delete("loss/m7", LIMIT).await.unwrap();
+        let copy = rig.copied().await;
+        assert!(matches!(rig.old.decide_move(&copy, LIMIT).await.unwrap(), TxnOutcome::Applied(_)));
+        let snapshot = rig.new.kv().read(rig.new.layout().prefix(), LIMIT).await.unwrap();
+        let bound = snapshot.keys.iter().filter(|kv| kv.lease.is_some()).count();
+        let free = snapshot.keys.iter().filter(|kv| kv.key.contains("/loss/")).count();
+        assert_eq!((bound, free), (100 + 2, 99), "the members, b and the leader hang on the session");
+        rig.new.close_session(LIMIT).await.unwrap();
+        let view = rig.new.read(LIMIT).await.unwrap();
+        assert!(view.members.is_empty() && view.leader.is_none() && view.config.is_some());
     }
 
     #[tokio::test]

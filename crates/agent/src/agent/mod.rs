@@ -23,6 +23,7 @@ use surus_conduct::task::Outcome;
 use surus_config::StoreConfig;
 use surus_core::cluster::{MemberRole, PendingRestart, ScheduledRestart};
 use surus_core::facts::{Answer, PeerFact, Replay};
+use surus_core::failsafe::Promises;
 use surus_core::postgres::{DataDir, ProcessState, Progress};
 use surus_core::{BootTime, Lsn, MemberName};
 use surus_journal::Recorder;
@@ -165,6 +166,7 @@ pub struct Parts {
     pub measures: Arc<Measures>,
     pub access: Access,
     pub migrator: Arc<Migrator>,
+    pub promises: Option<Promises>,
 }
 
 /// What an agent that goes over to another store leaves to the one that goes on.
@@ -175,6 +177,8 @@ pub struct Left {
     pub api: Arc<surus_api::Client>,
     pub rest: Reloader,
     pub measures: Arc<Measures>,
+    /// Whom this member has promised not to lead. They know nothing of stores.
+    pub promises: Option<Promises>,
 }
 
 pub enum End {
@@ -185,7 +189,7 @@ pub enum End {
 
 impl Agent {
     pub fn new(parts: Parts) -> (Agent, AgentHandle) {
-        let Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator } = parts;
+        let Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator, promises } = parts;
         let me = settings.local.name.clone();
         let instance = Instance::new(settings.instance());
         let (deadline, inherited) = Deadline::open(&settings.data_dir());
@@ -201,6 +205,9 @@ impl Agent {
             inherited.and_then(Inherited::until),
         );
         let failsafe = Failsafe::open(&me, &settings.data_dir(), lease.subscribe());
+        if let Some(promises) = promises {
+            failsafe.inherit(promises);
+        }
         let vouchers = watch::Sender::new(None);
         Asker::start(failsafe.clone(), lease.clone(), vouchers.subscribe());
         let watchdog = WatchdogKeeper::start(settings.local.watchdog.clone(), timing, lease.subscribe());

@@ -8,6 +8,7 @@ use surus_conduct::member::WRITE;
 use surus_core::BootTime;
 use surus_core::cluster::{ClusterView, MemberRole, Migration, MigrationPhase};
 use surus_core::facts::Facts;
+use surus_core::failsafe::Promises;
 use surus_store::follow::Followed;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -118,6 +119,7 @@ impl Agent {
 
     /// Returns what the next agent begins with, once nothing of this one is left that would meet it.
     pub(super) async fn leave_for(self, prepared: &Prepared) -> Left {
+        let promises = self.failsafe.hand_over();
         self.migrator.arrive(prepared).await;
         let left = self.lease.lead_until().map(|until: BootTime| until.since(surus_store::clock::boot_now()));
         info!(
@@ -127,7 +129,7 @@ impl Agent {
         );
         journal::finish(&self.recorder).await;
         let ends = (self.fence_state.clone(), self.watchdog_state.clone(), self.lease_state.clone());
-        let left = self.remains(prepared);
+        let left = self.remains(prepared, promises);
         let ended = async {
             let (fence, watchdog, lease) = ends;
             ended(fence).await;
@@ -135,16 +137,19 @@ impl Agent {
             ended(lease).await;
         };
         // The device of a watchdog is open once at a time, and a fence hears one agent.
-        let _ = tokio::time::timeout(ENDING, ended).await;
+        if tokio::time::timeout(ENDING, ended).await.is_err() {
+            warn!("the agent on the old store has not ended within {} s", ENDING.as_secs());
+        }
         left
     }
 
     /// Everything else ends here. What was read from the old store is forgotten with it: versions mean nothing in another.
-    fn remains(self, prepared: &Prepared) -> Left {
+    fn remains(self, prepared: &Prepared, promises: Promises) -> Left {
         let store = prepared.config.store.clone();
         let source = ConfigSource { store: Some(store.clone()), ..self.source };
         let settings = Settings::new(self.settings.local.on(store));
-        Left { source, settings, lock: self._lock, api: self.api, rest: self.rest, measures: self.measures }
+        let Agent { _lock: lock, api, rest, measures, .. } = self;
+        Left { source, settings, lock, api, rest, measures, promises: Some(promises) }
     }
 }
 

@@ -161,19 +161,23 @@ pub fn obstacle(view: &ClusterView) -> Option<String> {
     if set("pause") || view.unguarded.is_some() {
         return Some("the cluster is paused, and its primary counts on no lead then; resume it first".into());
     }
-    if set("failsafe_mode") {
-        // Who vouched for a lead of the old store knows it by its revisions, which mean nothing in another.
+    if set("standby_cluster") {
         return Some(
-            "failsafe_mode is on, and what members promised each other about a lead here does not count in another store; switch \
-             it off for the move, and on again after it"
+            "it is a standby cluster, whose leader leads without being a primary; only a cluster that is not one (any more: \
+             standby_cluster removed from its configuration) can be moved while it runs"
                 .into(),
         );
     }
-    if set("standby_cluster") {
-        return Some("a standby cluster cannot be moved by this version".into());
-    }
     if view.failover.as_ref().is_some_and(|f| f.value.scheduled_at.is_none()) {
-        return Some("a switchover or failover is under way".into());
+        return Some("a switchover or failover is under way; wait until it has ended".into());
+    }
+    let foreign: Vec<&str> = view.members.values().filter(|m| m.is_foreign()).map(|m| m.name.as_str()).collect();
+    if !foreign.is_empty() {
+        return Some(format!(
+            "{} run{} Patroni, which cannot go over to another store; replace it there by Surus, or stop it, first",
+            foreign.join(", "),
+            if foreign.len() == 1 { "s" } else { "" }
+        ));
     }
     let migration = view.migration.as_ref().map(|m| &m.value)?;
     let strangers: Vec<&str> =
@@ -211,5 +215,45 @@ fn failed(e: &StoreError, what: &str) -> Answer {
     match e {
         StoreError::OutcomeUnknown(_) => Answer::Unknown(text),
         _ => Answer::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use surus_core::cluster::RawKey;
+
+    use super::*;
+
+    #[test]
+    fn each_obstacle_is_told() {
+        let register = r#"{"id":"m","phase":"preparing","to":"raft","members":{"a":"http://a","b":"http://b"}}"#;
+        let ours = r#"{"api_url":"http://a/patroni","version":"4.1.1","surus":"0.1.0"}"#;
+        let patroni = r#"{"api_url":"http://c/patroni","version":"4.1.1"}"#;
+        let config = r#"{"ttl":20,"failsafe_mode":true}"#;
+        let well =
+            [("initialize", "7"), ("config", config), ("migrate", register), ("members/a", ours), ("members/b", ours)];
+        let said = |over: &[(&str, &str)]| {
+            let mut keys: std::collections::BTreeMap<&str, &str> = well.into();
+            keys.extend(over.iter().copied());
+            let raw = keys.into_iter().filter(|(_, value)| !value.is_empty());
+            let raw: Vec<RawKey> = raw
+                .map(|(key, value)| RawKey { key: key.into(), value: value.into(), version: 1, lease: None })
+                .collect();
+            obstacle(&ClusterView::read(1, &raw))
+        };
+        assert_eq!(said(&[]), None, "failsafe mode is none");
+        assert_eq!(said(&[("failover", r#"{"member":"b","scheduled_at":"2126-01-01T00:00:00+00:00"}"#)]), None);
+        for (over, why) in [
+            (("config", r#"{"pause":true}"#), "paused"),
+            (("config", r#"{"standby_cluster":{"host":"x"}}"#), "standby cluster"),
+            (("config", ""), "not complete"),
+            (("initialize", ""), "not complete"),
+            (("failover", r#"{"member":"b"}"#), "switchover or failover is under way"),
+            (("members/c", patroni), "c runs Patroni"),
+            (("members/d", ours), "d joined meanwhile"),
+        ] {
+            let text = said(&[over]).unwrap_or_default();
+            assert!(text.contains(why), "{over:?}: {text}");
+        }
     }
 }

@@ -213,15 +213,17 @@ impl Migrator {
         let configured = self.configured().as_ref() == Some(&self.local.store);
         let Some(prepared) = self.prepared() else {
             let phase = if self.arrived.is_some() { "arrived" } else { "none" };
-            return json!({"id": self.arrived, "phase": phase, "configured": configured, "answers": null, "why": null});
+            return json!({"id": self.arrived, "phase": phase, "configured": configured, "answers": null, "taken": null, "why": null});
         };
         let answer = self.target(&prepared).look_at_target(&prepared.stored.id, ASK).await;
-        let why = match answer {
-            Ok(Ok(_)) => None,
-            Ok(Err(why)) => Some(why),
-            Err(e) => Some(e.to_string()),
+        // What it holds does not go away by waiting, as a store that is still forming comes to answer.
+        let (taken, why) = match answer {
+            Ok(Ok(_)) => (false, None),
+            Ok(Err(why)) => (true, Some(why)),
+            Err(e) => (false, Some(e.to_string())),
         };
-        json!({"id": prepared.stored.id, "phase": "prepared", "configured": configured, "answers": why.is_none(), "why": why})
+        json!({"id": prepared.stored.id, "phase": "prepared", "configured": configured, "answers": why.is_none(),
+               "taken": taken, "why": why})
     }
 
     /// This member knows from the old store that the copy of this move counts.

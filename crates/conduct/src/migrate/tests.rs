@@ -1,5 +1,6 @@
-//! Every interleaving of two members, two stores, late and lost messages, a crash and the passing of time: at no moment
-//! are two servers allowed to accept writes.
+//! Every interleaving of two members, two stores, late and lost messages, a crash and the passing of time, without and with
+//! failsafe mode: at no moment are two servers allowed to accept writes, and from wherever it was interrupted the cluster
+//! finds one leader again, in the store that counts, and can be moved then.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -13,6 +14,8 @@ const CRASHES: u8 = 1;
 const ATTEMPTS: u8 = 2;
 /// How often the lead of one store changes hands.
 const TAKES: u8 = 3;
+/// Until whatever was begun has ended, or is over.
+const ROUNDS: usize = 40;
 
 /// What is left out of the order, to see that the search would find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ enum Bug {
     UnknownTakenForNo,
     CopyTakenForDecision,
     DeposedLeaderCopies,
+    /// A member that goes over forgets whom it vouches for.
+    PromiseForgotten,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,13 +42,15 @@ struct Store {
     moved: bool,
     /// Of the register, or of the copy's mark.
     register: u8,
+    /// Whom members may vouch for: it is asked by whoever wants the lead instead.
+    vouching: Option<usize>,
 }
 
 /// A write that its sender does not wait for any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Late {
-    Decide { register: u8, version: u8 },
-    Copy { register: u8, version: u8 },
+    Decide { register: u8, version: u8, vouching: Option<usize> },
+    Copy { register: u8, version: u8, vouching: Option<usize> },
     Withdraw { register: u8 },
 }
 
@@ -57,6 +64,14 @@ struct Member {
     frozen: bool,
     attempt: Option<Attempt>,
     late: Option<Late>,
+    /// The lead is good by what the other member says, and not by the lease.
+    vouched: bool,
+    /// Its key ended with a session, so that no renewal prolongs it.
+    unbound: bool,
+    /// For how long the other member was promised not to be taken the lead from.
+    promised: u8,
+    /// A process that was just started does not know what an earlier one promised.
+    silent: u8,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,6 +82,7 @@ struct Attempt {
     version: u8,
     mark: u8,
     mark_version: u8,
+    vouching: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,6 +92,28 @@ struct World {
     members: [Member; 2],
     crashes: u8,
     attempts: u8,
+    failsafe: bool,
+}
+
+impl Member {
+    /// What is left of it when its agent ends, and when it goes over.
+    fn ended(&self, crashed: bool, bug: Bug) -> Member {
+        let Member { in_new, writes_for, late, .. } = *self;
+        let ended = Member { in_new, writes_for, late, ..Member::default() };
+        match (crashed, bug) {
+            (true, _) => Member { silent: TTL, ..ended },
+            (false, Bug::PromiseForgotten) => ended,
+            (false, _) => Member { promised: self.promised, silent: self.silent, ..ended },
+        }
+    }
+
+    fn loses(&mut self) {
+        (self.lead, self.vouched, self.unbound) = (None, false, false);
+    }
+
+    fn leads(&self) -> bool {
+        self.lead.is_some_and(|left| left > 0)
+    }
 }
 
 impl Store {
@@ -96,8 +134,8 @@ impl Store {
 }
 
 impl World {
-    fn begin() -> World {
-        let mut world = World::default();
+    fn begin(failsafe: bool) -> World {
+        let mut world = World { failsafe, ..World::default() };
         world.old.lead(0);
         world.old.lease[1] = TTL;
         (world.members[0].lead, world.members[0].writes_for) = (Some(GOOD_FOR), GOOD_FOR);
@@ -106,11 +144,11 @@ impl World {
 
     fn apply(&mut self, who: usize, late: Late, bug: Bug) -> bool {
         match late {
-            Late::Decide { register, version } => {
+            Late::Decide { register, version, vouching } => {
                 let same = bug == Bug::RegisterNotCompared || self.old.register == register;
                 let mine =
                     self.old.leader == Some(who) && (bug == Bug::LeaderByNameOnly || self.old.version == version);
-                let decided = same && mine && !self.old.moved;
+                let decided = same && mine && !self.old.moved && self.old.vouching == vouching;
                 if decided {
                     self.old.moved = true;
                     self.old.register += 1;
@@ -120,12 +158,13 @@ impl World {
                 }
                 decided
             }
-            Late::Copy { register, version } => {
+            Late::Copy { register, version, vouching } => {
                 let free = self.new.register == register && self.new.version == version && self.new.lease[who] > 0;
                 if free {
                     self.new.register += 1;
                     self.new.leader = Some(who);
                     self.new.version += 1;
+                    self.new.vouching = vouching;
                 }
                 free
             }
@@ -139,7 +178,66 @@ impl World {
 
     fn holds(&mut self, who: usize) {
         let member = &mut self.members[who];
-        (member.lead, member.writes_for) = (Some(GOOD_FOR), GOOD_FOR);
+        (member.lead, member.writes_for, member.vouched) = (Some(GOOD_FOR), GOOD_FOR, false);
+    }
+
+    /// Nobody else can be going on without the store this member is in, as far as it promised or has to ask.
+    fn may_lead(&self, who: usize) -> bool {
+        let (me, place) = (&self.members[who], self.place(who));
+        me.promised == 0 && (place.vouching.is_none_or(|of| of == who) || me.silent == 0)
+    }
+
+    fn place(&self, who: usize) -> &Store {
+        if self.members[who].in_new { &self.new } else { &self.old }
+    }
+
+    fn place_mut(&mut self, who: usize) -> &mut Store {
+        if self.members[who].in_new { &mut self.new } else { &mut self.old }
+    }
+
+    fn renew(&mut self, who: usize, bug: Bug) {
+        let place = self.place_mut(who);
+        let had = place.lease[who] > 0;
+        place.lease[who] = TTL;
+        let member = &mut self.members[who];
+        if !had && !member.vouched {
+            member.loses();
+        } else if !had {
+            member.unbound = true;
+        } else if member.lead.is_some() && !member.unbound && (!member.frozen || bug == Bug::LeadNotFrozen) {
+            self.holds(who);
+        }
+    }
+
+    fn may_take(&self, who: usize, bug: Bug) -> bool {
+        let (me, place) = (&self.members[who], self.place(who));
+        let held = place.leader.is_some() && !(bug == Bug::LeaderKeyNotHeld && place.leader == Some(usize::MAX));
+        let mine = place.leader == Some(who);
+        // Whoever is vouched for takes it again when its key has ended.
+        let wanted = me.lead.is_none() || (me.unbound && !held);
+        wanted && (!held || mine) && self.may_lead(who)
+    }
+
+    fn take(&mut self, who: usize) {
+        self.place_mut(who).lead(who);
+        self.members[who].unbound = false;
+        self.holds(who);
+    }
+
+    fn go_over(&mut self, who: usize, bug: Bug) {
+        self.members[who] = Member { in_new: true, ..self.members[who].ended(false, bug) };
+    }
+
+    /// The other member vouches for a leader that may be vouched for.
+    fn may_be_vouched_for(&self, who: usize) -> bool {
+        let (me, other) = (&self.members[who], &self.members[1 - who]);
+        me.leads()
+            && !me.frozen
+            && self.place(who).vouching == Some(who)
+            && me.silent == 0
+            && me.promised == 0
+            && other.silent == 0
+            && !other.leads()
     }
 
     /// The worlds that one step of a member leads to.
@@ -150,36 +248,32 @@ impl World {
             change(&mut next);
             out.push(next);
         };
-        let place = if me.in_new { &self.new } else { &self.old };
+        let place = self.place(who);
         // Renew, or open a session.
-        to(&|w| {
-            let place = if w.members[who].in_new { &mut w.new } else { &mut w.old };
-            let had = place.lease[who] > 0;
-            place.lease[who] = TTL;
-            if !had {
-                w.members[who].lead = None;
-            } else if w.members[who].lead.is_some() && (!w.members[who].frozen || bug == Bug::LeadNotFrozen) {
-                w.holds(who);
-            }
-        });
+        to(&|w| w.renew(who, bug));
         // Take the lead, or go on with one of an earlier process.
-        let held = place.leader.is_some() && !(bug == Bug::LeaderKeyNotHeld && place.leader == Some(usize::MAX));
-        if me.lead.is_none() && (!held || place.leader == Some(who)) && place.version < TAKES {
-            to(&|w| {
-                let place = if w.members[who].in_new { &mut w.new } else { &mut w.old };
-                place.lead(who);
-                w.holds(who);
-            });
+        if self.may_take(who, bug) && place.version < TAKES {
+            to(&|w| w.take(who));
         }
         // See what the store says.
         if !me.in_new && (self.old.moved || (bug == Bug::CopyTakenForDecision && self.new.register > 0)) {
-            to(&|w| {
-                let Member { writes_for, late, .. } = w.members[who].clone();
-                w.members[who] = Member { in_new: true, writes_for, late, ..Member::default() };
-            });
+            to(&|w| w.go_over(who, bug));
         }
-        if me.lead.is_some() && place.leader != Some(who) && (me.in_new || !place.moved) {
-            to(&|w| w.members[who].lead = None);
+        let lost = place.leader != Some(who) && (place.leader.is_some() || !me.vouched);
+        if me.lead.is_some() && lost && (me.in_new || !place.moved) {
+            to(&|w| w.members[who].loses());
+        }
+        if self.failsafe {
+            if place.leader == Some(who) && me.leads() && place.vouching != Some(who) {
+                to(&|w| w.place_mut(who).vouching = Some(who));
+            }
+            if self.may_be_vouched_for(who) {
+                to(&|w| {
+                    w.members[1 - who].promised = TTL;
+                    w.holds(who);
+                    w.members[who].vouched = true;
+                });
+            }
         }
         if let Some(late) = me.late {
             to(&|w| {
@@ -189,16 +283,12 @@ impl World {
         }
         if self.crashes < CRASHES {
             to(&|w| {
-                let Member { in_new, writes_for, late, .. } = w.members[who].clone();
-                w.members[who] = Member { in_new, writes_for, late, ..Member::default() };
+                w.members[who] = w.members[who].ended(true, bug);
                 w.crashes += 1;
             });
         }
-        if !me.in_new && me.attempt.is_none() && me.lead.is_some_and(|left| left > 0) && self.attempts < ATTEMPTS {
-            to(&|w| {
-                w.members[who].attempt = Some(Attempt { at: Some(Request::Claim), ..Attempt::default() });
-                w.attempts += 1;
-            });
+        if !me.in_new && me.attempt.is_none() && me.leads() && self.attempts < ATTEMPTS {
+            to(&|w| w.begin_attempt(who));
         }
         if let Some(attempt) = &me.attempt
             && let Some(request) = attempt.at
@@ -223,12 +313,13 @@ impl World {
             }
             Request::Freeze => {
                 done.members[who].frozen = true;
-                let good = done.members[who].lead.is_some_and(|left| left > 0);
+                let good = done.members[who].leads() && !done.members[who].vouched;
                 return done.goes_on(who, request, if good { Answer::Done } else { no() }, out);
             }
             Request::Gather => {
                 let same = self.old.register == attempt.register && self.old.version == attempt.version;
                 let same = same || bug == Bug::DeposedLeaderCopies;
+                done.members[who].attempt = Some(Attempt { vouching: done.old.vouching, ..attempt });
                 return done.goes_on(who, request, if same { Answer::Done } else { no() }, out);
             }
             Request::Open => {
@@ -252,8 +343,12 @@ impl World {
                 done.members[who].frozen = false;
                 return done.goes_on(who, request, Answer::Done, out);
             }
-            Request::Copy => Late::Copy { register: attempt.mark, version: attempt.mark_version },
-            Request::Decide => Late::Decide { register: attempt.register, version: attempt.version },
+            Request::Copy => {
+                Late::Copy { register: attempt.mark, version: attempt.mark_version, vouching: attempt.vouching }
+            }
+            Request::Decide => {
+                Late::Decide { register: attempt.register, version: attempt.version, vouching: attempt.vouching }
+            }
             Request::Withdraw => Late::Withdraw { register: attempt.register },
         };
         let unknown = || match (request, bug) {
@@ -295,8 +390,79 @@ impl World {
         for member in &mut later.members {
             member.lead = member.lead.map(|left| left.saturating_sub(1));
             member.writes_for = member.writes_for.saturating_sub(1);
+            member.promised = member.promised.saturating_sub(1);
+            member.silent = member.silent.saturating_sub(1);
         }
         later
+    }
+
+    fn begin_attempt(&mut self, who: usize) {
+        self.members[who].attempt = Some(Attempt { at: Some(Request::Claim), ..Attempt::default() });
+        self.attempts += 1;
+    }
+
+    /// From here on every message arrives and is answered, nobody crashes, and everybody looks at his store.
+    fn settles(mut self) -> World {
+        for _ in 0..ROUNDS {
+            for who in 0..2 {
+                self.looks_around(who);
+            }
+            if self.is_well() {
+                break;
+            }
+            self = self.later();
+        }
+        self
+    }
+
+    fn looks_around(&mut self, who: usize) {
+        if let Some(late) = self.members[who].late.take() {
+            self.apply(who, late, Bug::None);
+        }
+        let mut answered = Vec::new();
+        while let Some(request) = self.members[who].attempt.as_ref().and_then(|attempt| attempt.at)
+            && answered.len() < 100
+        {
+            self.ask(who, request, Bug::None, &mut answered);
+            if let Some(prompt) = answered.last() {
+                self.clone_from(prompt);
+            }
+        }
+        if !self.members[who].in_new && self.old.moved {
+            self.go_over(who, Bug::None);
+        }
+        let me = &self.members[who];
+        if me.lead.is_some() && self.place(who).leader != Some(who) && !me.vouched {
+            self.members[who].loses();
+        }
+        self.renew(who, Bug::None);
+        if self.may_take(who, Bug::None) {
+            self.take(who);
+        }
+    }
+
+    /// One leads, in the store that counts, and nothing of an attempt is left.
+    fn is_well(&self) -> bool {
+        let leaders = self.members.iter().filter(|member| member.leads()).count();
+        let place = |member: &Member| member.in_new == self.old.moved;
+        leaders == 1 && self.members.iter().all(|m| place(m) && !m.frozen && m.attempt.is_none() && m.late.is_none())
+    }
+
+    /// It finds its way, and can be moved then.
+    fn recovers(&self, known: &mut HashSet<World>) -> bool {
+        let mut settled = self.clone().settles();
+        (settled.attempts, settled.crashes) = (0, 0);
+        if !settled.is_well() {
+            return false;
+        }
+        if settled.old.moved || known.contains(&settled) {
+            return true;
+        }
+        known.insert(settled.clone());
+        let Some(leader) = settled.members.iter().position(Member::leads) else { return false };
+        settled.begin_attempt(leader);
+        let moved = settled.settles();
+        moved.old.moved && moved.is_well()
     }
 
     fn writers(&self) -> usize {
@@ -311,12 +477,17 @@ struct Found {
     arrived: bool,
     /// The decision was made, and by a member that did not get to know it.
     unaware: bool,
+    /// A primary goes on in the new store by what the other says.
+    vouched: bool,
+    /// What does not find its way.
+    lost: Option<World>,
 }
 
-fn search(bug: Bug) -> Found {
-    let mut found = Found { worlds: 0, two_writers: None, arrived: false, unaware: false };
+fn search(bug: Bug, failsafe: bool) -> Found {
+    let mut found = Found { worlds: 0, two_writers: None, arrived: false, unaware: false, vouched: false, lost: None };
+    let mut known = HashSet::new();
     // Hashes alone: there are many, and the chance that two are alike is smaller than that of a broken machine.
-    let (hasher, mut seen, mut open) = (RandomState::new(), HashSet::new(), vec![World::begin()]);
+    let (hasher, mut seen, mut open) = (RandomState::new(), HashSet::new(), vec![World::begin(failsafe)]);
     while let Some(world) = open.pop() {
         if world.writers() > 1 {
             found.two_writers = Some(world);
@@ -325,8 +496,11 @@ fn search(bug: Bug) -> Found {
         if !seen.insert(hasher.hash_one(&world)) {
             continue;
         }
-        let member = |m: &Member| m.in_new && m.lead.is_some_and(|left| left > 0);
-        found.arrived |= world.members.iter().any(member);
+        found.arrived |= world.members.iter().any(|m| m.in_new && m.leads());
+        found.vouched |= world.members.iter().any(|m| m.in_new && m.leads() && m.vouched);
+        if bug == Bug::None && found.lost.is_none() && !world.recovers(&mut known) {
+            found.lost = Some(world.clone());
+        }
         found.unaware |= world.old.moved
             && world.members.iter().any(|m| m.attempt.as_ref().is_some_and(|a| a.at == Some(Request::Withdraw)));
         let mut next = Vec::new();
@@ -341,10 +515,14 @@ fn search(bug: Bug) -> Found {
 }
 
 #[test]
-fn no_interleaving_has_two_writers() {
-    let found = search(Bug::None);
-    assert_eq!(found.two_writers, None);
-    assert!(found.arrived && found.unaware && found.worlds > 10_000, "{} worlds", found.worlds);
+fn no_interleaving_has_two_writers_and_all_find_their_way() {
+    for failsafe in [false, true] {
+        let found = search(Bug::None, failsafe);
+        assert_eq!((found.two_writers, found.lost), (None, None), "failsafe {failsafe}");
+        assert!(found.arrived && found.unaware && found.worlds > 10_000, "{} worlds", found.worlds);
+        assert_eq!(found.vouched, failsafe);
+        println!("failsafe {failsafe}: {} worlds", found.worlds);
+    }
 }
 
 #[test]
@@ -358,6 +536,7 @@ fn each_part_of_the_order_is_needed() {
         Bug::CopyTakenForDecision,
         Bug::DeposedLeaderCopies,
     ] {
-        assert!(search(bug).two_writers.is_some(), "not found: {bug:?}");
+        assert!(search(bug, false).two_writers.is_some(), "not found: {bug:?}");
     }
+    assert!(search(Bug::PromiseForgotten, true).two_writers.is_some(), "not found: a promise that is forgotten");
 }

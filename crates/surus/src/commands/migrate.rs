@@ -30,6 +30,8 @@ const PREPARED: Duration = Duration::from_secs(60);
 /// Attempts, copies and answers of two stores.
 const MOVE: Duration = Duration::from_secs(60);
 const ARRIVED: Duration = Duration::from_secs(60);
+/// Nothing is said about members that are on their way.
+const QUIET: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(300);
 const ATTEMPTS: usize = 5;
 
@@ -41,6 +43,8 @@ struct Part {
     configured: bool,
     #[serde(default)]
     answers: Option<bool>,
+    #[serde(default)]
+    taken: Option<bool>,
     #[serde(default)]
     why: Option<String>,
 }
@@ -153,25 +157,31 @@ impl Run<'_> {
     async fn members(&mut self, view: &ClusterView) -> Outcome<BTreeMap<MemberName, String>> {
         let mut members = BTreeMap::new();
         let moved = view.moved().is_some();
+        let mut out = Vec::new();
         for member in view.members.values().filter(|m| !moved || m.api_url.is_some()) {
+            let name = &member.name;
             let url = match own_api(member) {
-                Ok(url) if !member.is_foreign() => url,
-                Ok(_) => {
-                    return failed(format!("{} is no Surus member; the cluster cannot be moved with it", member.name));
+                Ok(url) => url,
+                Err(why) => {
+                    out.push(format!("{name}: {why}"));
+                    continue;
                 }
-                Err(why) => return failed(format!("{} cannot take part: {why}", member.name)),
             };
             match self.context.api.get(url, "/migrate", API_LIMIT).await {
                 Ok(answer) if answer.code == 200 && answer.json::<Part>().is_ok() => {}
-                Ok(answer) => {
-                    return failed(format!(
-                        "{} knows nothing of moves between stores (status {}): is it an older version?",
-                        member.name, answer.code
-                    ));
-                }
-                Err(e) => return failed(format!("{} does not answer: {e}", member.name)),
+                Ok(answer) => out.push(format!(
+                    "{name}: it knows nothing of moves between stores (status {}); is it an older version?",
+                    answer.code
+                )),
+                Err(e) => out.push(format!("{name}: it does not answer: {e}")),
             }
-            members.insert(member.name.clone(), url.to_owned());
+            members.insert(name.clone(), url.to_owned());
+        }
+        if !out.is_empty() {
+            return failed(format!(
+                "every member has to go over, and not all can. Replace these by Surus, start them, or remove them, first: {}",
+                out.join("; ")
+            ));
         }
         if members.is_empty() {
             return failed("no member runs on this store");
@@ -194,7 +204,7 @@ impl Run<'_> {
             }
             say!(self.terminal, "{} {name} has opened the new store", crate::when::stamp());
         }
-        let end = Instant::now() + PREPARED;
+        let (end, mut shown) = (Instant::now() + PREPARED, String::new());
         loop {
             let parts = self.parts(members).await;
             let waits = parts.iter().filter_map(|(name, part)| match part {
@@ -203,14 +213,18 @@ impl Run<'_> {
                 Ok(part) => Some(format!("{name}: {}", part.why.clone().unwrap_or_else(|| "it is not open".into()))),
                 Err(why) => Some(format!("{name}: {why}")),
             });
-            let waits: Vec<String> = waits.collect();
+            let waits = waits.collect::<Vec<_>>().join("; ");
             if waits.is_empty() {
                 say!(self.terminal, "{} the new store answers every member", crate::when::stamp());
                 return Ok(());
             }
-            // What it holds does not go away by waiting.
-            if Instant::now() >= end || waits.iter().any(|why| why.contains("keys")) {
-                return failed(format!("the new store cannot be used: {}", waits.join("; ")));
+            let taken = parts.iter().any(|(_, part)| part.as_ref().is_ok_and(|part| part.taken == Some(true)));
+            if Instant::now() >= end || taken {
+                return failed(format!("the new store cannot be used: {waits}"));
+            }
+            if shown != waits {
+                say!(self.terminal, "{} waiting for the new store: {waits}", crate::when::stamp());
+                shown = waits;
             }
             tokio::time::sleep(POLL).await;
         }
@@ -262,7 +276,8 @@ impl Run<'_> {
     }
 
     async fn arrive(&mut self, id: &str, members: &BTreeMap<MemberName, String>) -> Outcome {
-        let (end, mut told) = (Instant::now() + ARRIVED, Vec::new());
+        let (begun, mut told, mut shown) = (Instant::now(), Vec::new(), String::new());
+        let end = begun + ARRIVED;
         loop {
             let parts = self.parts(members).await;
             let there = |part: &Result<Part, String>| {
@@ -277,13 +292,21 @@ impl Run<'_> {
             if parts.iter().all(|(_, part)| there(part)) {
                 break;
             }
+            let late = parts.iter().filter(|(_, part)| !there(part)).map(|(name, part)| match part {
+                Ok(part) if part.id.as_deref() == Some(id) => format!("{name}: it ends first what it is doing"),
+                Ok(_) => format!("{name}: it does not know the new store; run the command again"),
+                Err(why) => format!("{name}: {why}"),
+            });
+            let late = late.collect::<Vec<_>>().join("; ");
             if Instant::now() >= end {
-                let late: Vec<&str> = parts.iter().filter(|(_, p)| !there(p)).map(|(name, _)| name.as_str()).collect();
                 return failed(format!(
-                    "the cluster has moved, and {} has not gone over yet. It goes over by itself as soon as it reads the old \
-                     store; `surus explain` tells what it does",
-                    late.join(", ")
+                    "the cluster has moved, and works in the new store; these members have not gone over yet: {late}. A member \
+                     that has opened the new store does so by itself, also after a restart (`surus explain` tells what it does)"
                 ));
+            }
+            if shown != late && Instant::now() >= begun + QUIET {
+                say!(self.terminal, "{} waiting for {late}", crate::when::stamp());
+                shown = late;
             }
             tokio::time::sleep(POLL).await;
         }
