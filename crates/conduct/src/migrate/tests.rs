@@ -11,7 +11,8 @@ use super::*;
 const TTL: u8 = 3;
 const GOOD_FOR: u8 = 2;
 const CRASHES: u8 = 1;
-const ATTEMPTS: u8 = 2;
+/// One where promises make the worlds many.
+const ATTEMPTS: [u8; 2] = [2, 1];
 /// How often the lead of one store changes hands.
 const TAKES: u8 = 3;
 /// Until whatever was begun has ended, or is over.
@@ -284,10 +285,12 @@ impl World {
         if self.crashes < CRASHES {
             to(&|w| {
                 w.members[who] = w.members[who].ended(true, bug);
+                // Without failsafe mode nobody is asked.
+                w.members[who].silent *= u8::from(w.failsafe);
                 w.crashes += 1;
             });
         }
-        if !me.in_new && me.attempt.is_none() && me.leads() && self.attempts < ATTEMPTS {
+        if !me.in_new && me.attempt.is_none() && me.leads() && self.attempts < ATTEMPTS[usize::from(self.failsafe)] {
             to(&|w| w.begin_attempt(who));
         }
         if let Some(attempt) = &me.attempt
