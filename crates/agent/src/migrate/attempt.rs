@@ -230,8 +230,13 @@ mod tests {
         let ours = r#"{"api_url":"http://a/patroni","version":"4.1.1","surus":"0.1.0"}"#;
         let patroni = r#"{"api_url":"http://c/patroni","version":"4.1.1"}"#;
         let config = r#"{"ttl":20,"failsafe_mode":true}"#;
-        let well =
-            [("initialize", "7"), ("config", config), ("migrate", register), ("members/a", ours), ("members/b", ours)];
+        let well = [
+            ("initialize", "7277694203142172922"),
+            ("config", config),
+            ("migrate", register),
+            ("members/a", ours),
+            ("members/b", ours),
+        ];
         let said = |over: &[(&str, &str)]| {
             let mut keys: std::collections::BTreeMap<&str, &str> = well.into();
             keys.extend(over.iter().copied());
