@@ -4,13 +4,15 @@
 //! one promised: the longest time that was ever possible is in a small file beside the data directory, written before
 //! anything is promised for that long, and a new process promises nothing until so much has passed.
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use surus_api::FailsafeRequest;
-use surus_conduct::failsafe::{ANSWER, Asking};
+use surus_conduct::failsafe::{ANSWER, Answers, Asking};
 use surus_core::failsafe::{CONSENT, Electors, Kind, Promise, Promises};
 use surus_core::settings::Timing;
 use surus_core::{BootTime, Lsn, MemberName};
@@ -18,6 +20,7 @@ use surus_store::clock::boot_now;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+pub use self::shown::Shown;
 use crate::lease::{LeaseKeeper, LeaseState};
 
 /// What a primary that goes on without the store said with its last question.
@@ -36,6 +39,10 @@ struct Inner {
     /// What it is to say.
     wanted: watch::Sender<Duration>,
     heard: Mutex<Option<Heard>>,
+    /// What members that were asked to vouch for this one said, while they are asked.
+    answers: Mutex<Option<Answers>>,
+    /// How far they are.
+    positions: Mutex<BTreeMap<MemberName, Lsn>>,
     lease: watch::Receiver<LeaseState>,
 }
 
@@ -65,6 +72,8 @@ impl Failsafe {
             longest: watch::Sender::new(longest),
             wanted: watch::Sender::new(longest),
             heard: Mutex::new(None),
+            answers: Mutex::new(None),
+            positions: Mutex::default(),
             lease,
         };
         Failsafe(Arc::new(inner))
@@ -190,6 +199,19 @@ impl Failsafe {
         self.0.heard.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|h| h.request.name == to)
     }
 
+    /// How far members are that vouched for this one, since it cannot see that in the store.
+    pub fn positions(&self) -> BTreeMap<MemberName, Lsn> {
+        self.0.positions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn answered(&self, answers: Option<Answers>) {
+        *self.0.answers.lock().unwrap_or_else(PoisonError::into_inner) = answers;
+    }
+
+    fn is_at(&self, name: &MemberName, position: Lsn) {
+        self.0.positions.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), position);
+    }
+
     /// Failsafe mode keeps a primary going: this one, or one that this member vouches for.
     pub fn is_active(&self) -> bool {
         let now = boot_now();
@@ -217,8 +239,8 @@ pub struct Asker {
     answers: (mpsc::Sender<Said>, mpsc::Receiver<Said>),
 }
 
-/// To the question of this moment.
-type Said = (BootTime, MemberName, Result<(), String>);
+/// To the question of this moment. Who vouches may say how far it is.
+type Said = (BootTime, MemberName, Result<Option<Lsn>, String>);
 
 impl Asker {
     pub fn start(failsafe: Failsafe, lease: LeaseKeeper, want: watch::Receiver<Option<Want>>) {
@@ -233,7 +255,8 @@ impl Asker {
             let want = self.want.borrow_and_update().clone();
             let electors = want.as_ref().and_then(|w| w.electors.clone()).filter(|_| needed);
             if !needed {
-                self.asking.over();
+                self.asking.over(&state.borrow());
+                self.failsafe.answered(None);
             }
             let now = boot_now();
             if let (Some(electors), Some(want)) = (electors.clone(), &want)
@@ -247,7 +270,11 @@ impl Asker {
                 changed = state.changed() => if changed.is_err() { return },
                 changed = self.want.changed() => if changed.is_err() { return },
                 Some((sent, name, said)) = self.answers.1.recv() => {
-                    self.asking.answered(sent, name, said);
+                    if let Ok(Some(position)) = &said {
+                        self.failsafe.is_at(&name, *position);
+                    }
+                    self.asking.answered(sent, name, said.map(|_| ()));
+                    self.failsafe.answered(self.asking.answers());
                     if let Some(want) = &want {
                         self.pass_on(want).await;
                     }
@@ -267,6 +294,7 @@ impl Asker {
             }
         };
         let whom: BTreeMap<MemberName, String> = self.asking.begin(me, electors, me_too, now);
+        self.failsafe.answered(self.asking.answers());
         for (name, url) in whom {
             let (api, tx, request) = (want.api.clone(), self.answers.0.clone(), want.request.clone());
             tokio::spawn(async move {
@@ -284,10 +312,10 @@ impl Asker {
 }
 
 /// As Patroni asks, and with the same answer (`spec/ha.md §8.2`).
-async fn vouches(api: &surus_api::Client, url: &str, request: &FailsafeRequest) -> Result<(), String> {
+async fn vouches(api: &surus_api::Client, url: &str, request: &FailsafeRequest) -> Result<Option<Lsn>, String> {
     let answer = api.post(url, "/failsafe", request, ANSWER).await.map_err(|e| e.to_string())?;
     match (answer.code, answer.body.trim()) {
-        (200, "Accepted") => Ok(()),
+        (200, "Accepted") => Ok(answer.header("lsn").and_then(|at| at.trim().parse().ok()).map(Lsn)),
         (code, text) => Err(format!("{code}: {}", text.chars().take(200).collect::<String>())),
     }
 }

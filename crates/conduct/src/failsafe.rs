@@ -2,23 +2,25 @@
 //!
 //! What members promise, and how many of them are enough, is [`surus_core::failsafe`]'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod adopt;
+mod asking;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::Facts;
 use surus_core::failsafe::{self, Electors, List, Of, Vouching};
-use surus_core::settings::Timing;
 use surus_core::store::{StoreResult, TxnOutcome};
 use surus_core::{BootTime, MemberName};
 use tracing::{info, warn};
 
-use crate::lease::{self, LeaseState};
+pub use self::adopt::Adoption;
+pub use self::asking::{Answers, Asking};
+use crate::lease::LeaseState;
 
 /// A member that takes longer does not vouch.
 pub const ANSWER: Duration = Duration::from_secs(2);
-/// From one question to the next while too few vouch.
-const AGAIN: Duration = Duration::from_secs(1);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -154,87 +156,14 @@ impl Ledger {
     pub fn electors(&self, facts: &Facts) -> Option<Electors> {
         let reign = facts.lead.map(|l| l.version);
         let (confirmed, _) = self.confirmed.as_ref().filter(|_| reign.is_some() && reign == self.reign)?;
-        if !facts.settings.failsafe_mode || !facts.postgres.is_primary() {
+        let on = facts.store.view.as_deref().is_some_and(|view| failsafe::switched(facts, view));
+        if !on || !facts.postgres.is_primary() {
             return None;
         }
         let unsure = self.maybe.iter().chain(&self.planned).chain(&self.under_way);
         let lists = [confirmed].into_iter().chain(unsure).cloned().collect();
         let foreign = facts.store.view.as_deref().map(failsafe::foreign).unwrap_or_default();
         Some(Electors { epoch: self.epoch, lists, foreign })
-    }
-}
-
-struct Round {
-    sent: BootTime,
-    electors: Electors,
-    by: BTreeSet<MemberName>,
-    waiting: BTreeSet<MemberName>,
-    enough: bool,
-}
-
-/// When a primary asks members to vouch for it. Beside the lease keeper, and as independent of decisions.
-#[derive(Default)]
-pub struct Asking {
-    round: Option<Round>,
-    next: BootTime,
-    said: bool,
-}
-
-impl Asking {
-    /// The lead hangs on it, or soon will.
-    pub fn needed(lease: &LeaseState) -> bool {
-        lease.lead.is_some() && (lease.failing.is_some() || lease.unbound)
-    }
-
-    pub fn due(&self) -> BootTime {
-        self.next
-    }
-
-    /// Begins a round, if one is due: these are to be asked now. `me_too`: I have promised it to myself.
-    pub fn begin(
-        &mut self,
-        me: &MemberName,
-        electors: Electors,
-        me_too: bool,
-        now: BootTime,
-    ) -> BTreeMap<MemberName, String> {
-        let whom = electors.to_ask(me);
-        let by = me_too.then(|| me.clone()).into_iter().collect();
-        self.next = now + AGAIN;
-        self.round = Some(Round { sent: now, electors, by, waiting: whom.keys().cloned().collect(), enough: false });
-        whom
-    }
-
-    /// Who vouches, and since when that was asked for: once for each round, as soon as they are enough.
-    /// With the epoch of whom was asked, for [`lease::Keeper::vouched`].
-    pub fn enough(&mut self, timing: &Timing) -> Option<(BootTime, BTreeSet<MemberName>, u64)> {
-        let round = self.round.as_mut().filter(|r| !r.enough && r.electors.suffice(&r.by))?;
-        round.enough = true;
-        self.next = round.sent + lease::every(timing).min(timing.ttl / 4);
-        let by = round.by.clone();
-        if !std::mem::replace(&mut self.said, true) {
-            let names = by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            info!("the store does not renew the leader lock; going on as the leader, vouched for by {names}");
-        }
-        Some((round.sent, by, round.electors.epoch))
-    }
-
-    /// What one of them answered to the question that was sent at `sent`.
-    pub fn answered(&mut self, sent: BootTime, name: MemberName, vouches: Result<(), String>) {
-        let Some(round) = self.round.as_mut().filter(|r| r.sent == sent) else { return };
-        round.waiting.remove(&name);
-        match vouches {
-            Ok(()) => _ = round.by.insert(name),
-            Err(why) => warn!("{name} does not vouch for me: {why}"),
-        }
-    }
-
-    /// The store is back.
-    pub fn over(&mut self) {
-        if std::mem::take(&mut self.said) {
-            info!("the store renews the leader lock again");
-        }
-        self.round = None;
     }
 }
 

@@ -24,7 +24,7 @@ use surus_core::settings::Timing;
 use surus_core::store::{Followed, Revision, StoreResult, TxnOutcome};
 use surus_core::{BootTime, MemberName, Step};
 
-use crate::failsafe::{Ledger, Write};
+use crate::failsafe::{Adoption, Ledger, Write};
 use crate::lease::LeaseState;
 
 pub use deeds::{Deed, PROBE, WRITE};
@@ -84,6 +84,7 @@ pub struct Member<T> {
     /// The revision on which I took the lead that I hold.
     took_on: Option<Revision>,
     ledger: Ledger,
+    adoption: Adoption,
     shutdown: bool,
     sync: Sync,
 
@@ -115,6 +116,7 @@ impl<T> Member<T> {
             consents: BTreeMap::new(),
             took_on: None,
             ledger: Ledger::default(),
+            adoption: Adoption::default(),
             shutdown: false,
             sync: Sync::default(),
             orders: VecDeque::new(),
@@ -248,6 +250,11 @@ impl<T> Member<T> {
     pub fn vouching_written(&mut self, written: StoreResult<TxnOutcome>, lead: Option<Lead>, now: BootTime) {
         self.ledger.written(written, lead.map(|l| l.version), now);
         self.sooner(now + Duration::from_millis(500));
+    }
+
+    /// The configuration that the leader should write, over this version, since it says nothing about failsafe mode.
+    pub fn failsafe_mode_due(&mut self, facts: &Facts) -> Option<(String, KeyVersion)> {
+        self.adoption.due(facts)
     }
 
     /// Whom I may ask to vouch for me while the store is away.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use surus_core::failsafe;
 
 use crate::timing;
 
@@ -72,9 +73,12 @@ fn python_text(value: &Value) -> String {
     }
 }
 
-/// What a member that initialises a cluster writes: `bootstrap.dcs` as it is, with the timing it leaves out. All three
-/// left out: `Timing::NEW_CLUSTER`, or what goes with a store that holds a lead no shorter than `least`. Some written:
-/// those are kept and the others chosen to go with them.
+/// What a member that initialises a cluster writes: `bootstrap.dcs` as it is, with the timing and the failsafe mode it
+/// leaves out. All three of the timing left out: `Timing::NEW_CLUSTER`, or what goes with a store that holds a lead no
+/// shorter than `least`. Some written: those are kept and the others chosen to go with them.
+///
+/// Failsafe mode is written, not taken for granted: to a Patroni member, which reads the same document and takes a free lead
+/// without asking, what is not written is off.
 pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>) -> Value {
     let written = bootstrap_dcs.as_object().cloned().unwrap_or_default();
     let value = |key: &str| written.get(key).filter(|v| !v.is_null());
@@ -88,6 +92,7 @@ pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>) -> V
     {
         document.insert(key.to_owned(), value(key).cloned().unwrap_or_else(|| chosen.as_secs().into()));
     }
+    document.insert(failsafe::SETTING.to_owned(), value(failsafe::SETTING).cloned().unwrap_or(Value::Bool(true)));
     for (key, value) in written {
         document.entry(key).or_insert(value);
     }
@@ -164,7 +169,20 @@ mod tests {
             assert!(timing[1] + 2 * timing[2] <= timing[0], "{written}");
         }
         let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}), None);
-        assert_eq!(kept.to_string(), r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"x_unknown":{"a":null}}"#);
+        assert_eq!(kept.to_string(), r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"failsafe_mode":true,"x_unknown":{"a":null}}"#);
+    }
+
+    #[test]
+    fn failsafe_mode_is_written_where_nothing_is_said_about_it() {
+        for (written, expected) in [
+            (json!({}), json!(true)),
+            (json!({"failsafe_mode": null}), json!(true)),
+            (json!({"failsafe_mode": false}), json!(false)),
+            (json!({"failsafe_mode": "off"}), json!("off")),
+        ] {
+            assert_eq!(new_cluster_document(&written, None)["failsafe_mode"], expected, "{written}");
+            assert_eq!(failsafe::switched_on(&written).is_some(), expected == json!(true), "{written}");
+        }
     }
 
     fn documents() -> impl Strategy<Value = Value> {

@@ -32,6 +32,18 @@ pub fn good_for(length: Duration) -> Duration {
     length - length / 10
 }
 
+/// The setting, by its name in the dynamic configuration.
+pub const SETTING: &str = "failsafe_mode";
+
+/// That configuration with the mode switched on, if it says nothing about it. The default of a cluster of Surus members is
+/// written, not taken for granted: a Patroni member reads what is not written as off, takes a lead that is free without
+/// asking, and may be started while the primary that lives on the default cannot see it.
+pub fn switched_on(config: &serde_json::Value) -> Option<serde_json::Value> {
+    let mut config = config.as_object().filter(|c| c.get(SETTING).is_none_or(serde_json::Value::is_null))?.clone();
+    config.insert(SETTING.to_owned(), true.into());
+    Some(config.into())
+}
+
 /// How many of the list a primary without the store needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -310,12 +322,17 @@ pub fn wanted(facts: &Facts, view: &ClusterView) -> List {
     if let Some(url) = view.failsafe.as_ref().and_then(|f| f.get(&facts.me)) {
         names.entry(facts.me.clone()).or_insert_with(|| url.clone());
     }
-    let of = match (facts.settings.failsafe_mode && names.contains_key(&facts.me), foreign(view).is_empty()) {
+    let of = match (switched(facts, view) && names.contains_key(&facts.me), foreign(view).is_empty()) {
         (false, _) => Of::None,
         (true, false) => Of::All,
         (true, true) => Of::Majority,
     };
     List { names, of }
+}
+
+/// The mode is on for everybody who reads the store. My settings may be those of a file, where the store has none.
+pub fn switched(facts: &Facts, view: &ClusterView) -> bool {
+    facts.settings.failsafe_mode && view.config.is_some()
 }
 
 /// Members that Patroni drives.

@@ -287,6 +287,7 @@ impl Plan {
         let document = json!({
             "ttl": timing.ttl.as_secs(), "loop_wait": timing.loop_wait.as_secs(),
             "retry_timeout": timing.retry_timeout.as_secs(), "maximum_lag_on_failover": 1_048_576,
+            "failsafe_mode": false,
             "postgresql": {"use_pg_rewind": true, "use_slots": true},
         });
         Plan {
@@ -421,10 +422,12 @@ impl Plan {
 
     /// Members may vouch for a primary that has lost the store; in some runs the store is away for long.
     fn failsafe(&mut self, r: &mut Random) {
-        if !r.percent(50) {
-            return;
+        match r.below(10) {
+            0 | 1 => return self.set("failsafe_mode", false.into()),
+            // Nobody says anything: the first leader does, while all this happens.
+            2 | 3 => _ = self.document.as_object_mut().and_then(|document| document.remove("failsafe_mode")),
+            _ => self.set("failsafe_mode", true.into()),
         }
-        self.set("failsafe_mode", true.into());
         let ttl = us(self.timing.ttl);
         match r.below(10) {
             // Nothing else: no reason to move the lead, however long.

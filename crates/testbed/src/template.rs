@@ -35,7 +35,11 @@ impl Member<'_> {
             "name": self.name,
             "restapi": {"listen": self.rest, "connect_address": self.seen[0]},
             "bootstrap": {
-                "dcs": {"postgresql": {"use_pg_rewind": true, "parameters": {"max_connections": 100}}},
+                // Most tests tell what happens by the lease alone.
+                "dcs": {
+                    "failsafe_mode": false,
+                    "postgresql": {"use_pg_rewind": true, "parameters": {"max_connections": 100}},
+                },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
             },
             "postgresql": {

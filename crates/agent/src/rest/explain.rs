@@ -87,6 +87,9 @@ pub fn document(facts: &Facts<'_>, certificate: Option<&Validity>) -> Value {
     if let Some(watchdog) = published.watchdog.document() {
         out.insert("watchdog".into(), watchdog);
     }
+    if let Some(failsafe) = published.failsafe.document(now) {
+        out.insert("failsafe".into(), failsafe);
+    }
     if let Some(losses) = published.losses.document() {
         out.insert("loss".into(), losses);
     }

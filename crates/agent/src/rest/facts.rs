@@ -102,6 +102,9 @@ impl<'a> Facts<'a> {
             if let Some(watchdog) = self.published.watchdog.document() {
                 ours["watchdog"] = watchdog;
             }
+            if let Some(failsafe) = self.published.failsafe.document(self.now) {
+                ours["failsafe"] = failsafe;
+            }
             if let Some(stalls) = self.published.stalls.document(self.now) {
                 ours["stalls"] = stalls;
             }

@@ -97,8 +97,9 @@ pub fn is_ready(facts: &Facts<'_>, query: &Query) -> bool {
     if facts.published.state != MemberState::Running || facts.replication_state() != Some("streaming") {
         return false;
     }
+    // Nothing tells how far the primary is.
     if facts.view.is_none() && facts.latest_end_lsn().is_none() {
-        return false;
+        return facts.published.failsafe.is_active();
     }
     let limit = query.lag().unwrap_or(facts.published.settings.maximum_lag_on_failover);
     let position = if query.get("mode") == Some("write") { facts.received() } else { facts.replayed() };

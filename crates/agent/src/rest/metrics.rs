@@ -8,12 +8,14 @@ mod measures;
 use std::fmt::{Display, Write};
 
 use jiff::Timestamp;
+use surus_core::BootTime;
 use surus_core::cluster::{MemberRole, MemberState};
 use surus_core::postgres::Observed;
 
 use super::facts::{Facts, SyncStandby};
 use super::validity::Validity;
 use super::version::{COMPATIBLE_VERSION, as_metric};
+use crate::failsafe::Shown;
 use crate::stall::{KINDS, PAUSES};
 
 pub fn render(facts: &Facts<'_>, certificate: Option<&Validity>) -> String {
@@ -158,6 +160,28 @@ fn replication(observed: &Observed, page: &mut Page) {
     );
 }
 
+fn failsafe(shown: &Shown, now: BootTime, page: &mut Page) {
+    let (until, answers, blocked) = match shown {
+        Shown::Active { until, answers } => (Some(*until), Some(answers), false),
+        Shown::Blocked { until, answers } => (Some(*until), Some(answers), true),
+        Shown::Idle | Shown::Vouches { .. } => (None, None, false),
+    };
+    page.flag(
+        "surus_failsafe_blocked",
+        "Value is 1 on a primary without the store for which too few members vouch: it stops before its lead ends.",
+        blocked,
+    );
+    page.gauge(
+        "surus_failsafe_remaining_seconds",
+        "Time for which this primary may go on without the store unless members go on vouching for it, 0 otherwise.",
+        until.map(|until| until.since(now)).unwrap_or_default().as_secs_f64(),
+    );
+    let of = answers.into_iter().flat_map(|answers| &answers.of);
+    let of = of.map(|(name, said)| (name.as_str(), if said.is_ok() { 1.0 } else { 0.0 }));
+    let help = "Value is 1 if this member vouches for this primary without the store, 0 if it was asked and does not.";
+    page.for_each("surus_failsafe_vouches", help, "gauge", "member", of);
+}
+
 fn ours(facts: &Facts<'_>, page: &mut Page) {
     let published = facts.published;
     let counters = published.counters;
@@ -181,6 +205,7 @@ fn ours(facts: &Facts<'_>, page: &mut Page) {
         "Time for which this node may still call itself the leader, 0 if it does not.",
         remaining.as_secs_f64(),
     );
+    failsafe(&published.failsafe.shown(facts.now), facts.now, page);
     let fence = &published.fence;
     page.flag("surus_fence_working", "Value is 1 if the fence works, 0 if it is off or does not.", fence.works());
     page.flag(

@@ -1,11 +1,13 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use surus_core::cluster::{ClusterView, Leader, Member, Versioned};
 use surus_core::facts::{Answer, Lead, PostgresFact, StoreFact};
 use surus_core::postgres::{DataDir, Observed, ProcessState};
-use surus_core::settings::ClusterSettings;
+use surus_core::settings::{ClusterSettings, Timing};
 use surus_core::store::StoreError;
 
+use super::asking::AGAIN;
 use super::*;
 use crate::lease::Vouched;
 
@@ -59,6 +61,7 @@ fn rig() -> Rig {
     let view = ClusterView {
         revision: 9,
         leader: Some(Leader { name: "a".into(), version: 5, lease: None }),
+        config: Some(Versioned { value: serde_json::json!({"failsafe_mode": true}), version: 3 }),
         members: ["a", "b", "c"].map(|n| (n.into(), member(n))).into(),
         ..ClusterView::default()
     };
@@ -207,6 +210,71 @@ fn a_member_that_patroni_drives_must_vouch_from_the_moment_it_is_seen() {
 }
 
 #[test]
+fn what_only_a_file_says_is_not_relied_on() {
+    let mut rig = rig();
+    rig.write();
+    rig.written(Ok(TxnOutcome::Applied(12)));
+    assert!(rig.suffice(&["a", "b"]));
+    rig.view.vouching = Some(Versioned { value: Vouching { leader: "a".into(), of: Of::Majority }, version: 12 });
+    rig.view.vouching_version = Some(12);
+    // My settings stay as they were, and a Patroni member that is started now has the mode off.
+    rig.view.config = None;
+    assert_eq!(rig.next(), None);
+    assert!(!rig.suffice(&["a", "b", "c"]));
+    rig.lease.electors = rig.ledger.epoch();
+    assert_eq!(rig.next().map(|w| w.vouching).as_deref(), Some(r#"{"leader":"a","of":"none"}"#));
+}
+
+#[test]
+fn the_default_is_written_once_all_members_are_ours() {
+    let config = |value| Some(Versioned { value, version: 3 });
+    let due = |change: &dyn Fn(&mut Rig), seconds: u64| {
+        let (mut rig, mut adoption) = (rig(), Adoption::default());
+        rig.view.config = config(serde_json::json!({"ttl": 30}));
+        let mut look = |rig: &mut Rig| {
+            rig.facts.store.view = Some(Arc::new(rig.view.clone()));
+            adoption.due(&rig.facts)
+        };
+        assert_eq!(look(&mut rig), None, "not at once");
+        change(&mut rig);
+        rig.pass(seconds);
+        look(&mut rig)
+    };
+    let patroni = |rig: &mut Rig| {
+        let patroni = Member { api_url: Some("http://d:8008/patroni".into()), ..Member::unknown("d".into()) };
+        rig.view.members.insert("d".into(), patroni);
+    };
+    let written = Some((r#"{"ttl":30,"failsafe_mode":true}"#.to_owned(), 3));
+    assert_eq!(due(&|_| {}, 60), written);
+    assert_eq!(due(&|_| {}, 59), None);
+    type Change<'a> = &'a dyn Fn(&mut Rig);
+    let no: [(&str, Change<'_>); 8] = [
+        ("Patroni drives one", &patroni),
+        ("one that nobody can read", &|r| _ = r.view.members.insert("d".into(), Member::unknown("d".into()))),
+        ("switched off", &|r| r.view.config = config(serde_json::json!({"failsafe_mode": false}))),
+        ("switched on", &|r| r.view.config = config(serde_json::json!({"failsafe_mode": "on"}))),
+        ("no configuration", &|r| r.view.config = None),
+        ("not the leader", &|r| r.view.leader = None),
+        ("paused", &|r| r.facts.settings.pause = true),
+        ("an old reading", &|r| r.facts.store.broken = Some((NOW, "away".into()))),
+    ];
+    for (what, change) in no {
+        assert_eq!(due(change, 600), None, "{what}");
+    }
+    // Whoever comes and goes begins the time anew.
+    let (mut rig, mut adoption) = (self::rig(), Adoption::default());
+    rig.view.config = config(serde_json::json!({}));
+    let ours = rig.view.clone();
+    patroni(&mut rig);
+    let theirs = rig.view.clone();
+    for (view, seconds, due) in [(&ours, 0, false), (&theirs, 50, false), (&ours, 50, false), (&ours, 60, true)] {
+        rig.pass(seconds);
+        rig.facts.store.view = Some(Arc::new(view.clone()));
+        assert_eq!(adoption.due(&rig.facts).is_some(), due);
+    }
+}
+
+#[test]
 fn a_round_of_questions() {
     let list =
         List { names: rig().view.members.keys().map(|n| (n.clone(), n.to_string())).collect(), of: Of::Majority };
@@ -223,6 +291,19 @@ fn a_round_of_questions() {
     asking.answered(NOW, "c".into(), Ok(()));
     assert_eq!(asking.enough(&timing), Some((NOW, set(&["a", "c"]), 3)));
     assert_eq!(asking.enough(&timing), None, "told once");
+    let answers = asking.answers().expect("it asks");
+    assert!(answers.enough);
+    assert_eq!(answers.of[&"b".into()], Err("no".to_owned()));
+    assert_eq!(answers.of.values().filter(|said| said.is_ok()).count(), 2);
+    // A refusal that arrives after a newer answer says nothing any more.
+    let later = NOW + AGAIN;
+    asking.begin(&me, electors.clone(), true, later);
+    asking.answered(later, "b".into(), Ok(()));
+    asking.answered(NOW, "b".into(), Err("timeout".into()));
+    assert_eq!(asking.answers().expect("it asks").of[&"b".into()], Ok(()));
+    // Who does not answer at all is known from an earlier question.
+    asking.answered(NOW, "c".into(), Err("timeout".into()));
+    assert_eq!(asking.answers().expect("it asks").of[&"c".into()], Err("timeout".to_owned()));
     // Who has promised somebody else something does not count for itself.
     asking.begin(&me, electors, false, NOW);
     asking.answered(NOW, "b".into(), Ok(()));

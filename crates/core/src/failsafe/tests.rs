@@ -152,6 +152,11 @@ mod exhaustive {
         Revived,
         /// One voucher less.
         TooFew,
+        /// The mode is on by default, and the configuration says nothing about it.
+        NotWritten,
+        /// Patroni is started on a member of the list, whose agent was Surus: no bug of ours, and what nobody can keep it
+        /// from.
+        Exchanged,
     }
 
     /// A question or its answer on the way.
@@ -177,6 +182,8 @@ mod exhaustive {
         consents: [Option<u8>; 3],
         taken: bool,
         writes: bool,
+        /// A member that Patroni drives was started when the primary could not see it any more, and was promoted.
+        patroni: bool,
         restarts: u8,
         asked: u8,
         messages: Vec<Message>,
@@ -216,6 +223,13 @@ mod exhaustive {
         List { names: names(&MEMBERS), of: Of::Majority }
     }
 
+    /// May one that Patroni drives take a lead that is free? It asks nobody who has promised anything. As far as the store
+    /// is concerned: the mode is on in the configuration, and it is not in the list. That it reaches the primary, which then
+    /// keeps it from leading, cannot be relied on.
+    fn patroni_races(config: &serde_json::Value, name: &str) -> bool {
+        config.get(SETTING) != Some(&true.into()) || list().names.contains_key(&MemberName::from(name))
+    }
+
     impl World {
         fn new() -> World {
             World {
@@ -230,6 +244,7 @@ mod exhaustive {
                 consents: [None; 3],
                 taken: false,
                 writes: false,
+                patroni: false,
                 restarts: 0,
                 asked: 0,
                 messages: vec![],
@@ -310,7 +325,14 @@ mod exhaustive {
                     }
                 });
             }
-            if self.now >= self.lease && !self.taken && self.consenting() >= list().consents() {
+            // What stands in the configuration before anybody relies on it, and who comes.
+            let founded = serde_json::json!({"ttl": 30});
+            let config = if bug == Bug::NotWritten { founded } else { switched_on(&founded).unwrap() };
+            let comes = if bug == Bug::Exchanged { "v" } else { "d" };
+            if self.now >= self.lease && !self.taken && !self.patroni && patroni_races(&config, comes) {
+                add(&mut |w| w.patroni = true);
+            }
+            if self.now >= self.lease && !self.taken && !self.patroni && self.consenting() >= list().consents() {
                 // Taking it makes the promise firm; the store may apply it whenever it likes.
                 add(&mut |w| w.taken = give(w, 1, 1, Kind::Vouch, CONSENTS));
             }
@@ -359,7 +381,7 @@ mod exhaustive {
                 continue;
             }
             assert!(seen.len() < 3_000_000, "too many states to go through");
-            wrong |= world.writes && world.primary_runs();
+            wrong |= (world.writes || world.patroni) && world.primary_runs();
             led |= world.writes;
             vouched |= world.right > world.lease + 1;
             if wrong {
@@ -379,6 +401,12 @@ fn in_every_order_there_is_one_writer() {
     assert!(states > 10_000, "{states} states are too few to mean anything");
 }
 
+/// What the documentation asks operators not to do.
+#[test]
+fn patroni_in_the_place_of_a_member_that_is_counted_on() {
+    assert!(exhaustive::explore(exhaustive::Bug::Exchanged).1);
+}
+
 #[test]
 fn every_part_of_it_is_needed() {
     use exhaustive::Bug;
@@ -387,6 +415,7 @@ fn every_part_of_it_is_needed() {
         ("silent after a start", Bug::Forgotten),
         ("only what has not ended is prolonged", Bug::Revived),
         ("a majority", Bug::TooFew),
+        ("written where Patroni reads it", Bug::NotWritten),
     ] {
         assert!(exhaustive::explore(bug).1, "{what}");
     }

@@ -119,7 +119,7 @@ impl Member {
                 let lease = w.lease(self.node);
                 let agent = w.nodes[self.node].agent.as_mut()?;
                 if !Asking::needed(&lease) {
-                    agent.asking.over();
+                    agent.asking.over(&lease);
                     return None;
                 }
                 agent.electors.as_ref()?;
@@ -169,8 +169,17 @@ impl Member {
         });
     }
 
-    /// Has the store know who may vouch for me.
+    /// Has the store know that failsafe mode is on, and who may vouch for me.
     pub(super) fn note_vouching(self: &Arc<Member>, facts: &Facts) {
+        let adopted = self.mind().conduct.failsafe_mode_due(facts);
+        if let Some((config, over)) = adopted {
+            let member = self.clone();
+            let run = async move {
+                let written = member.store.compare_and_put_as_leader("config", Some(over), config, WRITE).await;
+                member.sim.with(|w| w.tell(member.node, || format!("failsafe mode by default: {written:?}")));
+            };
+            self.sim.with(|w| w.spawn(self.pid, Box::pin(run)));
+        }
         let (lease, now) = self.sim.with(|w| (w.lease(self.node), w.boot(self.node)));
         let write = self.mind().conduct.vouching_due(facts, &lease, now);
         self.note_clearance(facts);

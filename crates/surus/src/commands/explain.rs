@@ -2,6 +2,7 @@
 //! could take over.
 
 pub mod candidates;
+pub mod failsafe;
 
 use std::fmt::Write;
 
@@ -179,6 +180,9 @@ fn one_member(out: &mut String, member: &str, account: &Value) {
     }
     if let Some(watchdog) = account.get("watchdog").and_then(watchdog_line) {
         line(out, 1, &watchdog);
+    }
+    if let Some(failsafe) = account.get("failsafe").and_then(failsafe::failsafe_line) {
+        line(out, 1, &failsafe);
     }
     for loss in account.get("loss").map(|l| list(l, "receipts")).unwrap_or_default() {
         let (id, what) = (text(loss, "id").unwrap_or("?"), text(loss, "what").unwrap_or_default());

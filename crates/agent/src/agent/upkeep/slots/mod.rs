@@ -125,7 +125,7 @@ impl Slots {
 
 impl Agent {
     pub(super) fn keep_slots(&mut self, facts: &Facts) {
-        let Some(view) = facts.store.view.clone().filter(|_| facts.store.broken.is_none()) else { return };
+        let Some((view, without_store)) = self.view_for_slots(facts) else { return };
         let primary = facts.postgres.is_primary();
         let lead = facts.lead.is_some() && (primary || facts.settings.standby_cluster);
         let known: Vec<String> = self
@@ -138,7 +138,9 @@ impl Agent {
             .collect();
         let guard = &facts.settings.disk_guard;
         let shed = guard.drop_absent_slots && self.upkeep.slots.watch.is_low(guard);
-        self.upkeep.slots.retained.note(&view, &known, facts, lead, shed);
+        if !without_store {
+            self.upkeep.slots.retained.note(&view, &known, facts, lead, shed);
+        }
         let Some(observed) = facts.postgres.observed() else { return };
         if !facts.postgres.accepting() || view.leader.is_none() {
             return;
@@ -171,17 +173,16 @@ impl Agent {
             synchronised: dynamic.synchronises_slots() && observed.server_version >= FAILOVER_SLOTS,
             leader_has: mine.native.leader_has(facts, &view, observed),
         };
-        let plan = slots::plan(&observed.slots, &wanted.slots, &here);
-        mine.tell(&wanted, &plan);
+        let mut plan = slots::plan(&observed.slots, &wanted.slots, &here);
         self.watch_wal(facts, observed);
-        self.judge_slots(facts, &view, observed, &wanted);
-        self.ask_failover_slots(facts, &view, observed);
-        let mut missing: BTreeSet<LogicalSlot> = plan.to_copy.iter().cloned().collect();
-        missing.extend(self.upkeep.slots.ready.copy_again());
-        let missing: Vec<LogicalSlot> = missing.into_iter().collect();
-        if self.upkeep.slots.missing != missing {
-            self.upkeep.slots.missing = missing;
-            self.wake.notify_one();
+        if without_store {
+            // Who needs which slot may have changed since; that all of them are moved on harms nobody.
+            plan.actions.retain(|a| matches!(a, Action::AdvancePhysical(..) | Action::AdvanceLogical { .. }));
+        } else {
+            self.upkeep.slots.tell(&wanted, &plan);
+            self.judge_slots(facts, &view, observed, &wanted);
+            self.ask_failover_slots(facts, &view, observed);
+            self.note_missing(&plan);
         }
         // Nothing to do costs nothing: what is there is known from the answer already.
         if plan.actions.is_empty() || !self.upkeep.slots.due(&wanted, lead, &facts.settings, facts.now) {
@@ -220,6 +221,18 @@ impl Agent {
             }
             if trouble.is_empty() { Ok(()) } else { Err(trouble.join("; ")) }
         });
+    }
+}
+
+impl Agent {
+    fn note_missing(&mut self, plan: &Plan) {
+        let mut missing: BTreeSet<LogicalSlot> = plan.to_copy.iter().cloned().collect();
+        missing.extend(self.upkeep.slots.ready.copy_again());
+        let missing: Vec<LogicalSlot> = missing.into_iter().collect();
+        if self.upkeep.slots.missing != missing {
+            self.upkeep.slots.missing = missing;
+            self.wake.notify_one();
+        }
     }
 }
 
