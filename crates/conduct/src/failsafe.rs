@@ -108,7 +108,9 @@ impl Ledger {
     fn wanted(&mut self, facts: &Facts) -> List {
         let Some(view) = facts.store.view.as_deref() else { return List { names: BTreeMap::new(), of: Of::None } };
         let mut wanted = failsafe::wanted(facts, view);
-        let patience = facts.settings.timing.retry_timeout;
+        // After an outage of the store all keys are gone, and each comes back when its member finds that out. While another
+        // list is being written both count, and the store may go away again just then.
+        let patience = facts.settings.timing.retry_timeout + facts.settings.timing.ttl / 2;
         let before = view.failsafe.iter().flatten();
         for (name, url) in before {
             if wanted.names.contains_key(name) {

@@ -169,7 +169,10 @@ mod tests {
             assert!(timing[1] + 2 * timing[2] <= timing[0], "{written}");
         }
         let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}), None);
-        assert_eq!(kept.to_string(), r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"failsafe_mode":true,"x_unknown":{"a":null}}"#);
+        assert_eq!(
+            kept.to_string(),
+            r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"failsafe_mode":true,"x_unknown":{"a":null}}"#
+        );
     }
 
     #[test]

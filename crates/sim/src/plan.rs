@@ -109,6 +109,12 @@ pub enum Action {
         percent: u64,
         lasts: True,
     },
+    /// So many of a hundred requests fail; all others, or those that only read, are answered as ever.
+    HalfStore {
+        percent: u64,
+        reads: bool,
+        lasts: True,
+    },
     LoseWitness {
         lasts: True,
     },
@@ -191,10 +197,15 @@ pub enum Action {
 impl Action {
     /// Trouble in the store alone.
     pub fn is_of_store(self) -> bool {
-        use Action::{BreakWatch, LoseAnswers, LoseWitness, SlowStore, StoreOutage};
+        use Action::{BreakWatch, HalfStore, LoseAnswers, LoseWitness, SlowStore, StoreOutage};
         matches!(
             self,
-            StoreOutage { .. } | SlowStore { .. } | LoseAnswers { .. } | BreakWatch { .. } | LoseWitness { .. }
+            StoreOutage { .. }
+                | SlowStore { .. }
+                | LoseAnswers { .. }
+                | HalfStore { .. }
+                | BreakWatch { .. }
+                | LoseWitness { .. }
         )
     }
 
@@ -215,6 +226,7 @@ impl Action {
             | A::SlowStore { lasts, .. }
             | A::StoreOutage { lasts, .. }
             | A::LoseAnswers { lasts, .. }
+            | A::HalfStore { lasts, .. }
             | A::LoseWitness { lasts }
             | A::Partition { lasts, .. }
             | A::StallWatch { lasts, .. }
@@ -391,8 +403,10 @@ impl Plan {
         if store != StoreKind::Service {
             plan.actions.iter_mut().for_each(|(_, action)| {
                 // A server that hears no leader knows it within moments: nothing is silent for longer.
-                if let Action::StallWatch { who, lasts } = *action {
-                    *action = Action::CutStore { who, one_way: false, lasts };
+                match *action {
+                    Action::StallWatch { who, lasts } => *action = Action::CutStore { who, one_way: false, lasts },
+                    Action::HalfStore { lasts, .. } => *action = Action::StoreOutage { lasts, again: false },
+                    _ => {}
                 }
             });
         }
@@ -436,10 +450,26 @@ impl Plan {
                 let mut at = QUIET + r.below(3 * SECOND);
                 for _ in 0..r.between(1, 4) {
                     let lasts = ttl * r.between(100, 600) / 100;
-                    self.actions.push((at, Action::StoreOutage { lasts, again: r.percent(50) }));
+                    let away = match r.below(5) {
+                        0 => Action::HalfStore { percent: 100, reads: true, lasts },
+                        1 => Action::HalfStore { percent: r.between(20, 95), reads: r.percent(50), lasts },
+                        _ => Action::StoreOutage { lasts, again: r.percent(50) },
+                    };
+                    self.actions.push((at, away));
                     at += lasts + 2 * ttl + r.below(ttl);
                 }
                 self.heal_at = at;
+            }
+            // It comes back for moments only.
+            5 => {
+                let mut at = QUIET + r.below(3 * SECOND);
+                for _ in 0..r.between(3, 12) {
+                    let lasts = r.between(ttl / 20, ttl * 2);
+                    self.actions.push((at, Action::StoreOutage { lasts, again: r.percent(50) }));
+                    at += lasts + r.between(10 * MS, 2 * SECOND);
+                }
+                self.actions.sort_by_key(|(at, _)| *at);
+                self.heal_at = self.heal_at.max(at);
             }
             // The primary, or all, cannot reach the store while other things happen.
             1..=4 => {
@@ -455,6 +485,7 @@ impl Plan {
                             lasts,
                         },
                         3 => Action::SlowStore { by: r.between(500 * MS, 4 * SECOND), lasts },
+                        4 => Action::HalfStore { percent: r.between(20, 100), reads: r.percent(50), lasts },
                         _ => Action::StoreOutage { lasts, again: r.percent(50) },
                     };
                     self.actions.push((at, away));

@@ -61,7 +61,9 @@ impl Agent {
                          drives all members; `surus edit-config -s failsafe_mode=false` switches it off"
                     ),
                     Ok(TxnOutcome::Conflict) => {}
-                    Err(e) => warn!("failsafe_mode: true could not be written to the dynamic configuration, trying again: {e}"),
+                    Err(e) => warn!(
+                        "failsafe_mode: true could not be written to the dynamic configuration, trying again: {e}"
+                    ),
                 }
             });
         }

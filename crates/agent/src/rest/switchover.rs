@@ -84,7 +84,12 @@ async fn write(
     // Who asks for a failover while nobody leads says that what was left alone has stopped. It is not left at that if
     // it answers.
     let peers = app.policy.load().peers.clone();
-    for name in left.map(|u| &u.value).into_iter().chain(vouched.map(|v| &v.value.leader)) {
+    // After a restore it may be any of them.
+    let list = view.failsafe.iter().flat_map(|list| list.keys());
+    let unnamed =
+        vouched.is_some_and(|v| view.failsafe.as_ref().is_some_and(|list| !list.contains_key(&v.value.leader)));
+    let any = list.filter(|name| unnamed && another(name));
+    for name in left.map(|u| &u.value).into_iter().chain(vouched.map(|v| &v.value.leader)).chain(any) {
         let listed = view.failsafe.as_ref().and_then(|f| f.get(name));
         let url = view.members.get(name).and_then(|m| m.api_url.as_ref()).or(listed);
         if let Some(url) = url

@@ -137,7 +137,9 @@ impl Asking {
             if lease.lead.is_some() {
                 info!("the store renews the leader lock again");
             } else {
-                info!("not the leader any more: the store did not renew the leader lock, and nobody is asked to vouch for me now");
+                info!(
+                    "not the leader any more: the store did not renew the leader lock, and nobody is asked to vouch for me now"
+                );
             }
         }
         self.said_blocked = false;

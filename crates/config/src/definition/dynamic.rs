@@ -65,7 +65,7 @@ pub(crate) const DYNAMIC: &[Key] = &[
     key(
         "failsafe_mode",
         Kind::Bool,
-        "A primary without the store goes on while a majority of the members vouch for it",
+        "A primary without the store goes on while a majority of the members vouch for it. Absent: written as `true` by the leader where Surus drives all members",
     )
     .is("false"),
     key("pause", Kind::Bool, "Use `surus pause` and `surus resume`").is("false"),

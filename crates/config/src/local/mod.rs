@@ -68,6 +68,8 @@ pub struct ClientConfig {
     pub namespace: String,
     pub name: Option<MemberName>,
     pub store: Option<StoreConfig>,
+    /// Where the agent with this configuration is asked, if it is one's.
+    pub own_api: Option<String>,
     pub ctl: Ctl,
     pub log: Log,
     pub warnings: Vec<Warning>,
@@ -209,6 +211,8 @@ impl ClientConfig {
             namespace: s.text("namespace").unwrap_or_default(),
             name: s.text("name").map(|n| MemberName::from(n.as_str())),
             store: store::read(&s, &mut r, false),
+            // What is wrong there is the agent's to tell.
+            own_api: rest::restapi(&s, &mut Reader::lenient()).map(|restapi| restapi.api_url()),
             ctl: rest::ctl(&s, &mut r),
             log: log::read(&s, &mut r),
             warnings: Vec::new(),

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use surus_core::report::Candidate;
 
 use crate::cli::{Explain, Format};
-use crate::commands::{API_LIMIT, journal};
+use crate::commands::{API_LIMIT, journal, without_store};
 use crate::context::{Context, Reading};
 use crate::failure::{Failure, Outcome};
 use crate::table;
@@ -31,7 +31,18 @@ pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain)
         return since_then(context, terminal, args, since).await;
     }
     let cluster = context.cluster(args.cluster.cluster_name.as_deref(), args.cluster.group)?;
-    let reading = cluster.read().await?;
+    let reading = match cluster.read().await {
+        Ok(reading) => reading,
+        Err(failure) => {
+            let accounts = without_store::accounts(context).await;
+            if args.format == Format::Pretty && !accounts.is_empty() {
+                let mut out = format!("{}\n", without_store::HEAD);
+                members(&mut out, &accounts);
+                terminal.write(&out)?;
+            }
+            return Err(failure);
+        }
+    };
     let asked = reading.view.members.values().map(|member| async move {
         let account = match journal::own_api(member) {
             Err(why) => Err(why),
@@ -99,14 +110,18 @@ fn render(name: &str, reading: &Reading, weighed: &[Candidate], accounts: &[(Str
             line(&mut out, 1, &verdict(candidate.fit, candidate.name.as_str(), &candidate.why));
         }
     }
+    members(&mut out, accounts);
+    out
+}
+
+fn members(out: &mut String, accounts: &[(String, Account)]) {
     for (member, account) in accounts {
         out.push('\n');
         match account {
-            Err(why) => line(&mut out, 0, &format!("{member}: does not explain itself: {why}")),
-            Ok(account) => one_member(&mut out, member, account),
+            Err(why) => line(out, 0, &format!("{member}: does not explain itself: {why}")),
+            Ok(account) => one_member(out, member, account),
         }
     }
-    out
 }
 
 fn line(out: &mut String, depth: usize, text: &str) {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use surus_core::cluster::MemberState;
+use surus_core::failsafe::Of;
 use tokio::time::Instant;
 
 use crate::cli::{Format, List, Topology, Watch};
+use crate::commands::explain::failsafe::failsafe_line;
+use crate::commands::without_store;
 use crate::context::{Context, Reading};
 use crate::failure::{Failure, Outcome};
 use crate::listing::{self, Layout, Progresses};
@@ -70,14 +73,37 @@ async fn once(context: &Context, terminal: &mut Terminal, view: &View<'_>, clear
         say!(terminal, "{}", when::stamp_seconds());
     }
     for (cluster, reading) in shown {
-        let reading = reading?;
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(failure) => {
+                if matches!(view.format, Format::Pretty) {
+                    without_store::tell(context, terminal).await?;
+                }
+                return Err(failure);
+            }
+        };
         for garbage in &reading.view.garbage {
             crate::warn(&format!("the key {} of cluster {} {}", garbage.key, cluster.name, garbage.problem));
         }
         let progresses = progresses(context, &reading).await;
         listing::show(terminal, &cluster, &reading, view.format, view.layout, &progresses)?;
+        if matches!(view.format, Format::Pretty)
+            && let Some(line) = goes_on_without_the_store(context, &reading).await
+        {
+            terminal.write(&format!(" {line}\n"))?;
+        }
     }
     Ok(())
+}
+
+/// Nobody leads in the store, and yet somebody may: who was vouched for last says it.
+async fn goes_on_without_the_store(context: &Context, reading: &Reading) -> Option<String> {
+    let view = &reading.view;
+    let vouching = view.vouching.as_ref().filter(|v| view.leader.is_none() && v.value.of != Of::None)?;
+    let leader = &vouching.value.leader;
+    let url = view.failsafe.as_ref().and_then(|list| list.get(leader))?;
+    let account: serde_json::Value = context.api.get(url, "/explain", PROBE_LIMIT).await.ok()?.json().ok()?;
+    Some(format!("{leader}, {}", failsafe_line(account.get("failsafe")?)?))
 }
 
 /// How far members are that copy data now. Who does not answer has no progress to show.

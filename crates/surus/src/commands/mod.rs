@@ -28,6 +28,7 @@ mod standby_cluster;
 mod store;
 mod timeline;
 mod version;
+mod without_store;
 
 pub use check::check;
 

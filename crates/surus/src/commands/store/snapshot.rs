@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use surus_core::failsafe::{Of, Vouching};
 use surus_store::{Compare, Op, Snapshot, Txn, TxnOutcome};
 
 use super::recover::{with_pause, with_room};
@@ -174,8 +175,19 @@ struct Plan {
 /// True only at its moment: who leads, who is there, who has every commit, what was asked for. From an old file it
 /// would be a lie that a failover acts on.
 fn of_the_moment(key: &str) -> bool {
-    matches!(key, "leader" | "status" | "optime/leader" | "failover" | "sync" | "failsafe" | "unguarded")
+    matches!(key, "leader" | "status" | "optime/leader" | "failover" | "sync" | "failsafe" | "vouching" | "unguarded")
         || key.starts_with("members/")
+}
+
+/// In the place of the leader whom members may vouch for: whoever it is now, nobody is taken for it.
+const SOMEBODY: &str = "(before the restore)";
+
+/// Who may vouch in failsafe mode, from a file: for somebody. A primary may live on that just now, since its store is gone;
+/// whoever would lead in the restored one has to ask as many as ever, and the leader that the file names, too.
+fn vouching_for_somebody(keys: &[Entry]) -> Option<String> {
+    let text = &keys.iter().find(|entry| entry.key == "vouching")?.value;
+    let of = Vouching::parse(text).ok()?.of;
+    (of != Of::None).then(|| Vouching { leader: SOMEBODY.into(), of }.to_text())
 }
 
 fn plan(keys: &[Entry], present: &Snapshot, prefix: &str, force: bool) -> Result<Plan, String> {
@@ -204,10 +216,17 @@ fn plan(keys: &[Entry], present: &Snapshot, prefix: &str, force: bool) -> Result
     for key in ["leader", "config"] {
         plan.txn.compare.push(unchanged(prefix, key, now(key).map(|k| k.version)));
     }
+    let nobody_yet = now("vouching").is_none() && now("failsafe").is_none();
+    let vouching = vouching_for_somebody(keys).filter(|_| nobody_yet);
     for entry in keys {
         let key = entry.key.as_str();
         let found = now(key);
-        if entry.of_session || of_the_moment(key) {
+        if let ("failsafe" | "vouching", Some(vouching)) = (key, &vouching) {
+            plan.told.push(format!("{key}: written, for a primary that members may vouch for now"));
+            plan.txn.compare.push(unchanged(prefix, key, None));
+            let value = if key == "vouching" { vouching.clone() } else { entry.value.clone() };
+            plan.txn.then.push(Op::Put { key: format!("{prefix}{key}"), value: value.into(), lease: None });
+        } else if entry.of_session || of_the_moment(key) {
             plan.told.push(format!("{key}: left out, it was true at its time only"));
         } else if found.is_some_and(|f| f.value == entry.value.as_bytes()) {
             plan.told.push(format!("{key}: the same"));
@@ -305,6 +324,25 @@ mod tests {
         assert!(plan_of_it.txn.then.iter().any(put), "{plan_of_it:?}");
         assert!(plan.txn.compare.contains(&Compare::Absent { key: "/service/demo/leader".into() }));
         assert!(plan.told.iter().any(|t| t.starts_with("sync: left out")));
+    }
+
+    #[test]
+    fn who_may_vouch_is_restored_for_somebody() {
+        let list = r#"{"n1":"http://n1:8008/patroni"}"#;
+        let file = |of: &str| {
+            let vouching = format!(r#"{{"leader":"n1","of":"{of}"}}"#);
+            vec![entry("failsafe", list), entry("vouching", &vouching)]
+        };
+        let restored = plan(&file("majority"), &store(&[]), PREFIX, false).unwrap();
+        assert_eq!(written(&restored), ["failsafe", "vouching"]);
+        let put = |op: &Op| matches!(op, Op::Put { value, .. } if value.starts_with(br#"{"leader":"(before the restore)","of":"majority"}"#));
+        assert!(restored.txn.then.iter().any(put), "{restored:?}");
+        // Nobody was vouched for, or somebody is now, under what the store says.
+        let there = store(&[("vouching", r#"{"leader":"n2","of":"majority"}"#)]);
+        for (file, there) in [(file("none"), store(&[])), (file("broken"), store(&[])), (file("majority"), there)] {
+            assert!(written(&plan(&file, &there, PREFIX, true).unwrap()).is_empty());
+        }
+        assert!(written(&plan(&file("majority")[..1], &store(&[]), PREFIX, false).unwrap()).is_empty());
     }
 
     #[test]
