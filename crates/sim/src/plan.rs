@@ -471,6 +471,20 @@ impl Plan {
                 self.actions.sort_by_key(|(at, _)| *at);
                 self.heal_at = self.heal_at.max(at);
             }
+            // It hears late who vouches for it, and then nobody any more.
+            6 => {
+                self.actions.clear();
+                let (who, at) = (Who::Leader, QUIET + r.below(3 * SECOND));
+                let (away, frozen) = (5 * ttl, ttl * r.between(20, 60) / 100);
+                let when = at + ttl + r.below(ttl);
+                self.actions.extend([
+                    (at, Action::CutStore { who, one_way: false, lasts: away }),
+                    (at, Action::SlowNetwork { who, by: r.between(50 * MS, 400 * MS), lasts: away }),
+                    (when, Action::FreezeAgent { who, lasts: frozen }),
+                    (when + frozen + r.below(SECOND), Action::Isolate { who, lasts: 3 * ttl }),
+                ]);
+                self.heal_at = at + away;
+            }
             // The primary, or all, cannot reach the store while other things happen.
             1..=4 => {
                 let mut at = QUIET + r.below(3 * SECOND);
