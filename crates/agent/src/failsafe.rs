@@ -4,6 +4,7 @@
 //! one promised: the longest time that was ever possible is in a small file beside the data directory, written before
 //! anything is promised for that long, and a new process promises nothing until so much has passed.
 
+mod asked;
 mod shown;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use surus_store::clock::boot_now;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+pub use self::asked::members_may_ask;
 pub use self::shown::Shown;
 use crate::lease::{LeaseKeeper, LeaseState};
 

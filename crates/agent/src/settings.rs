@@ -29,13 +29,16 @@ pub struct Settings {
     passfile: PathBuf,
 }
 
+fn new_cluster(local: &LocalConfig, dcs: &Value) -> Value {
+    let may_ask = crate::failsafe::members_may_ask(&local.restapi, &local.ctl).is_ok();
+    surus_config::new_cluster_document(dcs, local.store.least_ttl(), may_ask)
+}
+
 impl Settings {
     pub fn new(local: LocalConfig) -> Settings {
         let cached = read_cache(&local.postgresql.data_dir);
         let document = cached
-            .or_else(|| {
-                local.bootstrap.as_ref().map(|b| surus_config::new_cluster_document(&b.dcs, local.store.least_ttl()))
-            })
+            .or_else(|| local.bootstrap.as_ref().map(|b| new_cluster(&local, &b.dcs)))
             .unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         let (dynamic, warnings) = DynamicConfig::read(&document);
         tell(&warnings);
@@ -100,7 +103,7 @@ impl Settings {
     /// The document a member writes when it creates the cluster.
     pub fn founding_document(&self) -> Value {
         let dcs = self.local.bootstrap.as_ref().map_or(Value::Null, |b| b.dcs.clone());
-        surus_config::new_cluster_document(&dcs, self.local.store.least_ttl())
+        new_cluster(&self.local, &dcs)
     }
 
     pub fn instance(&self) -> InstanceConfig {

@@ -78,8 +78,9 @@ fn python_text(value: &Value) -> String {
 /// shorter than `least`. Some written: those are kept and the others chosen to go with them.
 ///
 /// Failsafe mode is written, not taken for granted: to a Patroni member, which reads the same document and takes a free lead
-/// without asking, what is not written is off.
-pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>) -> Value {
+/// without asking, what is not written is off. Where members are not let in by each other (`members_may_ask`), nobody could be
+/// vouched for, and nobody could take over either.
+pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>, members_may_ask: bool) -> Value {
     let written = bootstrap_dcs.as_object().cloned().unwrap_or_default();
     let value = |key: &str| written.get(key).filter(|v| !v.is_null());
     let number = |key: &str| value(key).and_then(timing::whole_seconds);
@@ -92,7 +93,9 @@ pub fn new_cluster_document(bootstrap_dcs: &Value, least: Option<Duration>) -> V
     {
         document.insert(key.to_owned(), value(key).cloned().unwrap_or_else(|| chosen.as_secs().into()));
     }
-    document.insert(failsafe::SETTING.to_owned(), value(failsafe::SETTING).cloned().unwrap_or(Value::Bool(true)));
+    if value(failsafe::SETTING).is_none() && members_may_ask {
+        document.insert(failsafe::SETTING.to_owned(), Value::Bool(true));
+    }
     for (key, value) in written {
         document.entry(key).or_insert(value);
     }
@@ -163,12 +166,12 @@ mod tests {
             (json!({"ttl": 30, "retry_timeout": 10}), [30, 10, 10]),
             (json!({"loop_wait": 1, "retry_timeout": 1}), [8, 1, 1]),
         ] {
-            let document = new_cluster_document(&written, None);
+            let document = new_cluster_document(&written, None, true);
             let timing = ["ttl", "loop_wait", "retry_timeout"].map(|k| document[k].as_i64().unwrap());
             assert_eq!(timing, expected, "{written}");
             assert!(timing[1] + 2 * timing[2] <= timing[0], "{written}");
         }
-        let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}), None);
+        let kept = new_cluster_document(&json!({"x_unknown": {"a": null}, "ttl": "9"}), None, true);
         assert_eq!(
             kept.to_string(),
             r#"{"ttl":"9","loop_wait":2,"retry_timeout":3,"failsafe_mode":true,"x_unknown":{"a":null}}"#
@@ -183,7 +186,9 @@ mod tests {
             (json!({"failsafe_mode": false}), json!(false)),
             (json!({"failsafe_mode": "off"}), json!("off")),
         ] {
-            assert_eq!(new_cluster_document(&written, None)["failsafe_mode"], expected, "{written}");
+            assert_eq!(new_cluster_document(&written, None, true)["failsafe_mode"], expected, "{written}");
+            let not_asked = new_cluster_document(&written, None, false);
+            assert!(not_asked["failsafe_mode"] != true, "{not_asked}");
             assert_eq!(failsafe::switched_on(&written).is_some(), expected == json!(true), "{written}");
         }
     }

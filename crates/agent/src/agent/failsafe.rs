@@ -14,7 +14,7 @@ use surus_store::clock::boot_now;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::failsafe::{Want, consents};
+use crate::failsafe::{Want, consents, members_may_ask};
 
 const WRITE: Duration = Duration::from_secs(2);
 
@@ -50,9 +50,22 @@ impl Agent {
         }
     }
 
+    fn let_in(&mut self) -> bool {
+        let why = members_may_ask(&self.settings.local.restapi, &self.settings.local.ctl).err();
+        if self.kept_out != why {
+            if let Some(why) = &why {
+                info!("failsafe_mode is not switched on by default, since members would not let each other in: {why}");
+            }
+            self.kept_out = why;
+        }
+        self.kept_out.is_none()
+    }
+
     /// Has the store know that failsafe mode is on, and who may vouch for me.
     pub(super) fn note_vouching(&mut self, facts: &Facts) {
-        if let Some((config, over)) = self.member.failsafe_mode_due(facts) {
+        if let Some((config, over)) = self.member.failsafe_mode_due(facts)
+            && self.let_in()
+        {
             let store = self.store.clone();
             tokio::spawn(async move {
                 match store.compare_and_put_as_leader("config", Some(over), config, WRITE).await {

@@ -89,6 +89,8 @@ pub struct Agent {
     lease_state: watch::Receiver<LeaseState>,
     fence: FenceKeeper,
     failsafe: Failsafe,
+    /// Why failsafe mode is not on by default, as it was said.
+    kept_out: Option<String>,
     vouchers: watch::Sender<Option<Want>>,
     consents: Channel<(MemberName, Result<BootTime, String>)>,
     vouching: Channel<StoreResult<TxnOutcome>>,
@@ -249,6 +251,7 @@ impl Agent {
             watchdog_state: watchdog.subscribe(),
             watchdog,
             failsafe,
+            kept_out: None,
             vouchers,
             consents: mpsc::channel(64),
             vouching: mpsc::channel(4),

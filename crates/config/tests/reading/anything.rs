@@ -58,7 +58,7 @@ proptest! {
         prop_assert!(warnings.iter().all(|w| !w.to_string().contains('\n')));
         let effective = Effective::build(&local, &dynamic, Some(150_000));
         prop_assert!(effective.command_line.len() == 13);
-        new_cluster_document(&document, None);
+        new_cluster_document(&document, None, true);
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn a_reload_brings_some_of_it_into_force() {
 fn a_new_cluster_gets_a_ttl_that_consul_can_keep() {
     let least = load(&with_store("consul: {host: a}\n")).unwrap().store.least_ttl();
     let timing = |written: serde_json::Value| {
-        let document = surus_config::new_cluster_document(&written, least);
+        let document = surus_config::new_cluster_document(&written, least, true);
         ["ttl", "loop_wait", "retry_timeout"].map(|key| document[key].as_i64().unwrap())
     };
     assert_eq!(timing(serde_json::json!({})), [20, 5, 7]);

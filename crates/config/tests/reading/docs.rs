@@ -60,7 +60,7 @@ fn documents_are_read_without_a_warning() {
 
 #[test]
 fn the_timing_of_a_new_cluster_is_what_the_page_says() {
-    let document = new_cluster_document(&Value::Null, None);
+    let document = new_cluster_document(&Value::Null, None, true);
     for key in ["ttl", "loop_wait", "retry_timeout"] {
         let claim = format!("{key} {}", document[key]);
         assert!(PAGE.contains(&claim), "the page does not say `{claim}`");
