@@ -161,11 +161,6 @@ impl World {
                 self.store.lose_answers = percent;
                 self.undo(lasts, |w| w.store.lose_answers = 0);
             }
-            A::HalfStore { percent, reads, lasts } => {
-                self.disturbs_store(lasts);
-                self.store.half = Some((percent, reads));
-                self.undo(lasts, |w| w.store.half = None);
-            }
             A::LoseWitness { lasts } => {
                 self.disturbs_store(0);
                 self.run_witness(false);
@@ -384,7 +379,7 @@ impl World {
             group.heal();
         }
         self.store.slow = 0;
-        (self.store.lose_answers, self.store.half) = (0, None);
+        self.store.lose_answers = 0;
         let again = self.random.percent(50);
         self.store_back(again);
         for node in 0..self.nodes.len() {

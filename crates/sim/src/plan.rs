@@ -109,12 +109,6 @@ pub enum Action {
         percent: u64,
         lasts: True,
     },
-    /// So many of a hundred requests fail; all others, or those that only read, are answered as ever.
-    HalfStore {
-        percent: u64,
-        reads: bool,
-        lasts: True,
-    },
     LoseWitness {
         lasts: True,
     },
@@ -197,15 +191,10 @@ pub enum Action {
 impl Action {
     /// Trouble in the store alone.
     pub fn is_of_store(self) -> bool {
-        use Action::{BreakWatch, HalfStore, LoseAnswers, LoseWitness, SlowStore, StoreOutage};
+        use Action::{BreakWatch, LoseAnswers, LoseWitness, SlowStore, StoreOutage};
         matches!(
             self,
-            StoreOutage { .. }
-                | SlowStore { .. }
-                | LoseAnswers { .. }
-                | HalfStore { .. }
-                | BreakWatch { .. }
-                | LoseWitness { .. }
+            StoreOutage { .. } | SlowStore { .. } | LoseAnswers { .. } | BreakWatch { .. } | LoseWitness { .. }
         )
     }
 
@@ -226,7 +215,6 @@ impl Action {
             | A::SlowStore { lasts, .. }
             | A::StoreOutage { lasts, .. }
             | A::LoseAnswers { lasts, .. }
-            | A::HalfStore { lasts, .. }
             | A::LoseWitness { lasts }
             | A::Partition { lasts, .. }
             | A::StallWatch { lasts, .. }
@@ -403,10 +391,8 @@ impl Plan {
         if store != StoreKind::Service {
             plan.actions.iter_mut().for_each(|(_, action)| {
                 // A server that hears no leader knows it within moments: nothing is silent for longer.
-                match *action {
-                    Action::StallWatch { who, lasts } => *action = Action::CutStore { who, one_way: false, lasts },
-                    Action::HalfStore { lasts, .. } => *action = Action::StoreOutage { lasts, again: false },
-                    _ => {}
+                if let Action::StallWatch { who, lasts } = *action {
+                    *action = Action::CutStore { who, one_way: false, lasts };
                 }
             });
         }
@@ -436,12 +422,10 @@ impl Plan {
 
     /// Members may vouch for a primary that has lost the store; in some runs the store is away for long.
     fn failsafe(&mut self, r: &mut Random) {
-        match r.below(10) {
-            0 | 1 => return self.set("failsafe_mode", false.into()),
-            // Nobody says anything: the first leader does, while all this happens.
-            2 | 3 => _ = self.document.as_object_mut().and_then(|document| document.remove("failsafe_mode")),
-            _ => self.set("failsafe_mode", true.into()),
+        if !r.percent(50) {
+            return;
         }
+        self.set("failsafe_mode", true.into());
         let ttl = us(self.timing.ttl);
         match r.below(10) {
             // Nothing else: no reason to move the lead, however long.
@@ -450,40 +434,10 @@ impl Plan {
                 let mut at = QUIET + r.below(3 * SECOND);
                 for _ in 0..r.between(1, 4) {
                     let lasts = ttl * r.between(100, 600) / 100;
-                    let away = match r.below(5) {
-                        0 => Action::HalfStore { percent: 100, reads: true, lasts },
-                        1 => Action::HalfStore { percent: r.between(20, 95), reads: r.percent(50), lasts },
-                        _ => Action::StoreOutage { lasts, again: r.percent(50) },
-                    };
-                    self.actions.push((at, away));
+                    self.actions.push((at, Action::StoreOutage { lasts, again: r.percent(50) }));
                     at += lasts + 2 * ttl + r.below(ttl);
                 }
                 self.heal_at = at;
-            }
-            // It comes back for moments only.
-            5 => {
-                let mut at = QUIET + r.below(3 * SECOND);
-                for _ in 0..r.between(3, 12) {
-                    let lasts = r.between(ttl / 20, ttl * 2);
-                    self.actions.push((at, Action::StoreOutage { lasts, again: r.percent(50) }));
-                    at += lasts + r.between(10 * MS, 2 * SECOND);
-                }
-                self.actions.sort_by_key(|(at, _)| *at);
-                self.heal_at = self.heal_at.max(at);
-            }
-            // It hears late who vouches for it, and then nobody any more.
-            6 => {
-                self.actions.clear();
-                let (who, at) = (Who::Leader, QUIET + r.below(3 * SECOND));
-                let (away, frozen) = (5 * ttl, ttl * r.between(20, 60) / 100);
-                let when = at + ttl + r.below(ttl);
-                self.actions.extend([
-                    (at, Action::CutStore { who, one_way: false, lasts: away }),
-                    (at, Action::SlowNetwork { who, by: r.between(50 * MS, 400 * MS), lasts: away }),
-                    (when, Action::FreezeAgent { who, lasts: frozen }),
-                    (when + frozen + r.below(SECOND), Action::Isolate { who, lasts: 3 * ttl }),
-                ]);
-                self.heal_at = at + away;
             }
             // The primary, or all, cannot reach the store while other things happen.
             1..=4 => {
@@ -499,7 +453,6 @@ impl Plan {
                             lasts,
                         },
                         3 => Action::SlowStore { by: r.between(500 * MS, 4 * SECOND), lasts },
-                        4 => Action::HalfStore { percent: r.between(20, 100), reads: r.percent(50), lasts },
                         _ => Action::StoreOutage { lasts, again: r.percent(50) },
                     };
                     self.actions.push((at, away));

@@ -95,10 +95,6 @@ pub fn words(action: Action) -> String {
         A::LoseAnswers { percent, lasts } => {
             format!("{percent} of a hundred answers of the store get lost for {}", time(lasts))
         }
-        A::HalfStore { percent, reads, lasts } => {
-            let which = if reads { "writes to" } else { "requests to" };
-            format!("{percent} of a hundred {which} the store fail for {}", time(lasts))
-        }
         A::LoseWitness { lasts } => format!("the witness is gone for {}", time(lasts)),
         A::Partition { side, with_store, lasts } => {
             let members = (0..8).filter(|n| (side >> n) & 1 == 1).map(|n| format!("n{}", n + 1));

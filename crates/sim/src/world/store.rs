@@ -66,8 +66,6 @@ pub struct Store {
     /// Extra time for each request, and how many answers of a hundred get lost.
     pub slow: True,
     pub lose_answers: u64,
-    /// So many of a hundred requests fail; with `true` only those that write.
-    pub half: Option<(u64, bool)>,
     /// Watches of these machines are silent, and nobody notices.
     pub stalled: Vec<bool>,
     pub watch_broken: Vec<bool>,
@@ -85,7 +83,6 @@ impl Store {
             down: false,
             slow: 0,
             lose_answers: 0,
-            half: None,
             stalled: vec![false; nodes],
             watch_broken: vec![false; nodes],
             requests: BTreeMap::new(),
@@ -157,28 +154,11 @@ impl World {
             }
             return;
         }
-        let fails = self.store.half.filter(|(_, reads)| op.writes() || !reads);
-        let reply = match fails.filter(|(percent, _)| self.random.percent(*percent)) {
-            None => self.store_apply(op),
-            Some((_, reads)) => self.store_fails(op, reads),
-        };
+        let reply = self.store_apply(op);
         let lost = self.random.percent(self.store.lose_answers) || !self.network.passes(End::Store, End::Node(node));
         if !lost {
             let travel = self.random.between(200, 2 * MS) + self.network.delay(End::Store, End::Node(node)) + slow;
             self.after(travel, move |w| w.answer(id, reply));
-        }
-    }
-
-    /// One that answers reads only has no place for writes; another may have done what it calls failed.
-    fn store_fails(&mut self, op: Op, reads: bool) -> StoreResult<Reply> {
-        match self.random.below(3) {
-            0 => Err(StoreError::Unavailable("internal error".into())),
-            1 => Err(StoreError::Refused("database space exceeded".into())),
-            _ if reads => Err(StoreError::Unavailable("no quorum".into())),
-            _ => {
-                let _ = self.store_apply(op);
-                Err(StoreError::OutcomeUnknown("internal error".into()))
-            }
         }
     }
 
