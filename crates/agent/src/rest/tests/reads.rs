@@ -358,6 +358,8 @@ async fn metrics_have_the_names_and_order_dashboards_know() {
             ("surus_lease_renewal_failures_total", "0"),
             ("surus_lease_renewal_seconds", "0"),
             ("surus_lease_remaining_seconds", "0"),
+            ("surus_failsafe_blocked", "0"),
+            ("surus_failsafe_remaining_seconds", "0"),
             ("surus_fence_working", "0"),
             ("surus_fence_armed", "0"),
             ("surus_fence_firings_total", "0"),
