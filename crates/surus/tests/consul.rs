@@ -197,7 +197,13 @@ async fn leaders_of_consul_are_lost() -> Result<()> {
         let begun = Instant::now();
         let next = cluster.others(primary)[0];
         let body = json!({"leader": cluster.nodes[primary].name, "candidate": cluster.nodes[next].name});
-        let answer = cluster.send(next, "POST", "/switchover", &body).await?;
+        let answer = wait_for("a member that reaches Consul", LONG, async || {
+            let answer = cluster.send(next, "POST", "/switchover", &body).await?;
+            // Elected is not yet at work. Nothing has been asked of anybody then.
+            ensure!(!answer.body.contains("the store could not be reached"), "{}", answer.body);
+            Ok(answer)
+        })
+        .await?;
         ensure!(answer.status == 200, "{trouble}: {} {}", answer.status, answer.body);
         ensure!(cluster.wait_healthy().await? == next);
         eprintln!("{trouble}: the switchover took {:.1?}", begun.elapsed());
