@@ -31,6 +31,9 @@ pub struct Prepared {
     pub opened: Arc<OpenStore>,
 }
 
+/// Begins the id of a move that is only tried: nothing is ever copied by it.
+pub const DRY_RUN: &str = "dry-run-";
+
 pub struct Migrator {
     path: PathBuf,
     /// With the store in use.
@@ -195,7 +198,9 @@ impl Migrator {
             return Err(format!("the store says that the move {id} is {}", json!(migration.value.phase)));
         }
         // Nobody moves by this id any more, so what was copied is of no use.
-        if let Err(e) = self.target(&prepared).clean_copy(id, ASK).await {
+        if !id.starts_with(DRY_RUN)
+            && let Err(e) = self.target(&prepared).clean_copy(id, ASK).await
+        {
             warn!("what the move {id} copied to the new store could not be removed: {e}");
         }
         self.drop_prepared().await;

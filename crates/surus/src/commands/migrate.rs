@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
-use surus_agent::migrate::{attempt::obstacle, kind, store_of};
+use surus_agent::migrate::{DRY_RUN, attempt::obstacle, kind, store_of};
 use surus_api::{Answer, ClientError, Method};
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, Migration, MigrationPhase};
@@ -120,7 +120,7 @@ impl Run<'_> {
             say!(self.terminal, "It goes on with what an earlier run has begun.");
         }
         if args.dry_run {
-            let id = format!("dry-run-{id}");
+            let id = format!("{DRY_RUN}{id}");
             let tried = self.prepare(&id, &sections, &members).await;
             self.forget(&id, &members).await;
             tried?;
