@@ -273,11 +273,8 @@ fn slots(facts: &Facts<'_>, page: &mut Page) {
 
 fn losses(facts: &Facts<'_>, page: &mut Page) {
     let forked = facts.published.forked.is_some();
-    page.flag(
-        "surus_forked",
-        "1 if the log here left that of the cluster, so that this member is not to lead.",
-        forked,
-    );
+    let help = "Value is 1 if the log here left that of the cluster, so that this member is not to lead, 0 otherwise.";
+    page.flag("surus_forked", help, forked);
     let losses = &facts.published.losses;
     page.gauge("surus_loss_receipts", "Loss receipts that nobody has acknowledged.", losses.receipts);
     page.gauge("surus_loss_transactions", "Transactions that those tell of.", losses.transactions);

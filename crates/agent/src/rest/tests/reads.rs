@@ -371,6 +371,7 @@ async fn metrics_have_the_names_and_order_dashboards_know() {
             ("surus_journal_dropped_total", "0"),
             ("surus_journal_bytes", "0"),
             ("surus_journal_failing", "0"),
+            ("surus_forked", "0"),
             ("surus_loss_receipts", "0"),
             ("surus_loss_transactions", "0"),
             ("surus_loss_bytes", "0"),
