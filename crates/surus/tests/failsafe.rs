@@ -56,6 +56,17 @@ async fn goes_on_without_the_store(cluster: &Cluster, writer: &Writer, leader: u
     let metrics = cluster.get(leader, "/metrics").await?.body;
     let active = |l: &str| l.starts_with("patroni_failsafe_mode_is_active{") && l.ends_with(" 1");
     ensure!(metrics.lines().any(active), "{metrics}");
+    let name = &cluster.nodes[leader].name;
+    let vouches = format!("member=\"{name}\"}} 1");
+    let told = |l: &str| l.starts_with("surus_failsafe_vouches{") && l.ends_with(&vouches);
+    ensure!(metrics.lines().any(told), "{metrics}");
+    for command in ["list", "explain"] {
+        let told = cluster.surus(leader, &[command]).await?;
+        let out = String::from_utf8_lossy(&told.stdout);
+        ensure!(out.contains("failsafe mode: goes on without the store, vouched for by"), "{command}: {told:?}");
+        ensure!(out.contains(&format!("failsafe mode: vouches for {name} for another")), "{command}: {out}");
+        ensure!(!told.status.success(), "{command}: the store was not read, and it is no error");
+    }
     tokio::time::sleep(long.saturating_sub(since.elapsed())).await;
     writer.goes_on().await?;
     let gap = writer.seen().longest_gap(since);
@@ -114,6 +125,16 @@ async fn a_primary_goes_on_while_a_majority_vouches_for_it() -> Result<()> {
         cluster.signal(node, Job::Agent, Signal::STOP)?;
     }
     etcd.freeze();
+    wait_for("who does not vouch is shown", TTL, async || {
+        let status = cluster.status(leader).await?;
+        let shown = &status["surus"]["failsafe"];
+        ensure!(
+            shown["state"] == "blocked" && shown["not_vouching"].as_object().is_some_and(|n| n.len() == 2),
+            "{status}"
+        );
+        Ok(())
+    })
+    .await?;
     wait_for("the primary stops", TTL + Duration::from_secs(3), async || {
         ensure!(cluster.get(leader, "/primary").await?.status == 503, "it goes on");
         Ok(())
