@@ -369,6 +369,7 @@ async fn a_forked_member_leads_only_where_an_operator_named_it() -> Result<()> {
     cluster.kill_node(third)?;
     // It has more log than anybody, and nobody is there.
     wait_for("it waits for an operator", LONG, async || {
+        ensure!(cluster.stored_text("leader").await?.is_none(), "the lead has not ended");
         let text = surus(&cluster, old, &["explain"]).await?;
         ensure!(text.contains(&format!("surus failover --candidate {name}")), "{text}");
         Ok(())
@@ -393,7 +394,12 @@ async fn a_forked_member_leads_only_where_an_operator_named_it() -> Result<()> {
         receipts.map(|r| r["transactions"].as_u64().unwrap_or(0)).sum::<u64>()
     };
     assert_eq!((of(new), of(third)), (1, 2), "{all}");
-    assert!(!surus(&cluster, old, &["list"]).await?.contains("is not to lead"));
+    wait_for("nobody tells of a fork any more", LONG, async || {
+        let text = surus(&cluster, old, &["list"]).await?;
+        ensure!(!text.contains("is not to lead"), "{text}");
+        Ok(())
+    })
+    .await?;
     cluster.passed();
     Ok(())
 }
