@@ -206,7 +206,7 @@ impl Schedule {
             text.push_str(&both[other].end);
         }
         text.push_str(
-            "heal\nexpect writes within 60s\nexpect all streaming within 120s\nexpect losses within settings\n",
+            "heal\nexpect writes within 60s\nexpect all streaming within 120s\nexpect losses within settings within 30s\n",
         );
         text
     }
