@@ -31,6 +31,13 @@ impl Action {
             Action::Failover => "failover",
         }
     }
+
+    fn past(self) -> &'static str {
+        match self {
+            Action::Switchover => "switched",
+            Action::Failover => "failed",
+        }
+    }
 }
 
 pub async fn switchover(context: &Context, terminal: &mut Terminal, args: Switchover) -> Outcome {
@@ -204,6 +211,14 @@ async fn hand_over(
             return Err(Failure::Said);
         }
     };
+    if answer.code == 503
+        && let Some(new) = took_over(cluster, reading, &request).await
+    {
+        say!(terminal, "{} {new} leads, though the answer was {}, {}", when::stamp(), answer.code, answer.body);
+        say!(terminal, "{} Successfully {} over to \"{new}\"", when::stamp(), action.past());
+        let after = cluster.read().await?;
+        return listing::show_topology(terminal, cluster, &after);
+    }
     if !matches!(answer.code, 200 | 202) {
         let result = if answer.body.contains("status unknown") { "result unknown" } else { "failed" };
         say!(terminal, "{} {result}, details: {}, {}", capital(action.word()), answer.code, answer.body);
@@ -212,6 +227,15 @@ async fn hand_over(
     say!(terminal, "{} {}", when::stamp(), answer.body);
     let after = cluster.read().await?;
     listing::show_topology(terminal, cluster, &after)
+}
+
+/// Who leads now as was asked for. Patroni on ZooKeeper reads one key after the other, and may see that the request is done
+/// with before it sees who took the lead: then it says that the switchover failed.
+async fn took_over(cluster: &Cluster, before: &Reading, request: &SwitchoverRequest) -> Option<MemberName> {
+    let now = cluster.read().await.ok()?;
+    let leader = now.view.leader_name().filter(|leader| Some(*leader) != before.view.leader_name())?;
+    (request.scheduled_at.is_none() && request.candidate().is_none_or(|wanted| wanted == *leader))
+        .then(|| leader.clone())
 }
 
 async fn by_store(

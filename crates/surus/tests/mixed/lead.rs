@@ -40,10 +40,7 @@ async fn switch(cluster: &Cluster, from: usize, to: usize, ask: Ask) -> Result<(
 async fn patroni_bootstraps_and_the_lead_goes_round() -> Result<()> {
     let dynamic = json!({
         "postgresql": {"parameters": {"wal_level": "logical"}},
-        "slots": {
-            "kept": {"type": "physical"},
-            "read": {"type": "logical", "database": "postgres", "plugin": "test_decoding"},
-        },
+        "slots": permanent_slots(),
     });
     let cluster = bootstrapped_by(0, cluster(&[0], dynamic)).await?;
     slots(&cluster, 0).await?;
@@ -92,8 +89,15 @@ async fn leave_numbers_out(cluster: &Cluster) -> Result<()> {
     etcd.put(&format!("/service/{}/timeline", cluster.scope), announced.as_bytes()).await
 }
 
+pub fn permanent_slots() -> Value {
+    json!({
+        "kept": {"type": "physical"},
+        "read": {"type": "logical", "database": "postgres", "plugin": "test_decoding"},
+    })
+}
+
 /// Every member has a slot for each of the others, and the permanent ones.
-async fn slots(cluster: &Cluster, leader: usize) -> Result<()> {
+pub async fn slots(cluster: &Cluster, leader: usize) -> Result<()> {
     let select = "select slot_name from pg_replication_slots order by 1";
     for node in 0..cluster.nodes.len() {
         let others: Vec<String> = cluster.others(node).iter().map(|n| cluster.nodes[*n].name.clone()).collect();
@@ -118,7 +122,7 @@ async fn slots(cluster: &Cluster, leader: usize) -> Result<()> {
     .await
 }
 
-async fn pause(cluster: &Cluster, tool: Tool) -> Result<()> {
+pub async fn pause(cluster: &Cluster, tool: Tool) -> Result<()> {
     for (command, paused) in [("pause", true), ("resume", false)] {
         run(cluster, tool, 0, &[command, "--wait", &cluster.scope]).await?;
         for node in 0..cluster.nodes.len() {
@@ -129,7 +133,7 @@ async fn pause(cluster: &Cluster, tool: Tool) -> Result<()> {
     Ok(())
 }
 
-async fn edit(cluster: &Cluster, tool: Tool, leader: usize) -> Result<()> {
+pub async fn edit(cluster: &Cluster, tool: Tool, leader: usize) -> Result<()> {
     let value = match tool {
         Tool::Surus => 5 + leader,
         Tool::Patronictl => 15 + leader,
@@ -147,13 +151,19 @@ async fn edit(cluster: &Cluster, tool: Tool, leader: usize) -> Result<()> {
     Ok(())
 }
 
-async fn history(cluster: &Cluster) -> Result<()> {
+/// The history of the cluster, which both commands tell the same.
+pub async fn history_is_the_same(cluster: &Cluster) -> Result<Value> {
     let [ours, theirs] = [
         run(cluster, Tool::Surus, 0, &["history", "-f", "json"]).await?,
         run(cluster, Tool::Patronictl, 0, &["history", "-f", "json"]).await?,
     ];
     let [ours, theirs]: [Value; 2] = [serde_json::from_str(&ours)?, serde_json::from_str(&theirs)?];
     ensure!(ours == theirs, "{ours} here, {theirs} there");
+    Ok(ours)
+}
+
+async fn history(cluster: &Cluster) -> Result<()> {
+    let ours = history_is_the_same(cluster).await?;
     let leaders: Vec<&str> =
         ours.as_array().context("no list")?.iter().filter_map(|e| e["New Leader"].as_str()).collect();
     let timelines: Vec<u64> = ours.as_array().into_iter().flatten().filter_map(|e| e["TL"].as_u64()).collect();

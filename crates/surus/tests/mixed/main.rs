@@ -1,10 +1,9 @@
 //! Patroni and Surus as members of one cluster, on etcd where nothing else is said: real processes of both, one configuration file for either.
 
-mod consul;
 mod lead;
 mod loss;
 mod replacement;
-mod zookeeper;
+mod stores;
 
 use std::time::Duration;
 
