@@ -297,7 +297,14 @@ async fn round_all_stores_under_load() -> Result<()> {
         Ok(())
     })
     .await?;
-    migrate(&config, &etcd.file).await?;
+    // The command tells whoever is in the old store, where this one may not have written its key yet.
+    wait_for("it is told", LONG, async || {
+        migrate(&config, &etcd.file).await?;
+        let part: Value = cluster.get(away, "/migrate").await?.json()?;
+        ensure!(part["phase"] == "arrived", "{part}");
+        Ok(())
+    })
+    .await?;
     let after = running(&cluster).await?;
     watch.end().await?;
     ensure!((0..3).all(|node| node == away || after.starts[node] == before.starts[node]), "a server was restarted");
