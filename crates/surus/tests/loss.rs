@@ -391,7 +391,7 @@ async fn a_forked_member_leads_only_where_an_operator_named_it() -> Result<()> {
     let of = |node: usize| {
         let name = json!(cluster.node(node).name);
         let receipts = all.as_array().into_iter().flatten().filter(|r| r["member"] == name);
-        receipts.map(|r| r["transactions"].as_u64().unwrap_or(0)).sum::<u64>()
+        receipts.map(|r| r["committed"].as_u64().unwrap_or(0)).sum::<u64>()
     };
     assert_eq!((of(new), of(third)), (1, 2), "{all}");
     wait_for("nobody tells of a fork any more", LONG, async || {
