@@ -4,12 +4,12 @@ use super::*;
 use surus_testbed::Writer;
 
 #[derive(Clone, Copy, Debug)]
-enum Ask {
+pub(super) enum Ask {
     Rest(usize),
     Command(Tool, usize),
 }
 
-async fn switch(cluster: &Cluster, from: usize, to: usize, ask: Ask) -> Result<()> {
+pub(super) async fn switch(cluster: &Cluster, from: usize, to: usize, ask: Ask) -> Result<()> {
     let [leader, candidate] = [from, to].map(|node| cluster.nodes[node].name.as_str());
     match ask {
         Ask::Rest(node) => {

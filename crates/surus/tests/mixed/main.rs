@@ -1,5 +1,6 @@
 //! Patroni and Surus as members of one cluster, on etcd where nothing else is said: real processes of both, one configuration file for either.
 
+mod failsafe;
 mod lead;
 mod loss;
 mod replacement;
