@@ -43,6 +43,7 @@ impl Consul {
             // Sessions as short as the tests' ttl asks for. The fresh services of a test are to be seen at once.
             let config = r#"{"session_ttl_min": "1s", "performance": {"raft_multiplier": 1}, "disable_update_check": true,
                              "telemetry": {"prometheus_retention_time": "1h"}, "retry_interval": "300ms",
+                             "autopilot": {"cleanup_dead_servers": false},
                              "ports": {"dns": -1, "serf_wan": -1, "grpc": -1}}"#;
             std::fs::write(dir.join("config.json"), config)?;
             let mut command = Command::new(Machine::consul()?);
