@@ -16,6 +16,8 @@ use crate::wire::{Reply, Request};
 
 /// After a failed attempt, calls fail at once for this long instead of knocking again.
 const PAUSE: u64 = 200;
+/// A connection to another node than the one that is meant is made anew when it is older than this.
+const LOOK_AGAIN: u64 = 1000;
 
 #[derive(Clone)]
 pub struct Peers {
@@ -42,6 +44,7 @@ struct Peer {
 #[derive(Default)]
 struct Link {
     connection: Option<Arc<Connection>>,
+    made_at: u64,
     failed: Option<(u64, Failed)>,
 }
 
@@ -85,7 +88,7 @@ impl Peers {
         within: Duration,
     ) -> Result<Reply, CallError> {
         let begun = tokio::time::Instant::now();
-        let connection = match timeout(within, self.connection(addr)).await {
+        let connection = match timeout(within, self.connection(addr, node)).await {
             Ok(connection) => connection?,
             Err(_) => return Err(CallError::NotSent(format!("{addr}: no connection in time"))),
         };
@@ -107,7 +110,7 @@ impl Peers {
         dial(&self.shared, &peer).await.map_err(|failed| failed.reason)
     }
 
-    async fn connection(&self, addr: &str) -> Result<Arc<Connection>, CallError> {
+    async fn connection(&self, addr: &str, node: Option<u64>) -> Result<Arc<Connection>, CallError> {
         let peer = lock(&self.shared.peers)
             .entry(addr.to_owned())
             .or_insert_with(|| {
@@ -121,7 +124,12 @@ impl Peers {
             .clone();
         let mut link = peer.link.clone().lock_owned().await;
         if let Some(connection) = link.connection.as_ref().filter(|c| !c.is_closed()) {
-            return Ok(connection.clone());
+            // One that was made to a machine which lost power, and came back at this address with an empty disk, never
+            // closes by itself, and nothing that is meant for the new node would be sent on it to find that out.
+            let other = node.is_some() && connection.peer.node != node;
+            if !other || boot_ms().saturating_sub(link.made_at) < LOOK_AGAIN {
+                return Ok(connection.clone());
+            }
         }
         link.connection = None;
         if let Some((at, failed)) = &link.failed
@@ -135,6 +143,7 @@ impl Peers {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
                     link.failed = None;
+                    link.made_at = boot_ms();
                     link.connection = Some(connection.clone());
                     peer.complain(None);
                     Ok(connection)
@@ -194,4 +203,43 @@ async fn dial(shared: &Shared, peer: &Peer) -> Result<Connection, Failed> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::{Session, welcome};
+
+    fn who(node: u64) -> Who {
+        Who { node: Some(node), addr: format!("h{node}:1"), group: Some("g".into()), replaces: vec![] }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_reached_behind_the_silent_connection_to_its_predecessor() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let peers = Peers::new(who(9), None, None);
+        let admit = async |node| -> Session {
+            let (tcp, _) = listener.accept().await.unwrap();
+            welcome(Box::new(tcp), &who(node), None).await.unwrap_or_else(|e| panic!("{e}"))
+        };
+        let (connection, _silent) = tokio::join!(peers.connection(&addr, Some(1)), admit(1));
+        assert_eq!(connection.unwrap().peer.node, Some(1));
+        // Not with every call, while the address really is another node's.
+        let at_once = peers.call(&addr, Some(2), Request::Ping, Duration::from_secs(5)).await;
+        assert!(matches!(at_once, Err(CallError::Refused(_))));
+        let later = async {
+            loop {
+                match peers.connection(&addr, Some(2)).await {
+                    Ok(connection) if connection.peer.node == Some(2) => return,
+                    Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        };
+        let met = timeout(Duration::from_secs(20), async { tokio::join!(later, admit(2)) }).await;
+        assert!(met.is_ok());
+        // Whoever asks for nobody in particular takes what is there.
+        assert_eq!(peers.connection(&addr, None).await.unwrap().peer.node, Some(2));
+    }
 }
