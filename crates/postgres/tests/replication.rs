@@ -18,6 +18,12 @@ async fn streams(standby: &Instance) -> bool {
     standby.observe(LIMIT).await.is_ok_and(|o| o.is_streaming())
 }
 
+/// Not by a connection to somebody else that is about to end.
+async fn streams_from(standby: &Instance, sender: &Instance) -> bool {
+    let receiver = "SELECT max(sender_port)::text FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    one(standby, receiver).await == sender.config().port.to_string()
+}
+
 /// Leaves the primary reachable from elsewhere by TLS only; the certificate it shows.
 async fn encrypt(site: &Site, primary: &Instance) -> std::path::PathBuf {
     let data = primary.config().data_dir.clone();
@@ -156,10 +162,11 @@ async fn clone_promote_follow_rewind() {
     })
     .await;
     assert_eq!(a.follow(Some(&upstream(&c)), None).await.unwrap(), FollowOutcome::Reloaded);
+    eventually("a streams from c", || streams_from(&a, &c)).await;
 
     // A clean hand-over leaves nothing to rewind.
     a.follow(Some(&upstream(&b)), None).await.unwrap();
-    eventually("a streams from b again", || streams(&a)).await;
+    eventually("a streams from b again", || streams_from(&a, &b)).await;
     b.stop(StopMode::Fast, Some(LIMIT)).await.unwrap();
     let end = b.shutdown_position().await.unwrap().unwrap();
     eventually("a has the last record", || async { a.observe(LIMIT).await.unwrap().replay_lsn > end.checkpoint }).await;
