@@ -1,6 +1,6 @@
 //! The Raft leader sees to it that the right members vote ([`crate::voters`] says which).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ impl Node {
                 wishes.clear();
                 continue;
             };
+            self.finish_joins().await;
             self.ask_wishes(&mut wishes, false).await;
             if choose(&self.standings(&wishes, since), self.id, self.replace_after).is_none() {
                 continue;
@@ -61,11 +62,33 @@ impl Node {
         }
     }
 
+    /// Two members have one address where the join of a node that had lost its directory was cut short after it became a
+    /// member: it does not ask again. Its predecessor never comes back, and would vote for ever, since its address answers.
+    async fn finish_joins(&self) {
+        let members = self.membership();
+        let mut seen = BTreeSet::new();
+        let mut addrs = members.nodes().map(|(_, node)| node.addr.as_str());
+        let Some(addr) = addrs.find(|addr| !seen.insert(*addr)) else { return };
+        let Ok(probed) = self.probe(addr).await else { return };
+        if members.get_node(&probed.node).is_none_or(|node| node.addr != addr) {
+            return;
+        }
+        let Ok(_one) = self.changing.try_lock() else { return };
+        tracing::info!("finishing what was left of the join of {addr} (node {})", probed.node);
+        let why = match timeout(LONGEST, self.join(probed.node, addr, probed.voter)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "it takes long".to_owned(),
+        };
+        tracing::warn!("the join of {addr} is not finished yet: {why}");
+        sleep(REST).await;
+    }
+
     fn standings(&self, wishes: &Wishes, leading_since: Instant) -> Vec<Standing> {
         let members = self.membership();
         let metrics = self.raft.metrics().borrow().clone();
         let last = metrics.last_log_index.unwrap_or(0);
-        let voters: std::collections::BTreeSet<u64> = members.voter_ids().collect();
+        let voters: BTreeSet<u64> = members.voter_ids().collect();
         let describe = |(id, node): (&u64, &openraft::BasicNode)| {
             // Who was never heard in this process is away since this node leads: not longer, as far as it knows.
             let silence = self.peers.heard(&node.addr).unwrap_or(Duration::MAX).min(leading_since.elapsed());

@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    async fn join(&self, id: u64, addr: &str, voter: bool) -> StoreResult<()> {
+    pub async fn join(&self, id: u64, addr: &str, voter: bool) -> StoreResult<()> {
         let probed = self.probe(addr).await.map_err(|e| {
             StoreError::Refused(format!(
                 "the Raft leader {} cannot reach {addr}, so nobody may join from there: {e}",
