@@ -524,7 +524,7 @@ fn no_interleaving_has_two_writers_and_all_find_their_way() {
         assert_eq!((found.two_writers, found.lost), (None, None), "failsafe {failsafe}");
         assert!(found.arrived && found.unaware && found.worlds > 10_000, "{} worlds", found.worlds);
         assert_eq!(found.vouched, failsafe);
-        println!("failsafe {failsafe}: {} worlds", found.worlds);
+        eprintln!("failsafe {failsafe}: {} worlds", found.worlds);
     }
 }
 

@@ -47,6 +47,6 @@ fn long() {
     let minutes = (variable("STORE_SIM_HOURS").unwrap_or(1.0) * 60.0) as u64;
     let (seed, machines) = (variable("STORE_SIM_SEED").unwrap_or(1.0), variable("STORE_SIM_MACHINES").unwrap_or(5.0));
     let report = play(Plan { progress: true, ..plan(seed as u64, machines as usize, minutes) });
-    println!("{report}");
+    eprintln!("{report}");
     assert_eq!(report.violation, None);
 }

@@ -168,7 +168,7 @@ fn patroni_is_content(cluster: &Cluster) -> Result<()> {
                 &mut restarting,
                 line.contains("Can not fetch local timeline and lsn from replication connection"),
             );
-            !restarting && !(after && line.starts_with("Traceback"))
+            !(restarting || after && line.starts_with("Traceback"))
         };
         let found: Vec<&str> = log
             .lines()
