@@ -41,7 +41,7 @@ pub fn release_shared_memory(data_dir: &Path) -> usize {
     let mut released = 0;
     for segment in segments.lines().filter_map(segment) {
         // Segments of others are not attached, not even for a moment. The key is the directory's inode (version 12 on).
-        let ours = Some(segment.id) == written || i64::from(segment.key) == i64::from(dir.ino() as i32);
+        let ours = Some(segment.id) == written || segment.key == dir.ino() as i32;
         if !ours || segment.attached > 0 {
             continue;
         }
