@@ -32,6 +32,8 @@ impl Clock {
     }
 
     pub(crate) fn given_to(&self, command: &mut Command) {
+        // A process does not start where a dead one of the same number left its semaphore, and numbers come round.
+        remove_what_the_dead_left();
         command.env("LD_PRELOAD", &self.library).env("FAKETIME_TIMESTAMP_FILE", &self.file);
         command.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     }
@@ -56,14 +58,19 @@ impl Clock {
 }
 
 impl Drop for Clock {
-    /// What the library shares within a family of processes stays when they are killed.
     fn drop(&mut self) {
-        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let family = ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|prefix| name.strip_prefix(prefix));
-            if family.and_then(|pid| pid.parse().ok()).is_some_and(|pid| !procs::alive(pid)) {
-                let _ = fs::remove_file(entry.path());
-            }
+        remove_what_the_dead_left();
+    }
+}
+
+/// What the library shares within a family of processes stays when the first of them is killed. Those that it started
+/// have it open, and one that they start makes it anew.
+fn remove_what_the_dead_left() {
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let family = ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|prefix| name.strip_prefix(prefix));
+        if family.and_then(|pid| pid.parse().ok()).is_some_and(|pid| !procs::alive(pid)) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }
