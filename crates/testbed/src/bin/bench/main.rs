@@ -5,6 +5,7 @@ mod commands;
 mod cost;
 mod fence;
 mod gaps;
+mod herd;
 mod idle;
 mod record;
 mod rest;
@@ -41,6 +42,7 @@ usage: cargo xtask bench [NAME]... [--runs N] [--store etcd|embedded|zookeeper|c
   idle            memory, CPU time and store requests of a cluster at rest
   cost            requests and bytes a minute that a cluster at rest costs its store, beside a cluster of Patroni in the
                   same run
+  herd            20 members with PostgreSQL on the embedded store: from nothing, switchover, node lost, agents at rest
   clusters        200 busy clusters on one etcd: how long renewals of their leases take
 
 Without names all of them; 10 runs each, against etcd and the embedded store; raw data and summary.md go to bench/.
@@ -96,6 +98,7 @@ async fn measure(name: &str, store: StoreKind, runs: usize, recorder: &mut Recor
         "plan" => commands::command(&["plan", "-s", "postgresql.parameters.work_mem=5MB"], store, runs, recorder).await,
         "idle" => idle::idle(store, recorder).await,
         "cost" => cost::cost(store, recorder).await,
+        "herd" => herd::herd(store, runs, recorder).await,
         "clusters" => clusters::clusters(store, recorder).await,
         _ => bail!("no measurement is called \"{name}\"\n\n{HELP}"),
     }
@@ -149,6 +152,7 @@ fn options() -> Result<Option<Options>> {
             "plan",
             "idle",
             "cost",
+            "herd",
             "clusters",
         ];
         options.names = all.map(str::to_owned).to_vec();

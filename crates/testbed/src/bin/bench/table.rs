@@ -242,6 +242,38 @@ const ROWS: &[Row] = &[
         field: "lost",
         show: Show::Sum,
     },
+    Row {
+        what: "20 members from nothing to a leader and 19 streaming replicas",
+        peer: "-",
+        reach: "-",
+        bench: "herd",
+        field: "healthy_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "20 members, planned switchover, write gap",
+        peer: "-",
+        reach: "-",
+        bench: "herd",
+        field: "switchover_gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "20 members, node lost, defaults of a new cluster, write gap",
+        peer: "-",
+        reach: "-",
+        bench: "herd",
+        field: "node_lost_gap_ms",
+        show: Show::Seconds,
+    },
+    Row {
+        what: "20 members, agent CPU idle, mean of all, per minute",
+        peer: "-",
+        reach: "-",
+        bench: "herd",
+        field: "mean_cpu_s_per_min",
+        show: Show::Plain("s"),
+    },
 ];
 
 pub fn summary(out: &Path) -> Result<String> {
