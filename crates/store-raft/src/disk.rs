@@ -16,8 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::StartError;
+use crate::format::FIRST;
 use crate::host;
-use crate::records::{FORMAT, Identity};
+use crate::records::Identity;
 #[cfg(test)]
 use crate::simulated;
 use crate::types::random_id;
@@ -202,7 +203,7 @@ fn create(dir: &Path, path: &Path) -> Result<(), StartError> {
 
 /// What every file has, and the node's identity, drawn here and once.
 fn fill(db: &Database) -> Result<(), redb::Error> {
-    let identity = Identity { format: FORMAT, node: random_id() };
+    let identity = Identity { format: FIRST, node: random_id() };
     let bytes = serde_json::to_vec(&identity).map_err(std::io::Error::other)?;
     let txn = db.begin_write()?;
     txn.open_table(META)?.insert(IDENTITY, bytes.as_slice())?;
@@ -243,14 +244,29 @@ fn read_identity(db: &Database, path: &Path) -> Result<Identity, StartError> {
         bytes.map_err(|e| damaged(e.to_string()))?.ok_or_else(|| damaged("it has no identity record".into()))?;
     let identity: Identity =
         serde_json::from_slice(&bytes).map_err(|e| damaged(format!("its identity record: {e}")))?;
-    if identity.format != FORMAT {
+    let newest = host::newest_format();
+    if !(FIRST..=newest).contains(&identity.format) {
         return Err(StartError::Damaged {
             path: path.to_owned(),
-            reason: format!("it has format {}, this program reads format {FORMAT}", identity.format),
+            reason: format!("it has format {}, this program reads formats up to {newest}", identity.format),
             advice: "Use the version of the program that wrote it",
         });
     }
     Ok(identity)
+}
+
+impl Disk {
+    /// What this transaction puts into the file is of that format: a program that would misread it refuses the file.
+    pub fn raise_format(&self, txn: &WriteTransaction, format: u32) -> Result<(), redb::Error> {
+        let mut table = txn.open_table(META)?;
+        let known = table.get(IDENTITY)?.map(|v| self.decode::<Identity>(IDENTITY, v.value()));
+        let before = known.as_ref().map_or(FIRST, |known| known.format);
+        if format > before {
+            let identity = Identity { format, node: self.identity.node };
+            table.insert(IDENTITY, self.encode(IDENTITY, &identity).as_slice())?;
+        }
+        Ok(())
+    }
 }
 
 /// The last record of the log table.

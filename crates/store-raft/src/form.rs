@@ -27,6 +27,7 @@ use openraft::BasicNode;
 use tokio::time::sleep;
 
 use crate::connection::CallError;
+use crate::host;
 use crate::node::{Leader, Node};
 use crate::records::Founding;
 use crate::timing::jitter;
@@ -86,6 +87,7 @@ impl Node {
             addr: self.addr.clone(),
             voter: self.voter,
             witness: self.witness,
+            format: host::newest_format(),
             group: self.group.borrow().clone(),
             initial: self.initial(),
             leader,

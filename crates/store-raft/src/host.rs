@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinError;
 
+use crate::format::NEWEST;
 use crate::handshake::Transport;
 #[cfg(test)]
 use crate::simulated;
@@ -20,6 +21,15 @@ pub fn boot_ms() -> u64 {
     }
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+/// What this program reads at most.
+pub fn newest_format() -> u32 {
+    #[cfg(test)]
+    if let Some(here) = simulated::here() {
+        return here.newest_format();
+    }
+    NEWEST
 }
 
 /// Random bytes from the system, for identities and nonces.

@@ -12,6 +12,7 @@ mod election;
 mod electorate;
 mod error;
 mod form;
+mod format;
 mod handshake;
 mod host;
 mod log_store;

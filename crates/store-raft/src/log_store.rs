@@ -4,9 +4,11 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{Entry, OptionalSend, RaftLogReader, StorageError, Vote};
+use openraft::{Entry, EntryPayload, OptionalSend, RaftLogReader, StorageError, Vote};
 
 use crate::disk::{self, Disk, LOG, META};
+use crate::format::FIRST;
+use crate::host;
 use crate::records::{EntryRecord, Position, VoteRecord};
 use crate::types::{LogId, TypeConfig};
 
@@ -56,6 +58,18 @@ impl LogStore {
     }
 }
 
+/// The last line of defence: a program that went back to an older version between what it said and what was decided on it.
+fn stop_if_too_new(format: u32) {
+    let newest = host::newest_format();
+    if format > newest {
+        tracing::error!(
+            "the store group writes format {format}, and this program reads formats up to {newest}. Stopping before anything \
+             is misread; start the version that the other nodes run"
+        );
+        host::abort();
+    }
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -94,12 +108,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let records: Vec<(u64, Vec<u8>)> = entries
-            .into_iter()
-            .map(|entry| (entry.log_id.index, self.disk.encode("a log entry", &EntryRecord::from(entry))))
-            .collect();
+        let (mut records, mut format) = (Vec::new(), FIRST);
+        for entry in entries {
+            if let EntryPayload::Normal(command) = &entry.payload {
+                format = format.max(command.op.format());
+            }
+            records.push((entry.log_id.index, self.disk.encode("a log entry", &EntryRecord::from(entry))));
+        }
+        stop_if_too_new(format);
+        let disk = self.disk.clone();
         self.disk
             .write("appending to the log", move |txn| {
+                disk.raise_format(txn, format)?;
                 let mut table = txn.open_table(LOG)?;
                 for (index, record) in &records {
                     table.insert(index, record.as_slice())?;

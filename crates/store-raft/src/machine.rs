@@ -11,7 +11,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::clock::{LeaseClock, boot_ms};
 use crate::disk::{self, Disk, LOG, SNAPSHOT};
-use crate::records::{EntryRecord, FORMAT, MembersRecord, Position, SnapshotMetaRecord, StateRecord};
+use crate::host;
+use crate::records::{EntryRecord, MembersRecord, Position, SnapshotMetaRecord, StateRecord};
 use crate::state::Change;
 pub use crate::state::State;
 use crate::types::{Applied, LogId, StoredMembership, TypeConfig};
@@ -86,9 +87,11 @@ impl Machine {
 
     /// Makes a new file begin with this state.
     pub fn plant(disk: &Disk, meta: &SnapshotMetaRecord, state: State, records: &[(&'static str, Vec<u8>)]) {
-        let data = disk.encode("the snapshot", &StateRecord { format: FORMAT, state });
+        let format = state.format();
+        let data = disk.encode("the snapshot", &StateRecord { format, state });
         let meta = disk.encode("the snapshot", meta);
         disk.write_blocking("writing the recovered state", |txn| {
+            disk.raise_format(txn, format)?;
             let mut table = txn.open_table(SNAPSHOT)?;
             table.insert(META, meta.as_slice())?;
             table.insert(DATA, data.as_slice())?;
@@ -122,6 +125,11 @@ impl Machine {
 
     pub fn clock_offset(&self) -> i64 {
         self.lock().clock.offset()
+    }
+
+    /// That the group writes, as far as this node has applied the log.
+    pub fn format(&self) -> u32 {
+        self.lock().state.format()
     }
 
     pub fn next_lease_end(&self) -> Option<u64> {
@@ -171,11 +179,12 @@ struct FormatOnly {
 
 /// Keeps the newer one: building a snapshot runs beside the installation of one, and must not put an
 /// old state below a log that was purged up to a later one.
-async fn save(disk: &Disk, meta: &SnapshotMetaRecord, data: Vec<u8>) {
+async fn save(disk: &Disk, meta: &SnapshotMetaRecord, format: u32, data: Vec<u8>) {
     let at = meta.at.map(|p| p.index);
     let encoded = disk.encode("the snapshot", meta);
     let reader = disk.clone();
     disk.write("writing the snapshot", move |txn| {
+        reader.raise_format(txn, format)?;
         let mut table = txn.open_table(SNAPSHOT)?;
         let kept = table.get(META)?.map(|v| v.value().to_vec());
         let kept = kept.map(|m| reader.decode::<SnapshotMetaRecord>("the snapshot", &m));
@@ -234,19 +243,20 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> Stored<()> {
         let data = snapshot.into_inner();
         if let Ok(FormatOnly { format }) = serde_json::from_slice(&data)
-            && format != FORMAT
+            && format > host::newest_format()
         {
             return Err(StorageError::from_io_error(
                 openraft::ErrorSubject::StateMachine,
                 openraft::ErrorVerb::Write,
                 std::io::Error::other(format!(
-                    "the Raft leader sent a state of format {format}, and this program reads format {FORMAT}: bring this node to \
-                     the leader's version"
+                    "the Raft leader sent a state of format {format}, and this program reads formats up to {}: bring this node to \
+                     the leader's version",
+                    host::newest_format()
                 )),
             ));
         }
         let record: StateRecord = self.disk.decode("a snapshot from the leader", &data);
-        save(&self.disk, &SnapshotMetaRecord::new(meta), data).await;
+        save(&self.disk, &SnapshotMetaRecord::new(meta), record.format, data).await;
         let upto = {
             let mut inner = self.lock();
             inner.clock.observe(record.state.stamp, boot_ms());
@@ -276,10 +286,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
                 last_membership: inner.members.clone(),
                 snapshot_id: at,
             };
-            (StateRecord { format: FORMAT, state: inner.state.clone() }, meta)
+            (StateRecord { format: inner.state.format(), state: inner.state.clone() }, meta)
         };
         let data = self.disk.encode("the snapshot", &record);
-        save(&self.disk, &SnapshotMetaRecord::new(&meta), data.clone()).await;
+        save(&self.disk, &SnapshotMetaRecord::new(&meta), record.format, data.clone()).await;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })
     }
 }

@@ -149,6 +149,7 @@ impl Node {
         let members = self.membership();
         match members.get_node(&id) {
             None => {
+                self.reads_what_is_written(&probed, TURN).await?;
                 tracing::info!("letting {addr} into the store group (node {id})");
                 self.may_change().await?;
                 let added = self.raft.add_learner(id, BasicNode::new(addr), false).await;

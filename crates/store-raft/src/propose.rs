@@ -7,6 +7,7 @@ use surus_store::{Snapshot, StoreError, StoreResult};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::CallError;
+use crate::host;
 use crate::node::{Leader, Node};
 use crate::types::{Applied, Command, Operation};
 use crate::wire::{Failure, Reply, Request};
@@ -70,6 +71,12 @@ impl Node {
     /// As leader. `Err(None)`: it is none, nothing happened.
     pub async fn propose(&self, op: Operation, within: Duration) -> Result<Applied, Option<StoreError>> {
         let until = Instant::now() + within;
+        let (needs, written) = (op.format(), self.machine.format());
+        let raises = matches!(op, Operation::Format { format } if format <= host::newest_format());
+        if needs > written && !raises {
+            let why = format!("it takes format {needs}, and the group still writes format {written}");
+            return Err(Some(StoreError::Refused(why)));
+        }
         loop {
             if !*self.contact.borrow() {
                 return Err(None);
@@ -143,7 +150,7 @@ impl Node {
         if same_term { self.began_with.entries } else { 0 }
     }
 
-    async fn wait_applied(&self, index: u64, until: Instant) -> StoreResult<()> {
+    pub async fn wait_applied(&self, index: u64, until: Instant) -> StoreResult<()> {
         let mut applied = self.machine.applied();
         match tokio::time::timeout_at(until, applied.wait_for(|n| *n >= index)).await {
             Ok(Ok(_)) => Ok(()),

@@ -1,6 +1,6 @@
 //! What the log file holds: our own records, so that a change of the consensus library moves code, not
 //! files. JSON, because the log is small, the rate low, and a person with a broken cluster can read it.
-//! The number [`FORMAT`] in the file changes with any change that an older program would misread.
+//! The number in the file changes with any change that an older program would misread ([`crate::format`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::State;
 use crate::types::{Command, LogId, Membership, StoredMembership, TypeConfig};
-
-pub const FORMAT: u32 = 1;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 use surus_store::{KeyValue, Snapshot};
 
+use crate::format::FIRST;
 use crate::types::{Applied, Blob, Command, Compare, Op, Operation, Stamp};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct State {
     pub stamp: Stamp,
     pub keys: BTreeMap<String, Item>,
     pub leases: BTreeMap<u64, Lease>,
+    /// See [`State::format`].
+    #[serde(default)]
+    format: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +74,18 @@ impl State {
                 Applied::Done
             }
             Operation::Expire => Applied::Done,
+            Operation::Format { format } => {
+                self.format = self.format.max(format);
+                Applied::Done
+            }
+            #[cfg(test)]
+            Operation::Later => Applied::Done,
         }
+    }
+
+    /// That the group writes ([`crate::format`]).
+    pub fn format(&self) -> u32 {
+        self.format.max(FIRST)
     }
 
     /// The next time at which a lease is over.

@@ -121,6 +121,7 @@ impl RaftStore {
         tasks.spawn(node.clone().ask_consensus());
         tasks.spawn(node.clone().keep_voters());
         tasks.spawn(node.clone().end_leases());
+        tasks.spawn(node.clone().raise_format());
         tasks.spawn(node.clone().find_group());
         tracing::info!("the embedded store listens on {listening} (node {id})");
         Ok(RaftStore { node, listening, tasks: Mutex::new(tasks) })

@@ -6,6 +6,7 @@ use std::io::Cursor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use surus_store as kv;
 
+use crate::format::FIRST;
 pub use crate::host::random;
 
 openraft::declare_raft_types!(
@@ -101,6 +102,13 @@ pub enum Operation {
     },
     /// Carries nothing but its stamp: ends what is due.
     Expire,
+    /// From here on the group writes this format ([`crate::format`]).
+    Format {
+        format: u32,
+    },
+    /// What the version after this one might write.
+    #[cfg(test)]
+    Later,
 }
 
 impl Operation {
@@ -108,6 +116,20 @@ impl Operation {
     /// an answer was lost.
     pub fn repeatable(&self) -> bool {
         !matches!(self, Operation::Txn { .. })
+    }
+
+    /// The first format that has it.
+    pub fn format(&self) -> u32 {
+        match self {
+            Operation::Txn { .. }
+            | Operation::Grant { .. }
+            | Operation::Renew { .. }
+            | Operation::Revoke { .. }
+            | Operation::Expire => FIRST,
+            Operation::Format { format } => *format,
+            #[cfg(test)]
+            Operation::Later => 2,
+        }
     }
 
     /// Bytes of keys and values in it.

@@ -3,7 +3,7 @@
 //! **Versions.** `PROTOCOL` in the handshake changes only with what an older program would misread; ends that differ in it
 //! part with a sentence. Within it, a field may be added where its absence means what it meant before, and a request,
 //! which an older node answers by saying that it does not know it. What travels in the log ([`crate::types`]) and in a
-//! state must be understood by every node before anybody writes it: reading it comes a version before writing it.
+//! state must be understood by every node before anybody writes it ([`crate::format`]).
 
 use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use surus_store as kv;
 use surus_store::{StoreError, WatchEvent};
 
+use crate::format;
 use crate::members::Member;
 use crate::records::Position;
 use crate::types::{Applied, Blob, Operation, TypeConfig};
@@ -114,6 +115,9 @@ pub struct Probed {
     /// Not said by nodes before version 2 of this record, which had none.
     #[serde(default)]
     pub witness: bool,
+    /// The newest format that it reads.
+    #[serde(default = "format::first")]
+    pub format: u32,
     pub group: Option<String>,
     /// Every address the node was configured with, its own included, sorted.
     pub initial: Vec<String>,

@@ -10,6 +10,7 @@ use super::history::History;
 use super::play::Bug;
 use super::{Here, World};
 use crate::store::RaftStore;
+use crate::types::Operation;
 
 pub const TTL: Duration = Duration::from_secs(8);
 const LOOP: Duration = Duration::from_secs(2);
@@ -107,6 +108,10 @@ pub async fn write(here: Here, store: Arc<RaftStore>) {
     let mut known = 0;
     loop {
         here.pause(200, 3000).await;
+        if here.newest_format() > 1 && here.chance(4) == 0 && store.node.write(Operation::Later, DEADLINE).await.is_ok()
+        {
+            here.history(|h| h.counts.later += 1);
+        }
         let Some(floor) = here.history(|h| h.floor()) else { return };
         if here.chance(2) == 0 {
             if let Ok(snapshot) = store.read(REGISTER, DEADLINE).await {

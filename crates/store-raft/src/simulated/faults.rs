@@ -31,7 +31,13 @@ impl Group {
             0 | 1 if up => {
                 self.end(i);
                 self.starts[i] = Some(soon);
-                ("process killed", format!("the process of {i} is killed"))
+                match self.pick(4) {
+                    0 => {
+                        self.world.lock().machines[i].newest = 2;
+                        ("process replaced", format!("the process of {i} is killed, and the next version installed"))
+                    }
+                    _ => ("process killed", format!("the process of {i} is killed")),
+                }
             }
             2 if up => {
                 let many = self.between(0, 30) as i64;
@@ -157,7 +163,12 @@ impl Group {
         self.end(i);
         let now = self.now();
         self.starts[i] = Some(now + self.between(200, 10_000) * 1000);
-        self.world.lock().machines[i].disk.wipe();
+        let mut inner = self.world.lock();
+        // Who comes back with nothing reads what the others write by now.
+        let newest = inner.machines.iter().map(|m| m.newest).max();
+        let machine = &mut inner.machines[i];
+        machine.newest = newest.unwrap_or(machine.newest);
+        machine.disk.wipe();
     }
 
     pub fn heal(&mut self, heal: Heal) {

@@ -43,6 +43,8 @@ pub struct Counts {
     pub renewals: u64,
     pub leads: u64,
     pub terms: u64,
+    /// Records of the format after the first.
+    pub later: u64,
 }
 
 impl History {

@@ -16,6 +16,7 @@ mod play;
 mod report;
 mod rest;
 mod tests;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -57,6 +58,8 @@ pub struct Machine {
     /// Microseconds that a write takes, at the most.
     pub disk_takes: u64,
     pub disk_hangs: bool,
+    /// Of the program that is installed: the newest format that it reads.
+    pub newest: u32,
 }
 
 impl World {
@@ -75,6 +78,7 @@ pub struct Here {
     pub began: (Instant, u64),
     pub dead: Arc<AtomicBool>,
     pub dies_in: Arc<AtomicI64>,
+    pub newest: u32,
 }
 
 thread_local! {
@@ -124,6 +128,10 @@ fn machine_of(addr: &str) -> Option<usize> {
 impl Here {
     pub fn boot_us(&self) -> u64 {
         self.began.1 + u64::try_from(self.began.0.elapsed().as_micros()).unwrap_or(0)
+    }
+
+    pub fn newest_format(&self) -> u32 {
+        self.newest
     }
 
     pub fn is_dead(&self) -> bool {

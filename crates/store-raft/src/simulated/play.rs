@@ -14,6 +14,7 @@ use super::faults::Heal;
 use super::network::Network;
 use super::report::Report;
 use super::{Disk, Here, History, Inner, Machine, World, address, agent, within};
+use crate::format::NEWEST;
 use crate::options::RaftOptions;
 use crate::store::RaftStore;
 use crate::timing::REPLACE_AFTER;
@@ -71,11 +72,15 @@ pub struct Group {
 }
 
 pub fn play(plan: Plan) -> Report {
+    with_group(plan, move |group| group.run(plan))
+}
+
+pub fn with_group(plan: Plan, run: impl FnOnce(&mut Group) -> Result<(), String> + Send + 'static) -> Report {
     // A thread of its own, because hash tables are seeded once per thread.
     let run = std::thread::spawn(move || {
         seed_thread(plan.seed);
         let mut group = Group::new(plan);
-        let violation = group.run(plan).err();
+        let violation = run(&mut group).err();
         group.tell_standings();
         group.finish(violation)
     });
@@ -94,6 +99,7 @@ impl Group {
             disk: Arc::new(Disk::new(plan.bug == Some(Bug::DiskForgets))),
             disk_takes: DISK_TAKES,
             disk_hangs: false,
+            newest: NEWEST,
         };
         let machines = (0..plan.machines).map(|_| machine(&mut random)).collect();
         let inner =
@@ -254,12 +260,12 @@ impl Group {
     }
 
     fn start(&mut self, i: usize) {
-        let clock = {
+        let (clock, newest) = {
             let mut inner = self.world.lock();
             let machine = &mut inner.machines[i];
             machine.on = true;
             machine.life += 1;
-            machine.clock
+            (machine.clock, machine.newest)
         };
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime needs nothing that could be missing");
@@ -271,6 +277,7 @@ impl Group {
             began: (began, clock),
             dead: Arc::new(AtomicBool::new(false)),
             dies_in: Arc::new(AtomicI64::new(-1)),
+            newest,
         };
         let options = RaftOptions {
             self_addr: address(i),

@@ -41,6 +41,7 @@ impl fmt::Display for Report {
             c.writes, c.conflicts, c.unknown, c.refused, c.reads, c.watched
         )?;
         writeln!(f, "  lead: taken {} times, {} renewals of leases", c.leads, c.renewals)?;
+        writeln!(f, "  {} records of the next version's format", c.later)?;
         writeln!(
             f,
             "  {} rests: a write after {} ms at the most, whole with the right voters after {} ms",
