@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use surus_conduct::task::{
@@ -44,6 +45,7 @@ pub struct RealHands {
     pub store: Arc<ClusterStore>,
     pub lease: LeaseKeeper,
     pub fence: FenceKeeper,
+    pub left_alone: Arc<AtomicBool>,
     pub watchdog: WatchdogKeeper,
     pub deadline: Arc<Deadline>,
     pub api: Arc<surus_api::Client>,
@@ -145,6 +147,10 @@ impl Hands for RealHands {
             // The keeper is gone: nothing renews the lead any more, and nothing will be heard of it.
             std::future::pending::<()>().await;
         }
+    }
+
+    fn left_alone(&self) -> bool {
+        self.left_alone.load(Ordering::Relaxed)
     }
 
     async fn arm_fence(&self) -> Made {
@@ -415,6 +421,7 @@ mod tests {
             methods: vec![],
             remote_methods: vec![],
             instance,
+            left_alone: Arc::default(),
             fence: FenceKeeper::start("".as_ref(), vec![], surus_config::FenceMode::Off, lease.subscribe(), None),
             watchdog: WatchdogKeeper::start(
                 surus_config::Watchdog { mode: surus_config::WatchdogMode::Off, ..Default::default() },

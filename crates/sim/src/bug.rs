@@ -73,4 +73,6 @@ pub enum Bug {
     PauseNotSeen,
     /// The fence stays armed in a paused cluster.
     PausedFenceStaysArmed,
+    /// A restart arms the fence of a primary that is left alone.
+    RestartArmsTheFence,
 }

@@ -165,6 +165,24 @@ fn nobody_takes_over_from_a_primary_that_is_left_alone() {
     });
 }
 
+/// Seeds 7967 and 24140. An operator restarted the primary of a paused cluster, which armed the fence. Its machine slept, or
+/// its agent was frozen, before that restart was over: the fence acted before it could be disarmed.
+#[test]
+fn a_restart_while_paused_is_left_alone() {
+    let pause = Action::Pause { lasts: 30 * SECOND };
+    let restart = Action::Restart { who: Who::Leader };
+    let slept = Action::Suspend { who: Who::Leader, lasts: 12 * SECOND };
+    let frozen = Action::FreezeAgent { who: Who::Leader, lasts: 12 * SECOND };
+    for what in [slept, frozen] {
+        let tell = |seed| {
+            let actions = [(14 * SECOND, pause), (18 * SECOND, restart), (18 * SECOND + seed * 10 * MS, what)];
+            plan(seed, 3, &actions, 60 * SECOND)
+        };
+        ends_badly(Bug::RestartArmsTheFence, tell);
+        ends_well(tell);
+    }
+}
+
 /// A primary was promoted and wrote while nobody could receive its timeline, and was lost. Its successor gave its own
 /// timeline the same number: when the first one came back it was taken for a healthy standby, and what only it had went
 /// without a receipt, or later with one that began too late.

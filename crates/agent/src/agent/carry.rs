@@ -97,6 +97,7 @@ impl Agent {
             store: self.store.clone(),
             lease: self.lease.clone(),
             fence: self.fence.clone(),
+            left_alone: self.left_alone.clone(),
             watchdog: self.watchdog.clone(),
             deadline: self.deadline.clone(),
             api: self.api.clone(),

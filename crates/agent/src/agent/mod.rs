@@ -15,6 +15,7 @@ mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -88,6 +89,8 @@ pub struct Agent {
     lease: LeaseKeeper,
     lease_state: watch::Receiver<LeaseState>,
     fence: FenceKeeper,
+    /// As of the latest step, for the hands of tasks.
+    left_alone: Arc<AtomicBool>,
     failsafe: Failsafe,
     /// Why failsafe mode is not on by default, as it was said.
     kept_out: Option<String>,
@@ -248,6 +251,7 @@ impl Agent {
             lease_state: lease.subscribe(),
             fence_state: fence.subscribe(),
             fence,
+            left_alone: Arc::default(),
             watchdog_state: watchdog.subscribe(),
             watchdog,
             failsafe,
@@ -365,6 +369,7 @@ impl Agent {
     }
 
     fn guard(&self, facts: &surus_core::facts::Facts) {
+        self.left_alone.store(surus_conduct::pause::left_alone(facts), Ordering::Relaxed);
         let Some(guard) = surus_conduct::fence::guard(facts) else { return };
         self.watchdog.guard(guard);
         let held = self.postmaster.as_ref();

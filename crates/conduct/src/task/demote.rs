@@ -97,7 +97,13 @@ fn somebody_has_every_commit(cx: &TaskContext) -> bool {
 async fn go_on(hands: &impl Hands, why: &str) -> Outcome {
     warn!("switchover given up, starting the primary again: {why}");
     // The rules see a server that is still starting in here as no danger, so the lease is watched here.
-    match first(lead_ends(hands), super::run::start(hands, StartAs::Primary)).await {
+    let ends = async {
+        if hands.left_alone() {
+            std::future::pending::<()>().await;
+        }
+        lead_ends(hands).await;
+    };
+    match first(ends, super::run::start(hands, StartAs::Primary)).await {
         Either::Left(()) => {
             stop_now(hands).await?;
             Err(format!("{why}; the leader lock ended before the primary was up again"))

@@ -88,6 +88,10 @@ pub trait Hands: Send + Sync {
     /// be repeated.
     fn release_lead(&self, status: Option<String>) -> impl Future<Output = StoreResult<()>> + Send;
 
+    /// This server is left alone as far as the latest step has seen ([`crate::pause::left_alone`]): while a task runs that
+    /// is not withdrawn by this member, and until then nobody takes its place.
+    fn left_alone(&self) -> bool;
+
     /// Returns once the fence knows how long the lead is good for, and a successor of this process will: from here on this
     /// server may accept writes. `Err`: no fence works, and one is required; or what a successor reads cannot be written.
     fn arm_fence(&self) -> impl Future<Output = Made> + Send;

@@ -31,9 +31,10 @@ pub async fn start_standby(cx: &TaskContext, hands: &impl Hands, upstream: Optio
 const WATCHED: Duration = Duration::from_secs(5);
 
 pub async fn start(hands: &impl Hands, role: StartAs) -> Outcome {
-    if role.is_primary() && hands.lead().is_some() {
+    if role.is_primary() && hands.lead().is_some() && !hands.left_alone() {
         // An agent that dies while the server comes up would leave a primary that nothing ends. While paused a primary
-        // may run without the lead, and unguarded.
+        // may run without the lead, and unguarded; one that is left alone must not be ended by a lease that ends while it
+        // comes up: its fence is not disarmed before this task is over, and an agent that was frozen is too late.
         hands.arm_fence().await?;
     }
     match first(hands.cancelled(), hands.start(&role, WATCHED)).await {
@@ -155,7 +156,9 @@ pub async fn follow(cx: &TaskContext, hands: &impl Hands, upstream: Option<Upstr
 
 pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     hands.tell("restarting PostgreSQL".into());
-    let leased = cx.is_primary && !lead_left(hands).is_zero();
+    // One that is left alone stops and starts as if it had no lease: nobody takes its place meanwhile. Whether the pause
+    // is over is looked at anew before the start.
+    let leased = cx.is_primary && !hands.left_alone() && !lead_left(hands).is_zero();
     let role = if cx.is_primary {
         // A checkpoint while still serving shortens the one at the stop.
         match first(hands.cancelled(), hands.checkpoint(cx.start_timeout)).await {
@@ -170,7 +173,7 @@ pub async fn restart(cx: &TaskContext, hands: &impl Hands) -> Outcome {
     };
     hands.happened(Happened::Restarting);
     stop_fast(hands, leased, None).await?;
-    if leased && lead_left(hands) <= demote::KILL_RESERVE * 3 {
+    if leased && !hands.left_alone() && lead_left(hands) <= demote::KILL_RESERVE * 3 {
         return Err(
             "the leader lock ends or ended while PostgreSQL was stopped, it is not started again as the primary".into(),
         );

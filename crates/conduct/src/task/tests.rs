@@ -123,6 +123,10 @@ fn a_primary_does_not_come_back_after_its_lead() {
     assert!(failed(&fake.run(handover(), context())).contains("lock ended"));
     assert_eq!(fake.done()[3..], ["arm", "start primary", HARD[0], HARD[1]]);
     assert_eq!(fake.passed(), ms(1000));
+    // Left alone, its lead means nothing.
+    let fake = leader().with(|s| s.left_alone = true).with(|s| s.position = None).takes("start", ms(4000));
+    let outcome = fake.at(ms(1000), Event::Lead(None)).run(handover(), context());
+    assert!(given_up(&outcome).contains("did not stop cleanly"), "{outcome:?}");
 }
 
 #[test]
@@ -281,6 +285,18 @@ fn a_restart_checkpoints_first_and_respects_the_lease() {
     let fake = leader().at(ms(0), Event::Lead(None));
     assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
     assert_eq!(fake.done(), ["checkpoint", "stop Fast", "orphans", "start primary"]);
+    // Left alone: however the lease ends, and unguarded, since nothing would disarm the fence before it ends.
+    let alone = || leader().with(|s| s.left_alone = true).takes("stop", ms(2500));
+    let stops = ["checkpoint", "stop Fast", "stop Fast", "stop Fast", "orphans"];
+    for until in [Some(ms(1000)), Some(ms(60_000)), None] {
+        let fake = alone().at(ms(0), Event::Lead(until));
+        assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
+        assert_eq!(fake.done(), [&stops[..], &["start primary"]].concat(), "{until:?}");
+    }
+    // The pause ended while it stopped.
+    let fake = alone().at(ms(1500), Event::PauseEnds);
+    assert_eq!(fake.run(Task::Restart, context()), Ok(TaskDone::Done));
+    assert_eq!(fake.done(), [&stops[..], &["arm", "start primary"]].concat());
     let fake = leader();
     fake.run(Task::Restart, TaskContext { is_primary: false, ..context() }).unwrap();
     assert_eq!(fake.done(), ["stop Fast", "orphans", "start standby"]);

@@ -5,7 +5,8 @@
 //! stops, promotes or replaces its server, except what an operator asks for by name (a restart, a reinitialisation, a
 //! switchover or failover to a named member and what follows from that), and except following another leader,
 //! comparing histories and ending processes that a dead postmaster left behind. Its fence is disarmed: it kills nothing,
-//! unless a task that was begun before, or that an operator asked for, is still at work, or a promotion may still come to its
+//! unless a task that was begun before, or that an operator asked for, is still at work (but for a restart of a primary
+//! that is left alone all the time), or a promotion may still come to its
 //! end (one that was given up, or that an earlier run of the agent may have ordered), or its deadline had passed before
 //! that step: a machine that was suspended sees the pause and its fence acts within the same moment.
 
@@ -27,6 +28,8 @@ pub struct Paused {
     pending: [bool; 8],
     /// A task is at work.
     busy: [bool; 8],
+    /// It is a restart of a primary that was left alone when it was begun, and ever since.
+    restarts: [bool; 8],
     /// A promotion was ordered and given up, and its server has not been started again since.
     ordered: [bool; 8],
 }
@@ -66,6 +69,9 @@ impl Invariant for Paused {
                     Order::Begin { task, .. } => Some(task),
                     _ => None,
                 });
+                let restarts = begun.is_some_and(|task| *task == Task::Restart) && facts.unguarded;
+                self.restarts[*node] =
+                    self.seen[*node].is_some() && (self.restarts[*node] && self.busy[*node] || restarts);
                 self.busy[*node] |= begun.is_some();
                 self.ordered[*node] &= begun.is_none() && facts.postgres.running();
                 let task = begun.filter(|task| self.seen[*node].is_some() && !hands_off(facts, &step.memory, task))?;
@@ -78,7 +84,7 @@ impl Invariant for Paused {
             }
             Happened::FenceFires { node, deadline }
                 if self.seen[*node].is_some_and(|seen| seen <= *deadline)
-                    && !self.busy[*node]
+                    && (!self.busy[*node] || self.restarts[*node])
                     && !self.pending[*node]
                     && self.inherited[*node].is_none_or(|until| until < *deadline) =>
             {

@@ -150,6 +150,11 @@ impl Hands for SimHands {
         self.member.release_lead(status).await
     }
 
+    fn left_alone(&self) -> bool {
+        let seen = self.with(|w, n| w.nodes[n].agent.as_ref().is_some_and(|a| a.left_alone));
+        seen && !self.with(|w, _| w.is(Bug::RestartArmsTheFence))
+    }
+
     async fn arm_fence(&self) -> Made {
         self.takes(MS, 5 * MS).await;
         if self.within(Duration::from_secs(1), self.disk()).await.is_none() {

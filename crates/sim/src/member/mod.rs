@@ -143,6 +143,7 @@ impl World {
             desk: Desk::new(keeper),
             lease_told: (false, 0),
             paused: false,
+            left_alone: false,
             guard: None,
             guarded_until: left.max(self.nodes[node].fence.armed),
             fence_told: None,
@@ -250,6 +251,9 @@ impl Member {
             let mut facts = std::borrow::Cow::Borrowed(facts);
             if w.is(Bug::PausedFenceStaysArmed) {
                 facts.to_mut().settings.pause = false;
+            }
+            if let Some(agent) = &mut w.nodes[self.node].agent {
+                agent.left_alone = surus_conduct::pause::left_alone(&facts);
             }
             let Some(guard) = surus_conduct::fence::guard(&facts) else { return };
             if let Some(agent) = &mut w.nodes[self.node].agent {

@@ -43,6 +43,8 @@ pub struct Agent {
     pub lease_told: (bool, u64),
     /// As far as it knows, the cluster is paused.
     pub paused: bool,
+    /// As of its latest step, its server is a primary that is left alone.
+    pub left_alone: bool,
     /// Whether its server is to be guarded; unknown before the first step.
     pub guard: Option<bool>,
     /// The end of the lead that counts for the fence, kept when the lead is lost.

@@ -32,6 +32,7 @@ pub enum Event {
     Cancel,
     /// The lead is good until then, counted from [`NOW`]; `None`: it is lost.
     Lead(Option<Duration>),
+    PauseEnds,
 }
 
 #[derive(Default)]
@@ -50,6 +51,7 @@ pub struct State {
     pub running: bool,
     /// Until then nobody who was killed can end.
     pub disk_dead_until: Option<BootTime>,
+    pub left_alone: bool,
     /// What peers answer, the last one for ever.
     pub peer: VecDeque<Result<Lsn, String>>,
     pub position: Option<ShutdownPosition>,
@@ -178,6 +180,7 @@ impl Fake {
         for (_, event) in due {
             match event {
                 Event::Cancel => state.cancelled = true,
+                Event::PauseEnds => state.left_alone = false,
                 Event::Lead(good) => state.lead = good.map(|good| Lead { until: NOW + good, version: 5 }),
             }
         }
@@ -282,6 +285,10 @@ impl Hands for Fake {
         state.lead = None;
         state.status = status;
         state.released.pop_front().unwrap_or(Ok(()))
+    }
+
+    fn left_alone(&self) -> bool {
+        self.state().left_alone
     }
 
     async fn arm_fence(&self) -> Made {
