@@ -333,10 +333,5 @@ pub async fn consents(api: &surus_api::Client, url: &str, me: &MemberName) -> Re
     }
 }
 
-/// Where a member that vouches has got to, for the primary's slots.
-pub fn position(published: &crate::handle::Published) -> Option<Lsn> {
-    published.observed.as_ref().map(|o| o.position()).filter(|at| at.is_valid())
-}
-
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use surus_core::cluster::{ClusterView, MemberRole, MemberState, PendingRestart, 
 use surus_core::postgres::{Observed, Progress};
 use surus_core::settings::ClusterSettings;
 use surus_core::slots::{Room, Withheld};
-use surus_core::{BootTime, MemberName, SystemId};
+use surus_core::{BootTime, Lsn, MemberName, SystemId};
 use surus_store::cluster::ClusterStore;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -174,6 +174,11 @@ impl Published {
     /// The leader flag of the REST API: true while the lease is certainly held.
     pub fn is_leader(&self, now: BootTime) -> bool {
         self.lease_until.is_some_and(|until| now < until)
+    }
+
+    /// Where a member that vouches has got to, for the primary's slots.
+    pub fn position(&self) -> Option<Lsn> {
+        self.observed.as_ref().map(|o| o.position()).filter(|at| at.is_valid())
     }
 
     /// The last reading of the store, unless it is older than the TTL.

@@ -1,10 +1,11 @@
-//! Tells when the certificate that this member calls the others with was exchanged: the files of `ctl`.
+//! The client for the other members, and when the certificate it calls them with was exchanged: the files of `ctl`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use surus_config::Ctl;
+use anyhow::Context;
+use surus_config::{Ctl, LocalConfig};
 use tokio::sync::{Notify, watch};
 
 use crate::files::Watched;
@@ -67,6 +68,22 @@ impl PeerFiles {
     pub async fn exchanged(&self) {
         self.exchanged.notified().await;
     }
+}
+
+pub fn client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {
+    let ctl = &config.ctl;
+    let options = surus_api::ClientOptions {
+        authentication: ctl
+            .authentication
+            .as_ref()
+            .map(|a| surus_api::Credentials { username: a.username.clone(), password: a.password.expose().to_owned() }),
+        // Members verify each other only when they are given certificates to do it with.
+        insecure: true,
+        cacert: ctl.cacert.clone(),
+        certfile: ctl.certfile.clone(),
+        keyfile: ctl.keyfile.clone(),
+    };
+    surus_api::Client::new(&options).context("ctl")
 }
 
 fn named(ctl: &Ctl) -> Vec<PathBuf> {

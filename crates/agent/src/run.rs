@@ -15,6 +15,7 @@ use crate::agent::{Agent, End, Left, Parts, Signals};
 use crate::handle::AgentHandle;
 use crate::measure::{Measures, measured};
 use crate::migrate::{self, Migrator};
+use crate::peer_files;
 use crate::rest::{RestOptions, RestServer};
 use crate::service;
 use crate::settings::Settings;
@@ -43,7 +44,7 @@ pub async fn run(config: LocalConfig, source: ConfigSource) -> anyhow::Result<()
         Some(store) => config.on(store.clone()),
         None => config,
     };
-    let api = Arc::new(peer_client(&config)?);
+    let api = Arc::new(peer_files::client(&config)?);
     let bound = RestServer::bind(RestOptions::new(config.restapi.clone(), surus_api::Client::clone(&api))).await?;
     let settings = Settings::new(config);
     check_binaries(&settings).await?;
@@ -133,22 +134,6 @@ async fn agent(left: Left, opened: &OpenStore, arrived: Option<String>) -> (Agen
     // primary here would be stopped for nothing. A store that takes longer to open is not waited for.
     let _ = tokio::time::timeout(RESUMED, resumed).await;
     Agent::new(Parts { source, settings, lock, store, consul, api, rest, measures, access, migrator, promises })
-}
-
-pub fn peer_client(config: &LocalConfig) -> anyhow::Result<surus_api::Client> {
-    let ctl = &config.ctl;
-    let options = surus_api::ClientOptions {
-        authentication: ctl
-            .authentication
-            .as_ref()
-            .map(|a| surus_api::Credentials { username: a.username.clone(), password: a.password.expose().to_owned() }),
-        // Members verify each other only when they are given certificates to do it with.
-        insecure: true,
-        cacert: ctl.cacert.clone(),
-        certfile: ctl.certfile.clone(),
-        keyfile: ctl.keyfile.clone(),
-    };
-    surus_api::Client::new(&options).context("ctl")
 }
 
 /// PostgreSQL's programs are there, and of a version that can run the data.

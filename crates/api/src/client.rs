@@ -1,7 +1,6 @@
 //! The client for the members' REST API: one connection pool, a time limit on every call, no
 //! proxies, no redirects, and no retries behind the caller's back.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -9,35 +8,11 @@ use reqwest::{Url, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::options::{ClientError, ClientOptions, Credentials};
 use crate::tls;
 
 /// More than any document of a member; a peer that sends more is not what it claims to be.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    pub username: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-/// The `ctl` section with its fallbacks already taken (`spec/cli.md §1.3`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientOptions {
-    /// Sent with every request.
-    pub authentication: Option<Credentials>,
-    /// Members among themselves set it, unless told otherwise.
-    pub insecure: bool,
-    pub cacert: Option<PathBuf>,
-    pub certfile: Option<PathBuf>,
-    /// Without it the key is looked for in `certfile`.
-    pub keyfile: Option<PathBuf>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -67,22 +42,6 @@ impl Answer {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.code)
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    #[error("the client for the REST API cannot be set up: {0}")]
-    Options(String),
-    #[error("\"{url}\" is no URL of a REST API: {problem}")]
-    Url { url: String, problem: String },
-    #[error("{url} did not answer within {after:?}")]
-    TimedOut { url: String, after: Duration },
-    /// The request certainly did not arrive.
-    #[error("{url} cannot be reached: {problem}")]
-    Unreachable { url: String, problem: String },
-    /// It may have arrived.
-    #[error("{url} broke off: {problem}")]
-    Broken { url: String, problem: String },
 }
 
 /// Cheap to clone; clones share one pool.

@@ -6,15 +6,17 @@
 pub mod client;
 pub mod cluster;
 pub mod json;
+pub mod options;
 pub mod probe;
 pub mod requests;
 pub mod settings;
 pub mod status;
 mod tls;
 
-pub use client::{Answer, Client, ClientError, ClientOptions, Credentials, Method};
+pub use client::{Answer, Client, Method};
 pub use cluster::{ClusterDocument, ClusterMember, ClusterRole, Position, Positions, cluster_document};
 pub use json::to_python_json;
+pub use options::{ClientError, ClientOptions, Credentials};
 pub use probe::{PeerStatus, ProbeError};
 pub use requests::{ConsentRequest, FailsafeRequest, ReinitRequest, RestartRequest, SwitchoverRequest};
 pub use settings::{Configured, MemberSettings, ServerSetting};

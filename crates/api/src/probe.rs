@@ -6,7 +6,8 @@ use serde_json::Value;
 use surus_core::cluster::{MemberRole, MemberState, Tags};
 use surus_core::{Lsn, Timeline};
 
-use crate::client::{Client, ClientError, Method};
+use crate::client::{Client, Method};
+use crate::options::ClientError;
 
 /// A member that answered with positions, and so counts as reachable.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::client::{ClientError, ClientOptions};
+use crate::options::{ClientError, ClientOptions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {

@@ -49,7 +49,7 @@ use crate::lease::{LeaseKeeper, LeaseState};
 use crate::loss::Losses;
 use crate::measure::Measures;
 use crate::migrate::{Migrator, Prepared};
-use crate::peer_files::PeerFiles;
+use crate::peer_files::{self, PeerFiles};
 use crate::rest::{Reloader, RestOptions};
 use crate::settings::Settings;
 use crate::source::ConfigSource;
@@ -511,7 +511,7 @@ impl Agent {
 
     /// The certificate that other members are called with is another one now.
     fn renew_peer_client(&mut self) {
-        match crate::run::peer_client(&self.settings.local) {
+        match peer_files::client(&self.settings.local) {
             Ok(client) => {
                 info!("calls to other members are made with the certificate that is in the files of ctl now");
                 self.api = Arc::new(client.clone());
@@ -543,7 +543,7 @@ impl Agent {
                 for key in self.settings.local.restart_only_changes(&local) {
                     warn!("{key} was changed, which counts after a restart of the agent");
                 }
-                match crate::run::peer_client(&local) {
+                match peer_files::client(&local) {
                     Ok(client) => self.api = Arc::new(client),
                     Err(e) => warn!("the settings for calls to other members were not reloaded: {e:#}"),
                 }

@@ -13,7 +13,6 @@ use surus_core::failsafe::{CONSENT, Kind};
 
 use super::app::App;
 use super::respond::{self, Refusal};
-use crate::failsafe;
 
 pub fn off() -> Refusal {
     Refusal::new(StatusCode::BAD_GATEWAY, "failsafe mode is off on this member")
@@ -29,7 +28,7 @@ pub fn vouch(app: &App, body: Map<String, Value>) -> Result<Response, Refusal> {
     published.failsafe.hears(request);
     app.wake();
     let mut response = respond::text(StatusCode::OK, "Accepted");
-    if let Some(at) = failsafe::position(&published) {
+    if let Some(at) = published.position() {
         response.headers_mut().insert("lsn", HeaderValue::from(at.0));
     }
     Ok(response)

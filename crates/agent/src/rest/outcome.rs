@@ -19,7 +19,28 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::app::App;
 use super::limits;
 use super::respond::text;
-use super::switchover::Action;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Switchover,
+    Failover,
+}
+
+impl Action {
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Switchover => "switchover",
+            Action::Failover => "failover",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Action::Switchover => "Switchover",
+            Action::Failover => "Failover",
+        }
+    }
+}
 
 pub async fn wait(
     app: &App,

@@ -17,10 +17,11 @@ use surus_api::cluster_document;
 use super::access::Peer;
 use super::app::App;
 use super::facts::Facts;
+use super::outcome::Action;
 use super::query::Query;
 use super::respond::Refusal;
 use super::routes::{Change, Read};
-use super::switchover::{self, Action};
+use super::switchover;
 use super::{
     body, configuration, explain, failsafe, health, loss, metrics, migrate, node, openapi, respond, routes, ui,
 };

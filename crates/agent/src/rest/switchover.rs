@@ -14,32 +14,11 @@ use surus_store::TxnOutcome;
 use tracing::warn;
 
 use super::app::{App, not_written};
+use super::outcome::Action;
 use super::respond::{Refusal, text};
 use super::{limits, outcome, schedule};
 
 const KEY: &str = "failover";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Switchover,
-    Failover,
-}
-
-impl Action {
-    pub fn word(self) -> &'static str {
-        match self {
-            Action::Switchover => "switchover",
-            Action::Failover => "failover",
-        }
-    }
-
-    pub fn title(self) -> &'static str {
-        match self {
-            Action::Switchover => "Switchover",
-            Action::Failover => "Failover",
-        }
-    }
-}
 
 pub async fn request(app: &App, endpoint: Action, body: Map<String, Value>) -> Result<Response, Refusal> {
     let asked: SwitchoverRequest = serde_json::from_value(Value::Object(body)).map_err(|e| {
