@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use surus_core::MemberName;
 use surus_core::cluster::{ClusterView, Initialize, KeyVersion, MOVED_LEADER, Migration, MigrationPhase};
+use tokio::time::Instant;
 
 use crate::cluster::ClusterStore;
-use crate::kv::{Compare, KeyValue, Op, Snapshot, StoreResult, Txn, TxnOutcome};
+use crate::kv::{Compare, KeyValue, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome};
 
 const KEY: &str = "migrate";
 
@@ -149,7 +150,19 @@ impl ClusterStore {
 
     /// The copy, and my lead, bound to this store's session; everybody's member key for as long as that session lasts, so
     /// that nobody is taken for gone before he arrives. Refused if anybody else has copied since the target was looked at.
-    pub async fn receive_copy(&self, copy: &Copy, target: &Target, deadline: Duration) -> StoreResult<TxnOutcome> {
+    /// `deadline` is for each of the requests, of which a large cluster takes several, and `whole` for all.
+    pub async fn receive_copy(
+        &self,
+        copy: &Copy,
+        target: &Target,
+        deadline: Duration,
+        whole: Duration,
+    ) -> StoreResult<TxnOutcome> {
+        let begun = Instant::now();
+        let left = || match whole.saturating_sub(begun.elapsed()) {
+            Duration::ZERO => Err(StoreError::Unavailable("it took too long to copy the cluster's keys".into())),
+            left => Ok(left.min(deadline)),
+        };
         let session = self.lease();
         let (leader, mark) = (self.layout().key("leader"), self.layout().key(KEY));
         let there = |key: &str| target.snapshot.keys.iter().find(|kv| kv.key == key).map(|kv| kv.version);
@@ -170,7 +183,7 @@ impl ClusterStore {
         ];
         then.extend(whole.into_iter().map(put));
         let compare = vec![as_seen(&leader), as_seen(&mark)];
-        let TxnOutcome::Applied(version) = self.kv().txn(Txn { compare, then }, deadline).await? else {
+        let TxnOutcome::Applied(version) = self.kv().txn(Txn { compare, then }, left()?).await? else {
             return Ok(TxnOutcome::Conflict);
         };
         let others = target.snapshot.keys.iter().filter(|kv| kv.key != leader && kv.key != mark);
@@ -181,7 +194,7 @@ impl ClusterStore {
         let mut outcome = TxnOutcome::Applied(version);
         for then in rest.chunks(AT_ONCE) {
             let compare = vec![Compare::Version { key: mark.clone(), version }];
-            outcome = self.kv().txn(Txn { compare, then: then.to_vec() }, deadline).await?;
+            outcome = self.kv().txn(Txn { compare, then: then.to_vec() }, left()?).await?;
             if outcome == TxnOutcome::Conflict {
                 break;
             }
@@ -303,7 +316,7 @@ mod tests {
             let register = self.old.claim_migration("m1", LIMIT).await.unwrap().unwrap();
             let target = self.new.look_at_target("m1", LIMIT).await.unwrap().unwrap();
             let copy = self.old.gather_copy("m1", register, LIMIT).await.unwrap().unwrap();
-            let copied = self.new.receive_copy(&copy, &target, LIMIT).await.unwrap();
+            let copied = self.new.receive_copy(&copy, &target, LIMIT, LIMIT).await.unwrap();
             assert!(matches!(copied, TxnOutcome::Applied(_)));
             copy
         }
@@ -375,6 +388,27 @@ mod tests {
         assert!(view.members.is_empty() && view.leader.is_none() && view.config.is_some());
     }
 
+    /// Each request is in time, and all of them are not: the lead does not wait for them to its end.
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_takes_too_long_as_a_whole_is_given_up() {
+        let rig = rig().await;
+        for n in 0..200 {
+            rig.old.put(&format!("members/m{n}"), "{}".into(), LIMIT).await.unwrap();
+        }
+        let register = rig.old.claim_migration("m1", LIMIT).await.unwrap().unwrap();
+        let target = rig.new.look_at_target("m1", LIMIT).await.unwrap().unwrap();
+        let copy = rig.old.gather_copy("m1", register, LIMIT).await.unwrap().unwrap();
+        rig.to.faults().slow(Duration::from_millis(900));
+        let (begun, whole) = (Instant::now(), Duration::from_secs(3));
+        let copied = rig.new.receive_copy(&copy, &target, Duration::from_secs(1), whole).await;
+        assert!(copied.is_err(), "{copied:?}");
+        assert_eq!(begun.elapsed(), whole);
+        rig.to.faults().heal();
+        // The next attempt begins on what this one left.
+        let copy = rig.copied().await;
+        assert!(matches!(rig.old.decide_move(&copy, LIMIT).await.unwrap(), TxnOutcome::Applied(_)));
+    }
+
     #[tokio::test]
     async fn a_late_copy_does_not_overwrite_a_newer_one() {
         let rig = rig().await;
@@ -382,7 +416,7 @@ mod tests {
         let target = rig.new.look_at_target("m1", LIMIT).await.unwrap().unwrap();
         let copy = rig.old.gather_copy("m1", register, LIMIT).await.unwrap().unwrap();
         rig.copied().await;
-        assert_eq!(rig.new.receive_copy(&copy, &target, LIMIT).await.unwrap(), TxnOutcome::Conflict);
+        assert_eq!(rig.new.receive_copy(&copy, &target, LIMIT, LIMIT).await.unwrap(), TxnOutcome::Conflict);
         assert!(rig.old.gather_copy("m1", register, LIMIT).await.unwrap().is_err(), "another attempt is the latest");
         // Nor does anything that is not of this move count as an earlier attempt.
         assert!(rig.new.look_at_target("m2", LIMIT).await.unwrap().unwrap_err().contains("not of this move"));

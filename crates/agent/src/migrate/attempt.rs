@@ -80,6 +80,12 @@ impl Attempt {
         self.found.until.is_some_and(|until| boot_now() + stop_reserve(&self.timing) < until)
     }
 
+    /// For the copy as a whole: what follows it, be it the decision or the end of the session, has to be done in time, too.
+    fn to_copy(&self) -> Duration {
+        let rest = stop_reserve(&self.timing) + self.limit() * 2;
+        self.found.until.map_or(Duration::ZERO, |until| until.since(boot_now()).saturating_sub(rest))
+    }
+
     async fn ask(&mut self, request: Request) -> Answer {
         let limit = self.limit();
         match request {
@@ -115,7 +121,7 @@ impl Attempt {
             }
             Request::Copy => match (&self.found.copy, &self.found.target) {
                 (Some(copy), Some(target)) => txn(
-                    self.new.receive_copy(copy, target, limit).await,
+                    self.new.receive_copy(copy, target, limit, self.to_copy()).await,
                     "somebody else wrote to the new store meanwhile",
                 ),
                 _ => Answer::Failed("BUG: there is nothing to copy".into()),

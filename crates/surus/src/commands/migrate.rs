@@ -12,7 +12,7 @@ use serde_json::json;
 use surus_agent::migrate::{DRY_RUN, attempt::obstacle, kind, store_of};
 use surus_api::{Answer, ClientError, Method};
 use surus_core::MemberName;
-use surus_core::cluster::{ClusterView, Migration, MigrationPhase};
+use surus_core::cluster::{ClusterView, MOVED_LEADER, Migration, MigrationPhase};
 use surus_store::TxnOutcome;
 use tokio::time::Instant;
 
@@ -26,7 +26,9 @@ use crate::terminal::{Terminal, say};
 use section::Sections;
 
 /// A group of agents forms within this time.
-const PREPARED: Duration = Duration::from_secs(60);
+const FORMED: Duration = Duration::from_secs(60);
+/// A store that runs already answers within this time, though it may be electing a leader.
+const ANSWERED: Duration = Duration::from_secs(15);
 /// Attempts, copies and answers of two stores.
 const MOVE: Duration = Duration::from_secs(60);
 const ARRIVED: Duration = Duration::from_secs(60);
@@ -204,7 +206,8 @@ impl Run<'_> {
             }
             say!(self.terminal, "{} {name} has opened the new store", crate::when::stamp());
         }
-        let (end, mut shown) = (Instant::now() + PREPARED, String::new());
+        let patience = if sections.kind() == "raft" { FORMED } else { ANSWERED };
+        let (end, mut shown) = (Instant::now() + patience, String::new());
         loop {
             let parts = self.parts(members).await;
             let waits = parts.iter().filter_map(|(name, part)| match part {
@@ -352,11 +355,41 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whoever came late is in this store with all the data, and would take a lead that nobody has any more.
+    async fn nobody_here(&self, view: &ClusterView, id: &str) -> Outcome {
+        // Whoever the leader key names is a member of the view, also what it was given to for ever.
+        let members = view.members.values().filter(|member| member.name.as_str() != MOVED_LEADER);
+        let asked = members.map(|member| async move {
+            let name = &member.name;
+            let url = match own_api(member) {
+                Ok(url) => url,
+                Err(why) => return Some(format!("{name}: {why}")),
+            };
+            // The key of one that has gone over ends a ttl later.
+            match self.context.api.get(url, "/migrate", API_LIMIT).await.map(|answer| answer.json::<Part>()) {
+                Ok(Ok(part)) if part.phase == "arrived" && part.id.as_deref() == Some(id) => None,
+                Ok(_) => Some(format!("{name}: it has not gone over by this move")),
+                Err(e) => Some(format!("{name}: it does not answer: {e}")),
+            }
+        });
+        let here: Vec<String> = join_all(asked).await.into_iter().flatten().collect();
+        if here.is_empty() {
+            return Ok(());
+        }
+        failed(format!(
+            "there are members in this store, who would go on here as a cluster of their own if what the move has left were \
+             removed: {}. Stop them, or tell them of the new store (`surus store migrate --to FILE` once more), and come back: \
+             the key of one that was stopped or lost is gone after a ttl",
+            here.join("; ")
+        ))
+    }
+
     async fn clean(&mut self, reading: &Reading, force: bool) -> Outcome {
         let view = &reading.view;
         let (Some(moved), Some(version)) = (view.moved(), view.migration_version) else {
             return failed("the cluster has not moved away from this store; nothing was removed");
         };
+        self.nobody_here(view, &moved.id).await?;
         let not_yet: Vec<String> = self
             .parts(&moved.members)
             .await

@@ -13,6 +13,13 @@ pub async fn remove(context: &Context, terminal: &mut Terminal, args: &Remove) -
     let cluster = context.cluster(Some(&args.cluster_name), args.group)?;
     let reading = cluster.read().await?;
     listing::show(terminal, &cluster, &reading, args.format, Layout::default(), &Progresses::new())?;
+    if let Some(moved) = reading.view.moved() {
+        return failed(format!(
+            "the cluster has moved to {}; what is left here keeps a member with the old configuration from beginning a cluster \
+             of its own. `surus store migrate --clean` removes it when there is none any more",
+            moved.to
+        ));
+    }
     if terminal.ask("Please confirm the cluster name to remove", None)? != cluster.name {
         return failed("Cluster names specified do not match");
     }

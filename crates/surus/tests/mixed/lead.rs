@@ -60,7 +60,7 @@ async fn patroni_bootstraps_and_the_lead_goes_round() -> Result<()> {
         }
     }
     agree(&cluster).await?;
-    same_texts(&cluster).await?;
+    same_texts(&cluster, Texts::All).await?;
     for leader in [2, 0] {
         if leader == 0 {
             switch(&cluster, 2, 0, Ask::Command(Tool::Surus, 1)).await?;

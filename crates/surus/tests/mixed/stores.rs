@@ -55,16 +55,18 @@ async fn quorum_slots_and_losses(store: StoreKind) -> Result<()> {
 /// Two of three are Patroni, Surus bootstraps; settings, pause and commands of both kinds, whoever leads.
 async fn two_patroni_and_commands(store: StoreKind) -> Result<()> {
     let builder = cluster(&[0, 2], json!({"synchronous_mode": true})).store(store);
-    let cluster = bootstrapped_by(1, builder).await?;
+    let mut cluster = bootstrapped_by(1, builder).await?;
     let clients = Clients::start(&cluster).await?;
     synchronous(&cluster, "sync_standby", 1).await?;
     commands(&cluster, 1, TOOLS).await?;
-    // To Patroni, and from there to whoever is synchronous then.
-    for (n, tool) in TOOLS.into_iter().enumerate() {
-        let next = synchronous(&cluster, "sync_standby", 1).await?[0];
-        switch(&cluster, tool, cluster.leader().await?, next).await?;
+    same_texts(&cluster, Texts::OfTheStore).await?;
+    // To a Patroni, and from there to the other one, which was there before ours was back.
+    for n in 0..2 {
+        let (leader, heir) = (cluster.leader().await?, synchronous(&cluster, "sync_standby", 1).await?[0]);
+        lose_and_return(&mut cluster, leader, "sync_standby", 1).await?;
+        ensure!(cluster.leader().await? == heir, "{} was synchronous", cluster.nodes[heir].name);
         if n == 0 {
-            commands(&cluster, next, [Tool::Patronictl, Tool::Surus]).await?;
+            commands(&cluster, heir, [Tool::Patronictl, Tool::Surus]).await?;
         }
     }
     synchronous(&cluster, "sync_standby", 1).await?;
