@@ -54,6 +54,8 @@ async fn round_all_stores_under_load() -> Result<()> {
     // Commands that still name the old store say so; the keys there go only when nobody names it any more.
     let list = surus(&kept, &["list"]).await?;
     ensure!(said(&list).contains("has moved to another store, raft"), "{}", said(&list));
+    let removed = surus(&kept, &["remove", &cluster.scope]).await?;
+    ensure!(!removed.status.success() && said(&removed).contains("store migrate --clean"), "{}", said(&removed));
     std::fs::copy(&kept, &moved)?;
     let early = surus(&kept, &["store", "migrate", "--clean"]).await?;
     ensure!(!early.status.success() && said(&early).contains("still names this store"), "{}", said(&early));
