@@ -24,6 +24,7 @@ mod python;
 mod screen;
 mod servers;
 pub mod soak;
+mod source;
 mod stage;
 mod template;
 mod verbs;

@@ -6,7 +6,6 @@
 //! a connection still opens, and then carries nothing in that direction.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +17,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::procs;
+use crate::source::Sources;
 
 /// What happens to everything that one end sends to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,14 +69,14 @@ impl Network {
         let (links, watching) = watch::channel(Links::new());
         let (routes, mut incoming) = mpsc::unbounded_channel::<Route>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("proxy runtime")?;
-        let homes = Arc::new(Homes { homes, known: Mutex::default() });
+        let sources = Sources::start(homes)?;
         let carried = Carried::default();
         let counting = Arc::clone(&carried);
         let thread = std::thread::Builder::new().name("testbed-network".into()).spawn(move || {
             runtime.block_on(async move {
                 // Ends when the sender is dropped; with the runtime every connection ends too.
                 while let Some(route) = incoming.recv().await {
-                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&counting), Arc::clone(&homes)));
+                    tokio::spawn(serve(route, watching.clone(), Arc::clone(&counting), sources.clone()));
                 }
             });
         })?;
@@ -121,22 +120,20 @@ impl Drop for Network {
     }
 }
 
-async fn serve(route: Route, links: watch::Receiver<Links>, carried: Carried, homes: Arc<Homes>) {
+async fn serve(route: Route, links: watch::Receiver<Links>, carried: Carried, sources: Sources) {
     let Ok(listener) = TcpListener::bind(route.listen).await else { return };
     loop {
         let Ok((near, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (links, carried, homes) = (links.clone(), Arc::clone(&carried), Arc::clone(&homes));
+        let (links, carried, sources) = (links.clone(), Arc::clone(&carried), sources.clone());
         let (to, target) = (route.to, route.target);
         tokio::spawn(async move {
             // First: whoever dials a dead server again and again would keep the search busy.
             let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
-            // Not on this thread, which carries all traffic.
-            let search = tokio::task::spawn_blocking(move || homes.patiently_source_of(peer));
             // Who speaks for nobody is not let through: no link is cut for it.
-            let Ok(Some(source)) = search.await else { return };
+            let Some(source) = sources.of(peer).await else { return };
             let there = Gate { links: links.clone(), carried: Arc::clone(&carried), link: (source, target) };
             let back = Gate { links, carried, link: (target, source) };
             relay(near, far, there, back).await;
@@ -203,53 +200,6 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
             return;
         }
         gate.count(n);
-    }
-}
-
-/// Whose processes work where.
-struct Homes {
-    homes: Vec<(Endpoint, PathBuf)>,
-    /// Processes that opened a connection before: agents and store servers open most.
-    known: Mutex<BTreeMap<i32, usize>>,
-}
-
-impl Homes {
-    /// The kernel's table is read in pieces: a line may be missing from it while others come and go.
-    fn patiently_source_of(&self, peer: SocketAddr) -> Option<Endpoint> {
-        (0..10).find_map(|attempt| {
-            std::thread::sleep(Duration::from_millis(5) * attempt);
-            self.source_of(peer)
-        })
-    }
-
-    /// The end whose process holds the other end of a loopback connection.
-    fn source_of(&self, peer: SocketAddr) -> Option<Endpoint> {
-        let SocketAddr::V4(peer) = peer else { return None };
-        let local = format!("{:08X}:{:04X}", u32::from_le_bytes(peer.ip().octets()), peer.port());
-        let table = fs::read_to_string("/proc/net/tcp").ok()?;
-        let inode = table.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let inode = fields.get(9).filter(|inode| **inode != "0")?;
-            (*fields.get(1)? == local).then(|| format!("socket:[{inode}]"))
-        })?;
-        let holds = |pid: i32| {
-            let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target.to_string_lossy() == inode)
-        };
-        let known = self.known.lock().map(|known| known.clone()).unwrap_or_default();
-        let at_home = |pid: i32, home: usize| procs::works_in(pid, &self.homes[home].1);
-        let known = known.into_iter().find(|(pid, home)| holds(*pid) && at_home(*pid, *home));
-        let (pid, home) = known.or_else(|| {
-            procs::all().find_map(|pid| {
-                let home = (0..self.homes.len()).find(|home| at_home(pid, *home))?;
-                holds(pid).then_some((pid, home))
-            })
-        })?;
-        if let Ok(mut known) = self.known.lock() {
-            known.retain(|pid, _| procs::alive(*pid));
-            known.insert(pid, home);
-        }
-        Some(self.homes[home].0)
     }
 }
 

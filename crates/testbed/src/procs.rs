@@ -2,7 +2,7 @@
 //! process groups do not find it; its working directory, and the command line of everything else, do.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,18 +13,28 @@ pub fn all() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
 }
 
-/// Whether it works in the directory or names a file of it on its command line.
-pub fn works_in(pid: i32, dir: &Path) -> bool {
-    let cwd = fs::read_link(format!("/proc/{pid}/cwd"));
-    cwd.is_ok_and(|cwd| cwd.starts_with(dir))
-        || fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&format!("{}/", dir.display())))
+/// Where a process works, and what its command line names.
+pub struct Place {
+    cwd: Option<PathBuf>,
+    line: String,
+}
+
+impl Place {
+    pub fn of(pid: i32) -> Place {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        Place { cwd: fs::read_link(format!("/proc/{pid}/cwd")).ok(), line: String::from_utf8_lossy(&line).into_owned() }
+    }
+
+    /// Whether it works in the directory or names a file of it on its command line.
+    pub fn is_in(&self, dir: &Path) -> bool {
+        self.cwd.as_ref().is_some_and(|cwd| cwd.starts_with(dir)) || self.line.contains(&format!("{}/", dir.display()))
+    }
 }
 
 /// Live processes that work in the directory or name a file of it on their command line.
 pub fn under(dir: &Path) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    all().filter(|&pid| pid != own && alive(pid) && works_in(pid, dir)).collect()
+    all().filter(|&pid| pid != own && alive(pid) && Place::of(pid).is_in(dir)).collect()
 }
 
 pub fn alive(pid: i32) -> bool {
