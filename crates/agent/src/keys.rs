@@ -9,10 +9,11 @@ use std::time::Duration;
 
 pub use surus_conduct::publish::Desired;
 use surus_conduct::publish::{Next, Written};
+use surus_core::BootTime;
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 pub fn start(store: Arc<ClusterStore>, desired: watch::Receiver<Desired>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(Writer { store, written: Written::default() }.run(desired))
@@ -25,13 +26,16 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut desired: watch::Receiver<Desired>) {
-        let mut retry = false;
+        let mut failing: Option<BootTime> = None;
         loop {
             let want = desired.borrow_and_update().clone();
             let again = self.bring_up_to_date(&want).await;
             match again {
                 Ok(pause) => {
-                    retry = false;
+                    if let Some(since) = failing.take() {
+                        let long = boot_now().since(since).as_secs_f64();
+                        info!("my keys in the store are up to date again after {long:.1} s");
+                    }
                     let timer = tokio::time::sleep(pause.unwrap_or(Duration::from_secs(3600)));
                     tokio::select! {
                         changed = desired.changed() => if changed.is_err() { return },
@@ -40,10 +44,10 @@ impl Writer {
                 }
                 Err(e) => {
                     // The lease keeper says so and opens another session.
-                    if !retry && e != surus_store::StoreError::LeaseGone {
+                    if failing.is_none() && e != surus_store::StoreError::LeaseGone {
                         warn!("my keys in the store could not be written: {e}");
+                        failing = Some(boot_now());
                     }
-                    retry = true;
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     if desired.has_changed().is_err() {
                         return;

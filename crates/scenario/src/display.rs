@@ -100,6 +100,7 @@ impl<N: Display> Display for Statement<N> {
                     LinkState::Cut => "cut",
                     LinkState::Stalled => "stall",
                     LinkState::Slow(_) => "slow",
+                    LinkState::Flaky => "disturb",
                 };
                 write!(f, "{verb} {from} from ")?;
                 match to {

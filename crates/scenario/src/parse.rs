@@ -151,6 +151,7 @@ impl Names {
             "cut" => self.link(words, LinkState::Cut)?,
             "stall" => self.link(words, LinkState::Stalled)?,
             "slow" => self.link(words, LinkState::Slow(std::time::Duration::ZERO))?,
+            "disturb" => self.link(words, LinkState::Flaky)?,
             "heal" => Statement::Heal,
             "fill" => Statement::FillDisk(self.disk(words)?),
             "hang" => Statement::HangDisk(self.disk(words)?),
@@ -298,8 +299,8 @@ impl Names {
 }
 
 const VERBS: &[&str] = &[
-    "start", "stop", "kill", "freeze", "thaw", "cut", "stall", "slow", "heal", "fill", "hang", "free", "step", "write",
-    "remember", "mark", "expect",
+    "start", "stop", "kill", "freeze", "thaw", "cut", "stall", "slow", "disturb", "heal", "fill", "hang", "free",
+    "step", "write", "remember", "mark", "expect",
 ];
 
 /// Longer phrases first: the first that fits is taken.

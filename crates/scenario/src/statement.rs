@@ -169,6 +169,8 @@ pub enum LinkState {
     Stalled,
     /// Everything arrives that much later.
     Slow(Duration),
+    /// Connections carry everything and are lost at random, with the answers that were under way.
+    Flaky,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

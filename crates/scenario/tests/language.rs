@@ -29,6 +29,7 @@ cut primary from everything
 cut store leader from store follower
 stall primary from all replicas
 slow primary from store by 200ms one way
+disturb node1 from store
 heal
 fill disk of primary
 hang disk of primary

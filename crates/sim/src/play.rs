@@ -295,6 +295,9 @@ impl Stage for Simulated {
     }
 
     async fn link(&mut self, from: &str, to: &Place<String>, one_way: bool, state: LinkState) -> Done {
+        if state == LinkState::Flaky {
+            return unavailable("connections that are lost at random");
+        }
         let far = match to {
             Place::Member(name) => {
                 let name = MemberName::from(name.as_str());
@@ -317,6 +320,7 @@ impl Stage for Simulated {
                 match state {
                     LinkState::Cut | LinkState::Stalled => Simulated::link_set(w, Side::Node(n), end, one_way, true),
                     LinkState::Slow(by) => w.network.set_slow(Side::Node(n), us(by)),
+                    LinkState::Flaky => {}
                 }
             }
             w.links_changed();

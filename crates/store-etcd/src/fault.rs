@@ -75,6 +75,9 @@ fn of_status(status: &Status) -> Fault {
     if token.iter().any(|t| has(t)) || has("permission denied") {
         return Fault::Token(text.to_owned());
     }
+    if let Some(alarm) = refuses_writes(text) {
+        return Fault::Refused(format!("{text}: {alarm}"));
+    }
     let untouched = ["not a primary lessor", "no leader", "too many requests", "not supported for learner"];
     if untouched.iter().any(|t| has(t)) {
         return Fault::NoEffect(text.to_owned());
@@ -94,6 +97,22 @@ fn of_status(status: &Status) -> Fault {
             None => text.to_owned(),
         }),
     }
+}
+
+/// What an alarm of etcd means: it answers, renews leases and lets go of keys, and no write has an effect until an operator
+/// has ended it. By the text of an error, or of the alarm in etcd's status.
+pub(crate) fn refuses_writes(text: &str) -> Option<&'static str> {
+    let has = |parts: [&str; 2]| parts.iter().any(|part| text.contains(part));
+    if has(["database space exceeded", "alarm:NOSPACE"]) {
+        return Some(
+            "etcd answers, and refuses every write because its database is full (alarm NOSPACE); free space with `etcdctl \
+             compact` and `etcdctl defrag`, or raise its quota, then end the alarm with `etcdctl alarm disarm`",
+        );
+    }
+    has(["etcdserver: corrupt cluster", "alarm:CORRUPT"]).then_some(
+        "etcd answers, and refuses every write because one of its members has other data than the rest (alarm CORRUPT); \
+         replace the member that `etcdctl alarm list` names, then end the alarm with `etcdctl alarm disarm`",
+    )
 }
 
 /// No connection, so no effect. A TLS failure is not cured by waiting.
@@ -162,13 +181,17 @@ mod tests {
             (Code::Cancelled, "Timeout expired", Fault::Unknown(same("Timeout expired"))),
             (Code::FailedPrecondition, "etcdserver: x", Fault::NoEffect(same("etcdserver: x"))),
             (Code::InvalidArgument, "etcdserver: duplicate key", Fault::Refused(same("etcdserver: duplicate key"))),
-            (
-                Code::ResourceExhausted,
-                "etcdserver: mvcc: database space exceeded",
-                Fault::Refused(same("etcdserver: mvcc: database space exceeded")),
-            ),
         ] {
             assert_eq!(fault(code, text), want, "{text}");
+        }
+        for (code, text, alarm) in [
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", "NOSPACE"),
+            (Code::DataLoss, "etcdserver: corrupt cluster", "CORRUPT"),
+        ] {
+            let Fault::Refused(told) = fault(code, text) else { panic!("{text}") };
+            assert!(told.starts_with(text) && told.contains(alarm) && told.contains("etcdctl alarm disarm"), "{told}");
+            let status = format!("memberID:10276657743932975437 alarm:{alarm} ");
+            assert_eq!(refuses_writes(&status), Some(&told[text.len() + 2..]));
         }
         assert_eq!(Fault::of(&Error::LeaseKeepAliveError("lease not found".into())), Fault::LeaseGone);
         assert_eq!(Fault::Unknown("x".into()).before_sending(), Fault::NoEffect("x".into()));

@@ -1,6 +1,6 @@
 //! The store contract on etcd's v3 API.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare as EtcdCompare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp};
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::call::Effect;
 use crate::endpoint::Endpoint;
+use crate::fault;
 use crate::keepalive::KeepAlive;
 use crate::options::EtcdOptions;
 use crate::pool::Pool;
@@ -29,12 +30,20 @@ pub struct EtcdStore {
 pub(crate) struct Inner {
     pool: Pool,
     keepalive: KeepAlive,
+    /// Why the last write was refused by a store that answers.
+    refuses: Mutex<Option<&'static str>>,
 }
 
 impl EtcdStore {
     /// Checks the options; the first request connects. So etcd may be down now.
     pub fn connect(options: EtcdOptions) -> StoreResult<EtcdStore> {
-        Ok(EtcdStore { inner: Arc::new(Inner { pool: Pool::new(options)?, keepalive: KeepAlive::default() }) })
+        Ok(EtcdStore {
+            inner: Arc::new(Inner {
+                pool: Pool::new(options)?,
+                keepalive: KeepAlive::default(),
+                refuses: Mutex::default(),
+            }),
+        })
     }
 }
 
@@ -64,6 +73,18 @@ impl Inner {
             .await?;
         let revision = answer.header().map_or(0, |h| unsigned(h.revision()));
         Ok((Snapshot { revision, keys: answer.kvs().iter().filter_map(key_value).collect() }, endpoint))
+    }
+
+    /// `written`: what became of a request that an alarm makes etcd refuse.
+    fn note<T>(&self, written: StoreResult<T>) -> StoreResult<T> {
+        let why = match &written {
+            Ok(_) => None,
+            Err(StoreError::Refused(text)) => fault::refuses_writes(text),
+            // Says nothing about it.
+            Err(_) => return written,
+        };
+        *self.refuses.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        written
     }
 
     async fn refresh_members(&self) {
@@ -101,17 +122,19 @@ impl Kv for EtcdStore {
     fn txn<'a>(&'a self, txn: Txn, deadline: Duration) -> Fut<'a, StoreResult<TxnOutcome>> {
         Box::pin(async move {
             let effect = if txn.compare.is_empty() { Effect::Repeatable } else { Effect::Once };
+            let puts = txn.then.iter().any(|op| matches!(op, Op::Put { .. }));
             let request = EtcdTxn::new()
                 .when(txn.compare.into_iter().map(compare).collect::<Vec<_>>())
                 .and_then(txn.then.into_iter().map(operation).collect::<Vec<_>>());
-            let (answer, _) = self
+            let written = self
                 .inner
                 .pool
                 .call("write", effect, deadline, |_, mut client| {
                     let request = request.clone();
                     async move { client.txn(request).await }
                 })
-                .await?;
+                .await;
+            let (answer, _) = if puts { self.inner.note(written)? } else { written? };
             self.after_call();
             if !answer.succeeded() {
                 return Ok(TxnOutcome::Conflict);
@@ -125,13 +148,14 @@ impl Kv for EtcdStore {
             // Whole seconds, rounded up: a lease may end late but never early.
             let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
             // A lost answer leaves a lease without keys behind, which ends by itself.
-            let (answer, _) = self
+            let granted = self
                 .inner
                 .pool
                 .call("lease grant", Effect::Repeatable, deadline, |_, mut client| async move {
                     client.lease_grant(seconds, None).await
                 })
-                .await?;
+                .await;
+            let (answer, _) = self.inner.note(granted)?;
             self.after_call();
             Ok(answer.id().cast_unsigned())
         })
@@ -183,7 +207,21 @@ impl Kv for EtcdStore {
         if !failed.is_empty() {
             summary.push_str(&format!("; failed lately: {}", failed.join(", ")));
         }
+        if let Some(why) = *self.inner.refuses.lock().unwrap_or_else(PoisonError::into_inner) {
+            summary.push_str(&format!("; {why}"));
+        }
         Health { kind: "etcd3", summary }
+    }
+
+    fn complaint(&self, deadline: Duration) -> Fut<'_, Option<String>> {
+        Box::pin(async move {
+            let asked = self
+                .inner
+                .pool
+                .call("status", Effect::None, deadline, |_, mut client| async move { client.status().await });
+            let (status, _) = asked.await.ok()?;
+            status.errors().iter().find_map(|alarm| fault::refuses_writes(alarm)).map(str::to_owned)
+        })
     }
 }
 

@@ -151,6 +151,63 @@ async fn without_a_majority_calls_end_with_their_deadline_and_recover_after() {
     eventually("reads work again", async || kv.read("/", DEADLINE).await.is_ok()).await;
 }
 
+/// Its quota exceeded, etcd answers, renews and deletes, and refuses everything else, until an operator did what the error
+/// says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_database_refuses_writes_and_says_what_to_do() {
+    let server = EtcdServer::start("http", &["--quota-backend-bytes", "2000000"]).await;
+    let kv = client(&[&server.url]);
+    let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
+    let bound = |key: &str| Txn {
+        compare: vec![Compare::Absent { key: key.into() }],
+        then: vec![Op::Put { key: key.into(), value: "a".into(), lease: Some(lease) }],
+    };
+    assert!(matches!(kv.txn(bound("/leader"), DEADLINE).await, Ok(TxnOutcome::Applied(_))));
+    write(kv.as_ref(), "/x", "before").await.unwrap();
+    assert_eq!(kv.complaint(DEADLINE).await, None);
+    let large = "x".repeat(200_000);
+    let full = loop {
+        if let Err(e) = write(kv.as_ref(), "/large", &large).await {
+            break e;
+        }
+    };
+    let told = |e: &StoreError| {
+        let StoreError::Refused(text) = e else { panic!("{e:?}") };
+        text.contains(&server.url) && text.contains("NOSPACE") && text.contains("etcdctl alarm disarm")
+    };
+    assert!(told(&full), "{full}");
+    eventually("the alarm is raised", async || kv.complaint(DEADLINE).await.is_some()).await;
+    // What was refused had certainly no effect, guarded or not; nothing asks again for it until its deadline.
+    let began = Instant::now();
+    for refused in [kv.txn(bound("/other"), DEADLINE).await, write(kv.as_ref(), "/x", "after").await] {
+        assert!(refused.as_ref().is_err_and(told), "{refused:?}");
+    }
+    let granted = kv.grant(Duration::from_secs(60), DEADLINE).await;
+    assert!(granted.as_ref().is_err_and(told), "{granted:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(kv.read("/x", DEADLINE).await.unwrap().keys[0].value, b"before");
+    kv.renew(lease, DEADLINE).await.unwrap();
+    let delete = Txn { compare: vec![], then: vec![Op::Delete { key: "/large".into() }] };
+    assert!(matches!(kv.txn(delete, DEADLINE).await, Ok(TxnOutcome::Applied(_))));
+    let complaint = kv.complaint(DEADLINE).await.unwrap();
+    assert!(complaint.starts_with("etcd answers, and refuses every write"), "{complaint}");
+    assert!(kv.health().summary.ends_with(&complaint), "{:?}", kv.health());
+
+    let mut operator = etcd_client::Client::connect([&server.url], None).await.unwrap();
+    let revision = i64::try_from(kv.read("/x", DEADLINE).await.unwrap().revision).unwrap();
+    operator.compact(revision, Some(etcd_client::CompactionOptions::new().with_physical())).await.unwrap();
+    operator.defragment().await.unwrap();
+    let kind = etcd_client::AlarmType::Nospace;
+    let raised = operator.alarm(etcd_client::AlarmAction::Get, kind, None).await.unwrap();
+    let mut whose = etcd_client::AlarmOptions::new();
+    whose.with_member(raised.alarms()[0].member_id());
+    operator.alarm(etcd_client::AlarmAction::Deactivate, kind, Some(whose)).await.unwrap();
+    write(kv.as_ref(), "/x", "after").await.unwrap();
+    assert_eq!(kv.complaint(DEADLINE).await, None);
+    assert!(!kv.health().summary.contains("refuses"), "{:?}", kv.health());
+    kv.revoke(lease, DEADLINE).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_outlives_a_restart_of_etcd() {
     let mut server = EtcdServer::start("http", &[]).await;

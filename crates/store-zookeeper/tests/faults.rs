@@ -65,6 +65,23 @@ async fn each_server_may_be_killed_in_turn() {
     }
     let kept = kv.read("/a/", DEADLINE).await.unwrap();
     assert_eq!(kept.keys[0].lease, Some(lease), "the session went from server to server");
+
+    // One that has lost its quorum and answers readings all the same is not taken for the ensemble.
+    servers[1].kill();
+    servers[2].kill();
+    eventually("a read-only server", async || servers[0].mode().as_deref() == Some("read-only")).await;
+    for kv in [&kv, &client(&hosts(&servers))] {
+        let short = Duration::from_secs(1);
+        let read = kv.read("/b/", short).await;
+        assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+        let granted = kv.grant(Duration::from_secs(60), short).await;
+        assert!(matches!(granted, Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))), "{granted:?}");
+    }
+    let renewed = kv.renew(lease, Duration::from_secs(1)).await;
+    assert!(matches!(renewed, Err(StoreError::Unavailable(_))), "it may live: {renewed:?}");
+    servers[1].restart();
+    eventually("a renewal", async || kv.renew(lease, DEADLINE).await.is_ok()).await;
+    assert_eq!(kv.read("/a/", DEADLINE).await.unwrap().keys[0].lease, Some(lease));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,6 +110,11 @@ pub trait Kv: Send + Sync + 'static {
     fn watch(&self, prefix: &str) -> Watch;
 
     fn health(&self) -> Health;
+
+    /// What is wrong with a store that answers, and what an operator has to do about it. Asks the store.
+    fn complaint(&self, _deadline: Duration) -> Fut<'_, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 impl fmt::Debug for Watch {

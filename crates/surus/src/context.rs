@@ -127,6 +127,11 @@ impl Cluster {
         Ok(Reading::of(&self.name, view))
     }
 
+    /// What is wrong with the store although it answers.
+    pub async fn complaint(&self) -> Option<String> {
+        self.store.kv().complaint(connect::STORE_DEADLINE).await
+    }
+
     pub fn store_failure(&self, error: &surus_store::StoreError) -> crate::failure::Failure {
         connect::store_failure(&self.store_config, error)
     }

@@ -1,5 +1,8 @@
 //! A primary without the store: it goes on while enough members vouch for it, and not longer.
 
+#[path = "failsafe/half_alive.rs"]
+mod half_alive;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

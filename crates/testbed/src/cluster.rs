@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::consul::Consul;
 use crate::disk::Disk;
 use crate::etcd::Etcd;
+use crate::filter::Filter;
 use crate::machine::Machine;
 use crate::network::{Endpoint, Network};
 use crate::node::Node;
@@ -37,6 +38,7 @@ pub struct Builder {
     nodes: usize,
     store: StoreKind,
     store_servers: usize,
+    filtered: bool,
     links: bool,
     disks: Option<u64>,
     clocks: bool,
@@ -55,6 +57,8 @@ pub struct Cluster {
     pub consul: Option<Consul>,
     pub zookeeper: Option<ZooKeeper>,
     pub(crate) network: Network,
+    /// As many for each member as the store has servers, or none.
+    pub(crate) filters: Vec<Filter>,
     pub machine: Machine,
     pub(crate) binary: PathBuf,
     /// Kept: the ports members and store speak to each other through.
@@ -73,6 +77,7 @@ impl Cluster {
             nodes: 3,
             store: StoreKind::Embedded,
             store_servers: 1,
+            filtered: false,
             links: false,
             disks: None,
             clocks: false,
@@ -217,6 +222,12 @@ impl Builder {
         self
     }
 
+    /// Between each member and the store stands something that can answer in the store's place ([`Cluster::answers`]).
+    pub fn filtered(mut self) -> Builder {
+        self.filtered = true;
+        self
+    }
+
     /// Members reach each other's agent and PostgreSQL through the network as well, so that those links can be cut.
     pub fn links(mut self) -> Builder {
         self.links = true;
@@ -301,19 +312,32 @@ impl Builder {
             StoreKind::ZooKeeper => zookeeper.insert(ZooKeeper::group(stores).await?).ports(),
             StoreKind::Embedded => Vec::new(),
         };
+        let mut filters = Vec::new();
         let mut hosts = Vec::new();
-        for (index, to) in bound.into_iter().enumerate() {
-            let public = port()?;
-            network.route(public, to, Endpoint::Store(index));
-            hosts.push(format!("127.0.0.1:{public}"));
+        for _ in 0..if self.filtered { self.nodes } else { 1 } {
+            let mut own = Vec::new();
+            for (index, to) in bound.iter().enumerate() {
+                let (public, mut to) = (port()?, *to);
+                if self.filtered {
+                    let filter = Filter::before(self.store, to)?;
+                    to = filter.port();
+                    filters.push(filter);
+                }
+                network.route(public, to, Endpoint::Store(index));
+                own.push(format!("127.0.0.1:{public}"));
+            }
+            hosts.push(own);
         }
+        let each = |section: &dyn Fn(&Vec<String>) -> (&'static str, Value)| {
+            (0..self.nodes).map(|node| section(&hosts[node % hosts.len()])).collect()
+        };
         let sections: Vec<(&str, Value)> = match self.store {
             // Without use_proxies a client may go on to the addresses that etcd advertises, past the network.
-            StoreKind::Etcd => vec![("etcd3", json!({"hosts": hosts, "use_proxies": true})); self.nodes],
-            StoreKind::ZooKeeper => vec![("zookeeper", json!({"hosts": hosts})); self.nodes],
+            StoreKind::Etcd => each(&|hosts| ("etcd3", json!({"hosts": hosts, "use_proxies": true}))),
+            StoreKind::ZooKeeper => each(&|hosts| ("zookeeper", json!({"hosts": hosts}))),
             // Patroni knows one agent only.
-            StoreKind::Consul if hosts.len() == 1 => vec![("consul", json!({"host": hosts[0]})); self.nodes],
-            StoreKind::Consul => vec![("consul", json!({"hosts": hosts})); self.nodes],
+            StoreKind::Consul if self.store_servers == 1 => each(&|hosts| ("consul", json!({"host": hosts[0]}))),
+            StoreKind::Consul => each(&|hosts| ("consul", json!({"hosts": hosts}))),
             StoreKind::Embedded => {
                 let mut pairs = Vec::new();
                 for node in 0..self.nodes {
@@ -394,6 +418,7 @@ impl Builder {
             consul,
             zookeeper,
             network,
+            filters,
             machine,
             binary: self.binary,
             _ports: ports,

@@ -129,6 +129,17 @@ impl Etcd {
         Ok(())
     }
 
+    /// Raises the alarm that etcd raises when its database has reached its quota, or disarms it. Meanwhile it answers,
+    /// renews leases and deletes, and refuses every other write.
+    pub async fn out_of_space(&self, is: bool) -> Result<()> {
+        let status = self.call("/v3/maintenance/status", &json!({})).await?;
+        let me = status.pointer("/header/member_id").cloned().unwrap_or_default();
+        let action = if is { "ACTIVATE" } else { "DEACTIVATE" };
+        self.call("/v3/maintenance/alarm", &json!({"action": action, "memberID": me, "alarm": "NOSPACE"}))
+            .await
+            .map(drop)
+    }
+
     async fn call(&self, path: &str, body: &Value) -> Result<Value> {
         let text = body.to_string();
         let address = self.clients[0].address();

@@ -5,12 +5,14 @@
 //! runs as `postgres`, and as any other user.
 
 mod browser;
+mod chance;
 mod clock;
 mod cluster;
 mod consul;
 mod disk;
 
 mod etcd;
+mod filter;
 pub mod history;
 pub mod http;
 mod machine;
@@ -37,6 +39,7 @@ pub use cluster::{Builder, Cluster, StoreKind};
 pub use consul::Consul;
 pub use disk::Disk;
 pub use etcd::Etcd;
+pub use filter::{Answers, Filter};
 pub use machine::Machine;
 pub use network::{Endpoint, Link};
 pub use node::Node;

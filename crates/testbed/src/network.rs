@@ -17,6 +17,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+use crate::chance;
 use crate::source::Sources;
 
 /// What happens to everything that one end sends to another.
@@ -26,11 +27,18 @@ pub enum Link {
     Open,
     /// Arrives that much later.
     Slow(Duration),
+    /// Arrives, and then, at random, both ends lose the connection: with it goes the answer to a request that was carried
+    /// out, or whatever else was under way.
+    Flaky,
     /// Connections are accepted and kept, nothing is forwarded.
     Frozen,
     /// Connections are dropped and refused.
     Cut,
 }
+
+/// Of a hundred pieces that a flaky link carries so many are the last of their connection. A store's client needs about
+/// six to open one and to make its first request.
+const FLAKY: u64 = 5;
 
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,7 +182,7 @@ async fn relay(near: TcpStream, far: TcpStream, there: Gate, back: Gate) {
         let _ = far.set_nodelay(true);
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
-        tokio::join!(pump(near_read, far_write, there), pump(far_read, near_write, back));
+        let _ = tokio::try_join!(pump(near_read, far_write, there), pump(far_read, near_write, back));
     };
     tokio::select! {
         biased;
@@ -184,22 +192,28 @@ async fn relay(near: TcpStream, far: TcpStream, there: Gate, back: Gate) {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) {
+/// Nothing goes either way any more.
+struct ConnectionLost;
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) -> Result<(), ConnectionLost> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let Ok(n) = from.read(&mut buffer).await else { return };
+        let Ok(n) = from.read(&mut buffer).await else { return Ok(()) };
         gate.until(|link| link != Link::Frozen).await;
         if let Link::Slow(by) = gate.state() {
             tokio::time::sleep(by).await;
         }
         if n == 0 {
             let _ = to.shutdown().await;
-            return;
+            return Ok(());
         }
         if to.write_all(&buffer[..n]).await.is_err() {
-            return;
+            return Ok(());
         }
         gate.count(n);
+        if gate.state() == Link::Flaky && chance::percent(FLAKY) {
+            return Err(ConnectionLost);
+        }
     }
 }
 
@@ -269,6 +283,13 @@ mod tests {
         let begin = std::time::Instant::now();
         assert_eq!(says(&mut stream, long).await, Some(1));
         assert!(begin.elapsed() >= short);
+        set(Link::Flaky);
+        let mut carried = 0;
+        while says(&mut stream, long).await == Some(1) {
+            carried += 1;
+            assert!(carried < 1000, "nothing is ever lost");
+        }
+        let mut stream = connect().await;
         set(Link::Cut);
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(long, stream.read_to_end(&mut rest)).await.expect("the connection is dropped");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, StoreKind};
+use crate::filter::{Answers, Filter};
 use crate::network::{Endpoint, Link};
 use crate::observe::wait_for;
 use crate::procs;
@@ -184,6 +185,17 @@ impl Cluster {
                 self.link(Endpoint::Store(node), Endpoint::Member(server), link, one_way);
             }
         }
+    }
+
+    /// What the store answers to a member, in a cluster that was built with [`crate::Builder::filtered`].
+    pub fn answers(&self, node: usize, answers: Answers) {
+        let servers = self.filters.len() / self.nodes.len();
+        self.filters[node * servers..][..servers].iter().for_each(|filter| filter.set(answers));
+    }
+
+    /// Requests refused and answers lost between the members and the store, so far.
+    pub fn failed_answers(&self) -> u64 {
+        self.filters.iter().map(Filter::failed).sum()
     }
 
     /// What one end sends to the other, and unless it is one way what comes back. Between members only in a cluster

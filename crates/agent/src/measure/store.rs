@@ -78,4 +78,8 @@ impl Kv for Measured {
     fn health(&self) -> Health {
         self.kv.health()
     }
+
+    fn complaint(&self, deadline: Duration) -> Fut<'_, Option<String>> {
+        self.kv.complaint(deadline)
+    }
 }

@@ -129,6 +129,8 @@ fn spawn(dir: &Path) -> Child {
     Command::new("java")
         .args(["-Xms32m", "-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
         .args(["-Dzookeeper.4lw.commands.whitelist=*", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"])
+        // Some operators have it on: without a quorum a server reads to whoever asked for that.
+        .arg("-Dreadonlymode.enabled=true")
         .args(["-cp", CLASS_PATH, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
         .arg(dir.join("zoo.cfg"))
         .stdin(Stdio::null())

@@ -59,19 +59,22 @@ pub async fn explain(context: &Context, terminal: &mut Terminal, args: &Explain)
         };
         (member.name.to_string(), account)
     });
-    let (accounts, weighed): (Vec<(String, Account)>, _) =
-        tokio::join!(join_all(asked), candidates::weigh(context, &reading));
+    let (accounts, weighed, complaint): (Vec<(String, Account)>, _, _) =
+        tokio::join!(join_all(asked), candidates::weigh(context, &reading), cluster.complaint());
     if args.format != Format::Pretty {
         let members: Vec<Value> = accounts
             .into_iter()
             .map(|(name, account)| account.unwrap_or_else(|error| json!({"member": name, "error": error})))
             .collect();
-        let whole = json!({
+        let mut whole = json!({
             "scope": cluster.name, "leader": reading.leader_name(), "candidates": weighed, "members": members
         });
+        if let Some(complaint) = complaint {
+            whole["store"] = json!(complaint);
+        }
         return table::objects_out(terminal, args.format, &whole);
     }
-    terminal.write(&render(&cluster.name, &reading, &weighed, &accounts))
+    terminal.write(&render(&cluster.name, &reading, complaint.as_deref(), &weighed, &accounts))
 }
 
 async fn since_then(context: &Context, terminal: &mut Terminal, args: &Explain, since: &str) -> Outcome {
@@ -88,7 +91,13 @@ pub fn offline(terminal: &mut Terminal, args: &Explain) -> Outcome {
     journal::print(terminal, args.format, &journal::read(&args.journal, since))
 }
 
-fn render(name: &str, reading: &Reading, weighed: &[Candidate], accounts: &[(String, Account)]) -> String {
+fn render(
+    name: &str,
+    reading: &Reading,
+    complaint: Option<&str>,
+    weighed: &[Candidate],
+    accounts: &[(String, Account)],
+) -> String {
     let mut out = String::new();
     let leader = reading.leader_name();
     match leader {
@@ -100,6 +109,9 @@ fn render(name: &str, reading: &Reading, weighed: &[Candidate], accounts: &[(Str
     }
     if reading.settings.pause {
         line(&mut out, 1, "The cluster is paused: nothing is started, stopped or promoted by itself.");
+    }
+    if let Some(complaint) = complaint {
+        line(&mut out, 1, &format!("The store: {complaint}."));
     }
     for garbage in &reading.view.garbage {
         line(&mut out, 1, &format!("The key {} in the store {}.", garbage.key, garbage.problem));
@@ -334,6 +346,7 @@ Cluster x: a leads.
   no action
   because the lease is held and PostgreSQL is a primary
   (rule 71, primary: leads and runs)
+  The store: it refuses every write.
   The key sync in the store is JSON but not an object.
 
 Who could take over:
@@ -358,7 +371,7 @@ b
 
 c: does not explain itself: gone
 ";
-        assert_eq!(render("x", &reading(), &weighed, &accounts), expected);
+        assert_eq!(render("x", &reading(), Some("it refuses every write"), &weighed, &accounts), expected);
     }
 
     #[test]
@@ -393,7 +406,7 @@ c: does not explain itself: gone
     #[test]
     fn nothing_is_needed_of_an_account() {
         for odd in [json!({}), json!([]), json!(null), json!({"candidates": 7, "recent": [{}], "facts": []})] {
-            let text = render("x", &reading(), &[], &[("a".to_owned(), Ok(odd))]);
+            let text = render("x", &reading(), None, &[], &[("a".to_owned(), Ok(odd))]);
             assert!(text.starts_with("Cluster x: a leads.\n"), "{text}");
         }
     }

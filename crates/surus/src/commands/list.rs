@@ -87,10 +87,11 @@ async fn once(context: &Context, terminal: &mut Terminal, view: &View<'_>, clear
         }
         let progresses = progresses(context, &reading).await;
         listing::show(terminal, &cluster, &reading, view.format, view.layout, &progresses)?;
-        if matches!(view.format, Format::Pretty)
-            && let Some(line) = goes_on_without_the_store(context, &reading).await
-        {
-            terminal.write(&format!(" {line}\n"))?;
+        if matches!(view.format, Format::Pretty) {
+            let (without, complaint) = tokio::join!(goes_on_without_the_store(context, &reading), cluster.complaint());
+            for line in without.into_iter().chain(complaint) {
+                terminal.write(&format!(" {line}\n"))?;
+            }
         }
     }
     Ok(())

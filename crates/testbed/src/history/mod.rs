@@ -51,6 +51,15 @@ pub struct History {
 }
 
 impl History {
+    /// The longest time without any acknowledgement, from a moment on.
+    pub fn longest_gap(&self, since: Duration) -> Duration {
+        let mut received: Vec<Duration> = self.acknowledged.iter().map(|ack| ack.received).collect();
+        received.push(since);
+        received.sort_unstable();
+        let pairs = received.windows(2).filter(|pair| pair[1] > since);
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
     /// It was under way when its whole machine was stopped, so that the machine's first act on waking may be to acknowledge
     /// it: before anything on it is scheduled that could know better. What is begun after that has no such excuse.
     fn slept(&self, ack: &Ack) -> bool {

@@ -197,6 +197,7 @@ impl World for Stage {
             LinkState::Cut => Link::Cut,
             LinkState::Stalled => Link::Frozen,
             LinkState::Slow(by) => Link::Slow(by),
+            LinkState::Flaky => Link::Flaky,
         };
         let end = |name: &str| match Stage::server(name) {
             Some(server) => Ok(Endpoint::Store(server)),
