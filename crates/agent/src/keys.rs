@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use surus_conduct::publish::Desired;
 use surus_conduct::publish::{Next, Written};
-use surus_core::BootTime;
+use surus_core::store::Failing;
 use surus_store::clock::boot_now;
 use surus_store::cluster::ClusterStore;
 use tokio::sync::watch;
@@ -26,13 +26,14 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut desired: watch::Receiver<Desired>) {
-        let mut failing: Option<BootTime> = None;
+        let (mut failing, mut since) = (Failing::default(), None);
         loop {
             let want = desired.borrow_and_update().clone();
             let again = self.bring_up_to_date(&want).await;
             match again {
                 Ok(pause) => {
-                    if let Some(since) = failing.take() {
+                    failing.over();
+                    if let Some(since) = since.take() {
                         let long = boot_now().since(since).as_secs_f64();
                         info!("my keys in the store are up to date again after {long:.1} s");
                     }
@@ -44,9 +45,9 @@ impl Writer {
                 }
                 Err(e) => {
                     // The lease keeper says so and opens another session.
-                    if failing.is_none() && e != surus_store::StoreError::LeaseGone {
+                    if e != surus_store::StoreError::LeaseGone && failing.is_news(&e) {
                         warn!("my keys in the store could not be written: {e}");
-                        failing = Some(boot_now());
+                        since = since.or_else(|| Some(boot_now()));
                     }
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     if desired.has_changed().is_err() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use surus_core::cluster::KeyVersion;
 use surus_core::facts::Facts;
 use surus_core::failsafe::{self, Electors, List, Of, Vouching};
-use surus_core::store::{StoreResult, TxnOutcome};
+use surus_core::store::{Failing, StoreResult, TxnOutcome};
 use surus_core::{BootTime, MemberName};
 use tracing::{info, warn};
 
@@ -50,6 +50,7 @@ pub struct Ledger {
     under_way: Option<List>,
     epoch: u64,
     not_before: BootTime,
+    failing: Failing,
     /// Since when members of the list have no key in the store.
     absent: BTreeMap<MemberName, BootTime>,
 }
@@ -139,6 +140,7 @@ impl Ledger {
                         if of == Of::All { ", as Patroni members ask nobody" } else { "" },
                     ),
                 }
+                self.failing.over();
                 self.maybe.clear();
                 self.confirmed = (list.of != Of::None).then_some((list, version));
             }
@@ -148,7 +150,9 @@ impl Ledger {
                 if matches!(e, surus_core::store::StoreError::OutcomeUnknown(_)) {
                     self.maybe.push(list);
                 }
-                warn!("who may vouch for the leader could not be written, trying again: {e}");
+                if self.failing.is_news(&e) {
+                    warn!("who may vouch for the leader could not be written, trying again: {e}");
+                }
                 self.not_before = now + RETRY;
             }
         }

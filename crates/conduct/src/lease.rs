@@ -279,13 +279,16 @@ impl Keeper {
         };
         match doing {
             Doing::Take(Taking { ticket, .. }) if !self.lasts() => {
-                let left = self.promised.map_or(Duration::ZERO, |until| until.since(at.now));
-                let early = StoreError::Unavailable(format!(
-                    "a lease with the ttl of now would end before the lead that this member's server was promised, which \
-                     is good for another {:.1} s",
-                    left.as_secs_f64()
-                ));
-                self.replies.push_back((ticket, Reply::Taken(Err(early))));
+                let why = match &self.state.failing {
+                    // Members vouch for more than what is left of the session, and the store does not renew that.
+                    Some((_, why)) => format!("this member's session there is not renewed: {why}"),
+                    None => format!(
+                        "a lease with the ttl of now would end before the lead that this member's server was promised, \
+                         which is good for another {:.1} s",
+                        self.promised.map_or(Duration::ZERO, |until| until.since(at.now)).as_secs_f64()
+                    ),
+                };
+                self.replies.push_back((ticket, Reply::Taken(Err(StoreError::Unavailable(why)))));
                 self.next(at)
             }
             doing => self.ask(doing, at.now),

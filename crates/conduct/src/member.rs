@@ -21,7 +21,7 @@ use surus_core::order::{Epoch, Order, Request};
 use surus_core::report::Report;
 use surus_core::rules::stop_reserve;
 use surus_core::settings::Timing;
-use surus_core::store::{Followed, Revision, StoreResult, TxnOutcome};
+use surus_core::store::{Failing, Followed, Revision, StoreResult, TxnOutcome};
 use surus_core::{BootTime, MemberName, Step};
 
 use crate::failsafe::{Adoption, Ledger, Write};
@@ -83,6 +83,7 @@ pub struct Member<T> {
     consents: BTreeMap<MemberName, Result<BootTime, String>>,
     /// The revision on which I took the lead that I hold.
     took_on: Option<Revision>,
+    taking_fails: Failing,
     ledger: Ledger,
     adoption: Adoption,
     shutdown: bool,
@@ -115,6 +116,7 @@ impl<T> Member<T> {
             answering: None,
             consents: BTreeMap::new(),
             took_on: None,
+            taking_fails: Failing::default(),
             ledger: Ledger::default(),
             adoption: Adoption::default(),
             shutdown: false,

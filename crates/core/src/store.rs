@@ -35,6 +35,22 @@ impl StoreError {
     }
 }
 
+/// A request that is made again and again: whether its failure is news for the log. A store that is half alive would fill it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Failing(Option<bool>);
+
+impl Failing {
+    /// The first since it last went well, or the store is in trouble where it refused before, or the other way round.
+    pub fn is_news(&mut self, e: &StoreError) -> bool {
+        let inaccessible = Some(e.is_inaccessible());
+        std::mem::replace(&mut self.0, inaccessible) != inaccessible
+    }
+
+    pub fn over(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// Other keys that a decision to take the lead rests on. The lead is not taken once they are different: the reading may
 /// be old, and who may lead without losing a commit, or while somebody is left alone, is what they say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,5 +120,23 @@ impl Followed {
 
     pub fn revision(&self) -> Revision {
         self.view.as_ref().map_or(0, |view| view.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_goes_on_is_told_once() {
+        let cut = StoreError::Unavailable("cut".into());
+        let late = StoreError::OutcomeUnknown("late".into());
+        let full = StoreError::Refused("full".into());
+        let mut failing = Failing::default();
+        for (e, news) in [(&cut, true), (&late, false), (&cut, false), (&full, true), (&full, false), (&late, true)] {
+            assert_eq!(failing.is_news(e), news, "{e}");
+        }
+        failing.over();
+        assert!(failing.is_news(&late));
     }
 }

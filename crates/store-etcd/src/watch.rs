@@ -9,12 +9,17 @@ use std::time::Duration;
 use etcd_client::{EventType, WatchOptions, WatchResponse};
 use surus_store::WatchEvent;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::fault::Fault;
 use crate::store::{Inner, key_value};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A stream that ended sooner was none: a server that fails some requests would have everything read again and again.
+const LASTING: Duration = Duration::from_secs(3);
+/// Between streams that do not last. Longer, and a member would learn late of a lead that is free.
+const BETWEEN: Duration = Duration::from_secs(1);
 /// For the reading and for the opening of the stream, each.
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// A change within a prefix may be as large as etcd's own limit for one transaction allows.
@@ -35,7 +40,7 @@ impl From<mpsc::error::SendError<WatchEvent>> for End {
 pub(crate) async fn run(inner: Arc<Inner>, prefix: String, events: mpsc::Sender<WatchEvent>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let mut began = false;
+        let (since, mut began) = (Instant::now(), false);
         let session = session(&inner, &prefix, &events, &mut began);
         let end = tokio::select! {
             end = session => end,
@@ -45,8 +50,10 @@ pub(crate) async fn run(inner: Arc<Inner>, prefix: String, events: mpsc::Sender<
         if events.send(WatchEvent::Broken(reason)).await.is_err() {
             return;
         }
-        if began {
+        if began && since.elapsed() > LASTING {
             pause = FIRST_PAUSE;
+        } else if began {
+            pause = pause.min(BETWEEN);
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -67,8 +74,8 @@ async fn session(inner: &Inner, prefix: &str, events: &mpsc::Sender<WatchEvent>,
         let from = i64::try_from(snapshot.revision + 1).unwrap_or(i64::MAX);
         let options = WatchOptions::new().with_prefix().with_start_revision(from);
         let mut watcher = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
-        let mut stream = watcher.watch(prefix, Some(options)).await.map_err(|e| at(&e.to_string()))?;
-        let created = stream.message().await.map_err(|e| at(&e.to_string()))?;
+        let mut stream = watcher.watch(prefix, Some(options)).await.map_err(|e| at(Fault::of(&e).text()))?;
+        let created = stream.message().await.map_err(|e| at(Fault::of(&e).text()))?;
         created.filter(|c| c.created() && !c.canceled()).ok_or_else(|| at("refused"))?;
         Ok::<_, End>(stream)
     };
@@ -80,7 +87,7 @@ async fn session(inner: &Inner, prefix: &str, events: &mpsc::Sender<WatchEvent>,
             message = stream.message() => message,
             _ = failures.changed() => return Err(at("the endpoint failed other requests")),
         };
-        match message.map_err(|e| at(&e.to_string()))? {
+        match message.map_err(|e| at(Fault::of(&e).text()))? {
             Some(response) if response.canceled() => {
                 let reason = response.cancel_reason();
                 return Err(at(if reason.is_empty() { "ended by etcd" } else { reason }));

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as Wakeup, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -15,6 +16,7 @@ use hyper::{Method, Request, Response, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
 
 use crate::chance;
 use crate::cluster::StoreKind;
@@ -29,6 +31,8 @@ pub enum Answers {
     /// So many of a hundred requests are refused before the store hears of them, and so many of a hundred answers, or
     /// pieces of a stream, are lost after it did as it was told.
     AtRandom(u64),
+    /// Each answer comes that much later.
+    Late(Duration),
 }
 
 /// Speaks the protocol of one store's server, etcd's or Consul's. A change ends all connections, so that no open stream
@@ -137,7 +141,7 @@ impl Rules {
 
     fn refused(&self, request: &Request<Incoming>) -> Option<Response<Passed>> {
         let refuse = match self.answers {
-            Answers::All => false,
+            Answers::All | Answers::Late(_) => false,
             Answers::ReadsOnly => self.changes(request),
             Answers::AtRandom(percent) => chance::percent(percent),
         };
@@ -145,7 +149,7 @@ impl Rules {
             return None;
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
-        let mut answer = Response::new(Passed { inner: None, lost: 0, failed: Arc::clone(&self.failed) });
+        let mut answer = Response::new(self.answer(None));
         if self.kind == StoreKind::Etcd {
             let headers = answer.headers_mut();
             headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -167,19 +171,28 @@ impl Rules {
     }
 
     fn passed(&self, answer: Response<Incoming>) -> Response<Passed> {
-        let lost = match self.answers {
-            Answers::AtRandom(percent) => percent,
-            Answers::All | Answers::ReadsOnly => 0,
+        answer.map(|inner| self.answer(Some(inner)))
+    }
+
+    fn answer(&self, inner: Option<Incoming>) -> Passed {
+        let (lost, late) = match self.answers {
+            Answers::AtRandom(percent) => (percent, None),
+            Answers::Late(by) => (0, Some(by)),
+            Answers::All | Answers::ReadsOnly => (0, None),
         };
-        answer.map(|inner| Passed { inner: Some(inner), lost, failed: Arc::clone(&self.failed) })
+        Passed { inner, lost, late, held: None, failed: Arc::clone(&self.failed) }
     }
 }
+
+type Piece = Frame<<Incoming as Body>::Data>;
 
 /// The store's answer, as far as it comes; nothing where it was not asked.
 struct Passed {
     inner: Option<Incoming>,
     /// So many of a hundred pieces, and with them the rest.
     lost: u64,
+    late: Option<Duration>,
+    held: Option<(Pin<Box<Sleep>>, Piece)>,
     failed: Arc<AtomicU64>,
 }
 
@@ -191,21 +204,36 @@ impl Body for Passed {
         mut self: Pin<&mut Self>,
         wakeup: &mut Wakeup<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Some((due, _)) = self.held.as_mut() {
+            std::task::ready!(due.as_mut().poll(wakeup));
+            return Poll::Ready(self.held.take().map(|(_, piece)| Ok(piece)));
+        }
         let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
         let frame = std::task::ready!(Pin::new(inner).poll_frame(wakeup));
         if frame.is_some() && chance::percent(self.lost) {
             self.failed.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Some(Err("lost".into())));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        match (frame, self.late) {
+            (Some(Ok(piece)), Some(by)) if piece.is_data() => {
+                self.held = Some((Box::pin(sleep(by)), piece));
+                self.poll_frame(wakeup)
+            }
+            (frame, _) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.inner {
+            // What is held back is not counted there.
+            Some(inner) if self.late.is_none() => inner.size_hint(),
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }
 

@@ -438,6 +438,17 @@ fn a_lead_of_an_earlier_process_is_not_retaken_with_a_lease_that_ends_before_it(
 }
 
 #[test]
+fn a_take_without_a_session_that_is_renewed_says_so() {
+    let mut rig = leading();
+    rig.pass(TTL / 2);
+    rig.serve("renew", Say::Cut);
+    rig.keeper.promised(rig.at.now + TTL);
+    rig.keeper.command(1, Command::Take { beside: Beside::default() });
+    let Reply::Taken(Err(StoreError::Unavailable(why))) = rig.reply() else { panic!("taken") };
+    assert!(why.contains("session there is not renewed") && why.ends_with("cut"), "{why}");
+}
+
+#[test]
 fn the_old_lease_serves_on_while_no_new_one_can_be_had() {
     let mut rig = leading();
     rig.keeper.set_timing(timing(TTL * 3));

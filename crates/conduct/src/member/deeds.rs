@@ -9,7 +9,7 @@ use surus_core::order::{Epoch, Order, Request, Task};
 use surus_core::store::{Announce, Beside, StoreError, StoreResult, TxnOutcome};
 use surus_core::synchronous::Names;
 use surus_core::{BootTime, MemberName, Timeline};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Member, Running, Said};
 
@@ -217,6 +217,9 @@ impl<T> Member<T> {
 
     /// What the lease keeper said, `None` if nothing in time: what comes of it later shows in its state.
     pub fn lead_taken(&mut self, taken: Option<StoreResult<bool>>, facts: &Facts, now: BootTime) {
+        if let Some(Ok(_)) = &taken {
+            self.taking_fails.over();
+        }
         match taken {
             // A store that hangs must not keep a primary without the lead from being stopped.
             None => info!("the store is slow to answer who has the leader lock"),
@@ -236,7 +239,8 @@ impl<T> Member<T> {
             Some(Err(StoreError::LeaseGone)) => {
                 warn!("could not take the leader lock: my session in the store ended, opening a new one");
             }
-            Some(Err(e)) => warn!("could not take the leader lock: {e}"),
+            Some(Err(e)) if self.taking_fails.is_news(&e) => warn!("could not take the leader lock: {e}"),
+            Some(Err(e)) => debug!("could not take the leader lock: {e}"),
         }
     }
 

@@ -1,9 +1,6 @@
 //! What each store's client makes of a store that is half alive: an error that says "no effect" had none, and no lease is
 //! called gone that lives.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use surus_store::{Compare, Kv, Op, StoreError, Txn, TxnOutcome};
 use surus_store_consul::{ConsulOptions, ConsulStore};
 use surus_store_etcd::{EtcdOptions, EtcdStore};
@@ -107,6 +104,12 @@ async fn errors_at_random_are_what_they_say() {
         let before = newest(past.as_ref()).await;
         assert_eq!(newest(through).await, before, "{kind:?}: readings are answered");
         assert_eq!(before.map(|b| b.0), Some(5), "{kind:?}: and nothing was written");
+
+        let late = Duration::from_millis(300);
+        filter.set(Answers::Late(late));
+        let begun = std::time::Instant::now();
+        assert_eq!(newest(through).await.map(|b| b.0), Some(5), "{kind:?}");
+        assert!(begun.elapsed() >= late, "{kind:?}: {:?}", begun.elapsed());
 
         filter.set(Answers::AtRandom(25));
         let (begun, failed) = (std::time::Instant::now(), filter.failed());
