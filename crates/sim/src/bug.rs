@@ -24,6 +24,10 @@ pub enum Bug {
     PromisesForgotten,
     /// A primary without the store takes its own word for enough.
     OneVouches,
+    /// A primary without the store counts from when enough members had answered, not from before they were asked.
+    VouchedFromTheAnswer,
+    /// A renewal that the store answers and refuses is taken for a confirmed one.
+    RefusalTakenForRenewal,
     /// An agent does not see that its cluster follows another site.
     RemoteNotSeen,
     // Nothing acknowledged is lost.

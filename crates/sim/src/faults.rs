@@ -1,9 +1,12 @@
 //! Carries out what a plan says: faults begin and end, operators do what they do.
 
+mod half;
+
 use serde_json::Value;
 use surus_config::DynamicConfig;
 use surus_core::MemberName;
 use surus_core::cluster::FailoverRequest;
+use surus_core::failsafe::SETTING;
 use surus_core::order::Request;
 use surus_store::kv::{Compare, Op, Txn};
 
@@ -161,6 +164,9 @@ impl World {
                 self.store.lose_answers = percent;
                 self.undo(lasts, |w| w.store.lose_answers = 0);
             }
+            A::ReadOnlyStore { who, refuses, lasts } => self.read_only_store(who, refuses, lasts),
+            A::StoreErrors { who, percent, lasts } => self.failing_store(who, percent, lasts),
+            A::FlapStore { who, away, back, lasts } => self.flapping_store(who, away, back, lasts),
             A::LoseWitness { lasts } => {
                 self.disturbs_store(0);
                 self.run_witness(false);
@@ -228,6 +234,7 @@ impl World {
                 let value = if setting == "check_timeline" { (value != 0).into() } else { value.into() };
                 self.configure(setting, value);
             }
+            A::Failsafe { mode } => _ = self.configure(SETTING, mode.map_or(Value::Null, Value::Bool)),
             A::RemoteFails { lasts } => {
                 self.remote_fails(true);
                 self.undo(lasts, |w| w.remote_fails(false));
@@ -380,6 +387,8 @@ impl World {
         }
         self.store.slow = 0;
         self.store.lose_answers = 0;
+        self.store_errors(None, 0);
+        self.store_writes_again(None);
         let again = self.random.percent(50);
         self.store_back(again);
         for node in 0..self.nodes.len() {

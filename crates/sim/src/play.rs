@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use surus_core::MemberName;
+use surus_core::failsafe::SETTING;
 use surus_core::order::Request;
 use surus_core::settings::Timing;
 use surus_scenario::{
@@ -159,7 +160,7 @@ impl Stage for Simulated {
             retry_timeout: seconds("retry_timeout", usual.retry_timeout),
         };
         let mut plan = Plan::calm(self.seed, setup.members, timing);
-        for key in ["synchronous_mode", "synchronous_mode_strict", "synchronous_node_count"] {
+        for key in ["synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", SETTING] {
             if let Some(value) = setup.setting(key) {
                 plan.set(key, value.into());
             }

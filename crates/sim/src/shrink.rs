@@ -69,9 +69,13 @@ impl Best {
         }
         progress |= self.attempt(|p| p.store = StoreKind::Service);
         progress |= self.attempt(|p| *p = p.plain());
-        let settings: Vec<String> =
-            self.plan.document.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
-        for key in settings {
+        for number in 0..self.plan.actions.len() {
+            progress |= self.attempt(|p| {
+                let action = &mut p.actions[number].1;
+                *action = action.plainer().unwrap_or(*action);
+            });
+        }
+        for key in self.plan.settings() {
             progress |= self.attempt(|p| p.usual(&key));
         }
         progress

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::bug::Bug;
 use crate::history::Violation;
-use crate::plan::{Action, Plan, StoreKind, Who};
+use crate::plan::{Action, Plan, Refuses, StoreKind, Who};
 use crate::run::run;
 use crate::world::World;
 use crate::world::clock::{MS, True};
@@ -95,6 +95,20 @@ pub fn words(action: Action) -> String {
         A::LoseAnswers { percent, lasts } => {
             format!("{percent} of a hundred answers of the store get lost for {}", time(lasts))
         }
+        A::ReadOnlyStore { who: n, refuses, lasts } => {
+            let what = match refuses {
+                Refuses::Puts => "puts and new leases",
+                Refuses::Writes => "all writes",
+                Refuses::Changes => "all writes, and ends no lease,",
+            };
+            format!("the store refuses {what}{} for {}", to(n), time(lasts))
+        }
+        A::StoreErrors { who: n, percent, lasts } => {
+            format!("the store fails {percent} of a hundred requests{} for {}", to(n), time(lasts))
+        }
+        A::FlapStore { who: n, away, back, lasts } => {
+            format!("the store goes for {} and comes back for {}{}, for {}", time(away), time(back), to(n), time(lasts))
+        }
         A::LoseWitness { lasts } => format!("the witness is gone for {}", time(lasts)),
         A::Partition { side, with_store, lasts } => {
             let members = (0..8).filter(|n| (side >> n) & 1 == 1).map(|n| format!("n{}", n + 1));
@@ -115,6 +129,9 @@ pub fn words(action: Action) -> String {
         A::Failover { to } => format!("an operator fails over to {}", who(to)),
         A::Pause { lasts } => format!("the cluster is paused for {}", time(lasts)),
         A::Set { setting, value } => format!("{setting} is set to {value}"),
+        A::Failsafe { mode: Some(true) } => "failsafe mode is switched on".into(),
+        A::Failsafe { mode: Some(false) } => "failsafe mode is switched off".into(),
+        A::Failsafe { mode: None } => "failsafe mode is left to the default".into(),
         A::RemoteFails { lasts } => format!("the primary of the other site is away for {}", time(lasts)),
         A::RemoteFailsOver { lost } => format!("the other site fails over, without the last {lost} bytes"),
         A::CutRemote { who: n, lasts } => format!("{} is cut from the other site for {}", who(n), time(lasts)),
@@ -126,6 +143,10 @@ pub fn words(action: Action) -> String {
         A::Restart { who: n } => format!("an operator restarts {}", who(n)),
         A::Reinit { who: n, .. } => format!("an operator reinitialises {}", who(n)),
     }
+}
+
+fn to(n: Option<Who>) -> String {
+    n.map_or(String::new(), |n| format!(" to {}", who(n)))
 }
 
 fn way(one_way: bool) -> &'static str {

@@ -14,6 +14,8 @@ const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::LeftAloneUnnoted, "one writer", 3000),
     (Bug::PromisesForgotten, "one writer", 6000),
     (Bug::OneVouches, "one writer", 3000),
+    (Bug::VouchedFromTheAnswer, "one writer", 3000),
+    (Bug::RefusalTakenForRenewal, "one writer", 3000),
     (Bug::RemoteNotSeen, "one writer", 300),
     (Bug::PeersLookBehind, "nothing acknowledged is lost", 600),
     (Bug::SuccessorNotAwaited, "nothing acknowledged is lost", 1500),

@@ -2,7 +2,7 @@
 //! before the other in every order and at every distance that leads through another phase.
 
 use surus_core::settings::Timing;
-use surus_sim::plan::{Action, Plan, Who};
+use surus_sim::plan::{Action, Plan, Refuses, Who};
 use surus_sim::run::run;
 use surus_sim::world::clock::{MS, SECOND, True};
 use surus_sim::{shrink, story};
@@ -35,6 +35,17 @@ fn failures() -> Vec<Action> {
     all
 }
 
+/// With failsafe mode by default, as nobody could live with these otherwise.
+fn half_alive() -> Vec<Action> {
+    let lasts = 12 * SECOND;
+    vec![
+        Action::ReadOnlyStore { who: None, refuses: Refuses::Puts, lasts },
+        Action::ReadOnlyStore { who: Some(Who::Leader), refuses: Refuses::Writes, lasts },
+        Action::StoreErrors { who: None, percent: 60, lasts },
+        Action::FlapStore { who: None, away: 700 * MS, back: 700 * MS, lasts },
+    ]
+}
+
 fn operations() -> Vec<Action> {
     vec![
         Action::Switchover { to: None },
@@ -54,20 +65,23 @@ fn plan(seed: usize, failure: Action, operation: Action, distance: i64) -> Plan 
     actions.sort_by_key(|(at, _)| *at);
     let mut plan = Plan::calm(seed as u64, 3, Timing::NEW_CLUSTER);
     (plan.actions, plan.heal_at) = (actions, AT + 22 * SECOND);
+    if half_alive().contains(&failure) {
+        plan.unset("failsafe_mode");
+    }
     plan
 }
 
 #[test]
 fn one_failure_and_one_operation_in_every_order() {
     let mut plans = vec![];
-    for failure in failures() {
+    for failure in failures().into_iter().chain(half_alive()) {
         for operation in operations() {
             for distance in DISTANCES {
                 plans.push(plan(plans.len(), failure, operation, distance));
             }
         }
     }
-    assert_eq!(plans.len(), 26 * 8 * 13);
+    assert_eq!(plans.len(), (26 + 4) * 8 * 13);
     end_well(&plans);
 }
 

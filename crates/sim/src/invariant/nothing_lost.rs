@@ -144,7 +144,7 @@ fn is_there(w: &World, node: usize) -> bool {
     let n = &w.nodes[node];
     let key = w.store.view().members.get(&n.name).is_some_and(|m| m.api_url.is_some());
     let watches = n.agent.as_ref().is_some_and(|a| a.connected) && !w.store.stalled[node];
-    let quick = w.store.slow == 0 && w.store.lose_answers == 0;
+    let quick = w.store.slow == 0 && w.store.lose_answers == 0 && w.store.half.is_whole(node);
     let reaches = w.reaches_store(node) && w.store_delay(node) == 0;
     key && watches && quick && reaches && n.agent_runs() && n.fence.alive && n.postgres.serves()
 }

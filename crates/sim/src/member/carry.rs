@@ -90,7 +90,7 @@ impl Member {
             patience: Duration::from_secs(60),
             start_timeout,
             settings: facts.settings.clone(),
-            founding_document: self.sim.with(|w| w.plan.document.to_string()),
+            founding_document: self.sim.with(|w| w.founding.document.to_string()),
             post_bootstrap: None,
             data_dir: "data".into(),
             is_primary: facts.postgres.is_primary(),

@@ -159,8 +159,10 @@ impl Member {
         let timing = self.mind().timing();
         let moment = self.moment();
         self.sim.with(|w| {
+            let late = w.is(Bug::VouchedFromTheAnswer);
             let Some(agent) = &mut w.nodes[self.node].agent else { return };
             let Some((sent, by, epoch)) = agent.asking.enough(&timing) else { return };
+            let sent = if late { moment.now } else { sent };
             agent.desk.keeper.vouched(moment, sent, ttl, by.clone(), epoch);
             agent.desk.poke();
             let until = agent.desk.keeper.state().lead.map(|l| l.until);

@@ -149,6 +149,9 @@ impl Member {
             {
                 Answer::Opened(Err(lost()))
             }
+            (Some(Bug::RefusalTakenForRenewal), Answer::Renewed(Err(StoreError::Refused(_)))) => {
+                Answer::Renewed(Ok(()))
+            }
             (_, answer) => answer,
         }
     }

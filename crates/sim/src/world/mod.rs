@@ -7,6 +7,7 @@ pub mod clock;
 mod election;
 pub mod fence;
 pub mod group;
+pub mod half;
 pub mod network;
 pub mod node;
 pub mod postgres;

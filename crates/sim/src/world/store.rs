@@ -13,6 +13,7 @@ use surus_store::layout::Layout;
 use surus_store::memory::State;
 
 use super::clock::{Clock, MS, True};
+use super::half::Half;
 use super::network::End;
 use super::{Sim, World};
 use crate::bug::Bug;
@@ -32,7 +33,7 @@ pub enum Op {
 }
 
 impl Op {
-    fn writes(&self) -> bool {
+    pub(super) fn writes(&self) -> bool {
         !matches!(self, Op::Read)
     }
 }
@@ -66,6 +67,7 @@ pub struct Store {
     /// Extra time for each request, and how many answers of a hundred get lost.
     pub slow: True,
     pub lose_answers: u64,
+    pub half: Half,
     /// Watches of these machines are silent, and nobody notices.
     pub stalled: Vec<bool>,
     pub watch_broken: Vec<bool>,
@@ -83,6 +85,7 @@ impl Store {
             down: false,
             slow: 0,
             lose_answers: 0,
+            half: Half::new(nodes),
             stalled: vec![false; nodes],
             watch_broken: vec![false; nodes],
             requests: BTreeMap::new(),
@@ -154,7 +157,7 @@ impl World {
             }
             return;
         }
-        let reply = self.store_apply(op);
+        let Some(reply) = self.store_does(node, op) else { return };
         let lost = self.random.percent(self.store.lose_answers) || !self.network.passes(End::Store, End::Node(node));
         if !lost {
             let travel = self.random.between(200, 2 * MS) + self.network.delay(End::Store, End::Node(node)) + slow;
@@ -223,7 +226,7 @@ impl World {
 
     fn expire(&mut self) {
         // A store without a leader ends no lease; it does so when it has one again.
-        if !self.store_available() {
+        if !self.store_available() || !self.store.half.ends_leases() {
             return;
         }
         let before = self.store.state.revision();
@@ -255,7 +258,7 @@ impl World {
 
     /// What an operator, or another program, writes.
     pub fn store_txn(&mut self, txn: Txn) -> Option<TxnOutcome> {
-        if !self.store_available() {
+        if !self.store_available() || self.store.half.refuses_operators() {
             return None;
         }
         self.log_one();
