@@ -10,7 +10,13 @@ impl World {
         self.disturbs_store(lasts);
         let node = who.map(|who| self.who(who));
         self.store_refuses(node, refuses);
-        self.undo(lasts, move |w| w.store_writes_again(node));
+        // The server that one member speaks to has lost the others: nothing new is seen there.
+        let blind = node.filter(|_| refuses != Refuses::Puts);
+        blind.into_iter().for_each(|n| self.store.stalled[n] = true);
+        self.undo(lasts, move |w| {
+            w.store_writes_again(node);
+            blind.into_iter().for_each(|n| w.unstall(n));
+        });
     }
 
     pub(super) fn failing_store(&mut self, who: Option<Who>, percent: u64, lasts: True) {

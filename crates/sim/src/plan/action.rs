@@ -101,7 +101,8 @@ pub enum Action {
         percent: u64,
         lasts: True,
     },
-    /// Half alive, to one member or to all: it does not write.
+    /// Half alive: it does not write. To one member: the server that this one speaks to has lost the others, and shows it
+    /// nothing new either.
     ReadOnlyStore {
         who: Option<Who>,
         refuses: Refuses,

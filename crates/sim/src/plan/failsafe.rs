@@ -95,4 +95,19 @@ impl Plan {
         ];
         self.heal_at = at + away;
     }
+
+    /// Those who vouch for a primary are replaced by agents that know nothing of it.
+    pub(super) fn vouchers_replaced(&mut self, r: &mut Random) {
+        let (ttl, who) = (us(self.timing.ttl), Who::Leader);
+        let (at, away) = (QUIET + r.below(3 * SECOND), 5 * ttl);
+        self.actions = vec![(at, Action::CutStore { who, one_way: false, lasts: away })];
+        for _ in 0..r.between(1, 4) {
+            let when = at + r.between(ttl, 4 * ttl);
+            for other in 0..self.members - 1 {
+                self.actions.push((when + r.below(SECOND), Action::UpgradeAgent { who: Who::Other(other) }));
+            }
+        }
+        self.actions.sort_by_key(|(at, _)| *at);
+        self.heal_at = at + away;
+    }
 }

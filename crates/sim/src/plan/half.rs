@@ -18,7 +18,8 @@ impl Plan {
             }
             1 | 2 if vouched_for => self.half_alive_alone(r, ttl, 6 * ttl),
             3 | 4 if vouched_for => self.vouched_for_late(r),
-            5..8 => {
+            5 if vouched_for => self.vouchers_replaced(r),
+            6..9 => {
                 for _ in 0..r.between(1, 4) {
                     let at = r.between(QUIET, self.heal_at.max(QUIET + 10 * SECOND));
                     let lasts = ttl * r.between(10, 400) / 100;
@@ -47,9 +48,9 @@ impl Plan {
     }
 
     fn half(&self, r: &mut Random, lasts: True) -> Action {
-        let who = match r.below(4) {
-            0 => Some(Who::Leader),
-            1 => Some(Who::Other(r.index(self.members))),
+        let who = match r.below(5) {
+            0 | 1 => Some(Who::Leader),
+            2 => Some(Who::Other(r.index(self.members))),
             _ => None,
         };
         match r.below(3) {
