@@ -52,6 +52,10 @@ fn by_history(facts: &Facts, view: &ClusterView) -> Option<String> {
         .map(|e| HistoryRow { timeline: e.timeline, switch_lsn: e.switch_lsn, reason: String::new() })
         .collect();
     match divergence::compare(mine, LocalEnd::Replayed(replayed), history.current_timeline(), &rows) {
+        // Its number was left out: it is the timeline of a promotion that nobody followed.
+        server::Divergence::Forked { timeline, switchpoint, .. } if !switchpoint.is_valid() => {
+            Some(format!("its history forked from that of the cluster, which has no timeline {timeline}"))
+        }
         server::Divergence::Forked { timeline, switchpoint, local } => Some(format!(
             "its history forked from that of the cluster: timeline {timeline} ended at {switchpoint}, and goes on to {local} \
              here"

@@ -17,7 +17,7 @@ use crate::report::Report;
 use crate::rules::{self, Ctx, Work};
 
 /// How long a failed rewind is left alone.
-const REWIND_AGAIN: Duration = Duration::from_secs(60);
+pub(crate) const REWIND_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {

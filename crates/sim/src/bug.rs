@@ -42,6 +42,8 @@ pub enum Bug {
     SyncNotLookedAt,
     /// That a rewind broke off is not written down, and the server starts on what it left.
     HalfRewoundStarts,
+    /// The history in the store does not say that the number before the present timeline was left out.
+    LeftOutNotInHistory,
     /// Nobody sees that a log left that of the cluster, neither by comparing nor by the history in the store.
     ForksNotSeen,
     // No needless failover.

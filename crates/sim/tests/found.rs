@@ -314,3 +314,42 @@ fn a_standby_cluster_mends_a_broken_rewind_although_nobody_can_lead() {
         ends_well(tell);
     }
 }
+
+/// As above, and the next leader is lost at any moment, also before it has written the history: what it has published is
+/// lacked by no more than the settings allow.
+#[test]
+fn a_longer_log_that_forked_lags_by_what_it_lacks() {
+    let tell = |seed| {
+        let cut = Action::Isolate { who: Who::Leader, lasts: 16 * SECOND };
+        let lost = Action::PowerOff { who: Who::Leader, down: 40 * SECOND };
+        let mut plan = plan(seed, 2, &[(14 * SECOND, cut), (21 * SECOND + seed * 66 * MS, lost)], 75 * SECOND);
+        plan.commit_bytes = 60_000;
+        plan.set("maximum_lag_on_failover", 65_536.into());
+        plan
+    };
+    ends_badly(Bug::ForksNotSeen, tell);
+    ends_well(tell);
+}
+
+/// The second leader was lost before anybody received its timeline, and the third left out that number. The history in the
+/// store named as the present timeline the number after its last row, which was that of the second leader: when that one
+/// came back and the third was lost, it took itself for up to date.
+#[test]
+fn a_number_that_was_left_out_is_not_the_present_timeline() {
+    let tell = |seed| {
+        let off = |who, down| Action::PowerOff { who, down: down * SECOND };
+        let actions = [
+            (14 * SECOND, off(Who::Other(0), 18)),
+            (14_500 * MS, off(Who::Leader, 80)),
+            (29_700 * MS, off(Who::Leader, 21)),
+            (48_500 * MS + seed * 10 * MS, off(Who::Leader, 45)),
+        ];
+        let mut plan = plan(seed, 3, &actions, 100 * SECOND);
+        // The third wrote more than that, and the second not so much less.
+        plan.set("maximum_lag_on_failover", 3_145_728.into());
+        plan.commit_bytes = 60_000;
+        plan
+    };
+    ends_badly(Bug::LeftOutNotInHistory, tell);
+    ends_well(tell);
+}

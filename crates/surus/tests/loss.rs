@@ -231,6 +231,12 @@ async fn two_forks_get_two_numbers() -> Result<()> {
     let history = cluster.node(last).data_dir().join("pg_wal/00000003.history");
     let parents: Vec<String> = std::fs::read_to_string(history)?.lines().map(|l| l.chars().take(2).collect()).collect();
     assert_eq!(parents, ["1\t"]);
+    wait_for("the history to say that 2 was left out", LONG, async || {
+        let rows = cluster.stored("history").await?.context("no history")?;
+        ensure!(rows[1][0] == 2 && rows[1][1] == 0, "{rows}");
+        Ok(())
+    })
+    .await?;
 
     cluster.start(lost)?;
     cluster.start(first)?;

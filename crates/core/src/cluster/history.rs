@@ -18,6 +18,27 @@ pub struct HistoryEntry {
 pub struct History(pub Vec<HistoryEntry>);
 
 impl History {
+    /// What a primary on this timeline writes, given the rows of its history file. Where the numbers before its own were left
+    /// out, the last of them gets a row too, with nothing in it: readers take the number after the last row for the
+    /// present timeline, and a member that has one of that number, of a promotion nobody followed, for up to date.
+    pub fn of(mut rows: Vec<HistoryEntry>, timeline: Timeline) -> History {
+        let before = Timeline(timeline.0.saturating_sub(1));
+        if before.0 > 0 && rows.last().is_none_or(|row| row.timeline < before) {
+            // Who looks at the last row for who leads finds that.
+            let last = rows.last();
+            let (timestamp, new_leader) =
+                (last.and_then(|row| row.timestamp.clone()), last.and_then(|row| row.new_leader.clone()));
+            rows.push(HistoryEntry {
+                timeline: before,
+                switch_lsn: Lsn(0),
+                reason: "number left out".into(),
+                timestamp,
+                new_leader,
+            });
+        }
+        History(rows)
+    }
+
     pub fn parse(text: &str) -> Result<History, String> {
         let value: Value = serde_json::from_str(text).map_err(|e| format!("is not JSON ({e})"))?;
         let Value::Array(rows) = value else { return Err("is JSON but not an array".into()) };
@@ -73,6 +94,13 @@ mod tests {
         assert_eq!(history.to_text(), text);
         assert_eq!(history.current_timeline(), Timeline(3));
         assert_eq!(History::parse("[]").unwrap().current_timeline(), Timeline(1));
+        // The number before was left out.
+        let rows = |timeline| History::of(history.0.clone(), Timeline(timeline)).0;
+        assert_eq!(rows(3), history.0);
+        assert_eq!(rows(5)[..2], history.0);
+        assert_eq!((rows(5).len(), rows(5)[2].timeline, rows(5)[2].switch_lsn), (3, Timeline(4), Lsn(0)));
+        assert_eq!(History(rows(5)).current_timeline(), Timeline(5));
+        assert_eq!(History::of(vec![], Timeline(1)), History::default());
         for bad in ["{}", "[1]", r#"[["x",1,"y"]]"#, "["] {
             assert!(History::parse(bad).is_err(), "{bad}");
         }

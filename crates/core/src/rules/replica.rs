@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::stopped::{Repair, checked_lately, repair_for};
+use super::stopped::{Repair, checked_lately, repair_for, rewindable};
 use super::{Ctx, Leads, Rule, Work};
 use crate::follow;
 use crate::memory::Divergence;
 use crate::order::{Demote, Order, Task};
 use crate::report::Section;
+use crate::step::REWIND_AGAIN;
 
 /// How long copying slots is left alone after it was tried: each time the standby restarts.
 const COPY_AGAIN: Duration = Duration::from_secs(60);
@@ -242,12 +243,34 @@ pub(super) fn cannot_repair(w: &mut Work) {
         }
         _ => return,
     };
+    let (me, settings) = (&w.facts.me, &w.facts.settings);
+    let failed = matches!(w.memory.divergence, Divergence::RewindFailed { .. });
+    // As PostgreSQL and its tools say it, in whatever place it happened.
+    let full = failed && what.to_lowercase().contains("no space left on device");
+    let anew = format!("run `surus reinit` for {me}");
+    let (why, wait) = if repair_for(w.facts, &w.memory).is_some() {
+        let paused = settings.pause;
+        let when = if paused { "it is mended after the pause" } else { "it is mended in a moment" };
+        (when.to_owned(), if paused { "the end of the pause" } else { "the next attempt to mend it" })
+    } else if full {
+        let s = REWIND_AGAIN.as_secs();
+        let why = format!("the disk is full: make room there; it is tried again within {s} s of each attempt");
+        (why, "room on the disk, and then the next attempt to mend it")
+    } else if failed && settings.use_pg_rewind {
+        let s = REWIND_AGAIN.as_secs();
+        let why = format!("it is tried again {s} s after each attempt; remove the cause, or {anew}");
+        (why, "the next attempt to mend it")
+    } else if settings.use_pg_rewind && !rewindable(w.facts) {
+        let why = format!("pg_rewind cannot mend it without data checksums or wal_log_hints; {anew}");
+        (why, "an operator to reinitialize this member")
+    } else {
+        let why = format!("the settings do not allow mending it; allow use_pg_rewind or {anew}");
+        (why, "an operator to reinitialize this member, or settings that allow mending it")
+    };
     w.goal(format!(
-        "my history forked from that of {against} ({what}) and the settings do not allow mending it; \
-         allow use_pg_rewind or run `surus reinit` for {}. Until then it does not run for the lead",
-        w.facts.me
+        "my history forked from that of {against} ({what}) and {why}. Until then it does not run for the lead"
     ));
-    w.wait_for("an operator to reinitialize this member, or settings that allow mending it");
+    w.wait_for(wait);
     w.again_in(Duration::from_secs(5));
 }
 

@@ -476,13 +476,8 @@ pub(super) fn repair(c: &Ctx) -> Option<Repair> {
 
 pub(crate) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Memory) -> Option<Repair> {
     let settings = &facts.settings;
-    let can_rewind = settings.use_pg_rewind
-        && match &facts.postgres.data_dir {
-            DataDir::Present { control, .. } => control.data_checksums || control.wal_log_hints,
-            _ => false,
-        };
     match &memory.divergence {
-        Divergence::Found { .. } if can_rewind => Some(Repair::Rewind),
+        Divergence::Found { .. } if settings.use_pg_rewind && rewindable(facts) => Some(Repair::Rewind),
         // A remote node that was set wrong must not cost a standby cluster its data.
         Divergence::Found { .. } if settings.standby_cluster => None,
         Divergence::Found { .. } if settings.remove_data_directory_on_diverged_timelines => Some(Repair::Reinitialize),
@@ -494,5 +489,13 @@ pub(crate) fn repair_for(facts: &crate::facts::Facts, memory: &crate::memory::Me
             Some(Repair::Reinitialize)
         }
         _ => None,
+    }
+}
+
+/// pg_rewind would see which blocks changed.
+pub(super) fn rewindable(facts: &crate::facts::Facts) -> bool {
+    match &facts.postgres.data_dir {
+        DataDir::Present { control, .. } => control.data_checksums || control.wal_log_hints,
+        _ => false,
     }
 }

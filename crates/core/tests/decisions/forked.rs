@@ -152,6 +152,8 @@ fn it_is_found_in_the_history_that_the_last_leader_has_left() {
         new_leader: None,
     };
     let (plain, gap, short): (&[_], &[_], &[_]) = (&[(1, 900)], &[(1, 900), (4, 950)], &[(4, 950)]);
+    // The present one is 4: that began where 1 ended.
+    let left_out: &[_] = &[(1, 900), (3, 0)];
     for (history, timeline, replayed, want) in [
         (None, Some(1), 1000, None),
         (Some(plain), Some(1), 900, None),
@@ -162,6 +164,11 @@ fn it_is_found_in_the_history_that_the_last_leader_has_left() {
         (Some(plain), None, 1000, None),
         (Some(gap), Some(4), 951, Some("timeline 4 ended at 0/3B6")),
         (Some(gap), Some(2), 100, Some("which has no timeline 2")),
+        (Some(left_out), Some(3), 100, Some("which has no timeline 3")),
+        (Some(left_out), Some(2), 100, Some("which has no timeline 2")),
+        (Some(left_out), Some(1), 901, Some("timeline 1 ended at 0/384")),
+        (Some(left_out), Some(1), 900, None),
+        (Some(left_out), Some(4), 1000, None),
         (Some(short), Some(2), 100, None),
         (Some(short), Some(1), 5000, None),
     ] {
@@ -224,6 +231,58 @@ fn what_was_found_lasts_until_it_is_mended() {
     let promoted = s.clone().with(|s| s.facts.postgres = running(primary_at(1000, 3), false));
     assert_eq!(after(&promoted), None);
     assert_eq!(after(&s.clone().dir(DataDir::Empty)), None);
+}
+
+type Change<'a> = &'a dyn Fn(&mut Scenario);
+
+#[test]
+fn why_a_fork_is_not_mended_is_told_as_it_is() {
+    const FULL: &str = "pg_rewind from b (b:5432) failed: pg_rewind: error: could not write file \"/data/base/5/1259\": No space \
+                        left on device";
+    let stuck =
+        || Scenario::standby().with(|s| s.facts.postgres = running(standby_at(900, 1, "a", Some("b"), false), true));
+    let found = |s: &mut Scenario| *s = s.clone().forked(false);
+    let failed = |s: &mut Scenario| *s = s.clone().forked(true);
+    let full = |s: &mut Scenario| {
+        s.memory.divergence = Divergence::RewindFailed { against: "b".into(), why: FULL.into() };
+    };
+    let rewinds = |s: &mut Scenario| s.facts.settings.use_pg_rewind = true;
+    let bare = |s: &mut Scenario| {
+        if let DataDir::Present { control, .. } = &mut s.facts.postgres.data_dir {
+            (control.data_checksums, control.wal_log_hints) = (false, false);
+        }
+    };
+    let backs_off = |s: &mut Scenario| (s.memory.start_failures, s.memory.last_failure) = (3, Some(before(500)));
+    let paused = |s: &mut Scenario| *s = s.clone().paused();
+    let settings = "the settings do not allow mending it; allow use_pg_rewind or run `surus reinit` for a";
+    let cases: [(&[Change], &[&str]); 8] = [
+        (&[&found], &[settings]),
+        (&[&found, &rewinds, &bare], &["cannot mend it without data checksums or wal_log_hints", "surus reinit"]),
+        (&[&found, &rewinds, &backs_off], &["mended in a moment"]),
+        (&[&found, &rewinds, &paused], &["mended after the pause"]),
+        (&[&failed], &["pg_rewind failed: no connection", settings]),
+        (&[&failed, &rewinds], &["pg_rewind failed: no connection", "tried again 60 s after each attempt"]),
+        (&[&failed, &rewinds, &full], &["/data/base/5/1259", "the disk is full: make room there; it is tried again"]),
+        (&[&failed, &rewinds, &full, &paused], &["the disk is full"]),
+    ];
+    for (changes, parts) in cases {
+        let s = changes.iter().fold(stuck(), |s, change| s.with(change));
+        let report = s.step().report;
+        assert_eq!(report.rule, 825, "{parts:?}: {}", report.goal);
+        for part in parts {
+            assert!(report.goal.contains(part), "{part}: {}", report.goal);
+        }
+        let blamed = report.goal.contains("settings do not allow");
+        assert_eq!(blamed, parts.contains(&settings), "{}", report.goal);
+    }
+    // And it goes on by itself: what failed is compared anew, and tried anew.
+    let mut later = stuck();
+    for change in [&failed as Change, &rewinds, &full] {
+        later = later.with(change);
+    }
+    later.memory.divergence_checked = Some(before(61_000));
+    later.memory.not_streaming_since = Some(before(70_000));
+    assert_eq!(briefs(&later.step()), ["compare with b"]);
 }
 
 /// What a standby cluster is promoted without is given up by whoever promotes it.

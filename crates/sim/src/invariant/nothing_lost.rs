@@ -5,7 +5,8 @@
 //! - A planned switchover loses nothing, in any mode: when a handover ended with the lead released to a member and that
 //!   member is promoted next, its log has every commit that was ever acknowledged on the log it continues.
 //! - An asynchronous failover loses at most what the settings allow: whoever takes the lead without having been named by an
-//!   operator is at most `maximum_lag_on_failover` behind the position last published in the store.
+//!   operator is at most `maximum_lag_on_failover` behind the position last published in the store. What it lacks counts,
+//!   where it forked from the log in which that position is, and not the difference of two numbers.
 //! - A member whose log left that of the last leader, by the history in the store, does not take the lead unless an operator
 //!   named it.
 //! - It also loses no more than it must: of members that could be asked and could lead, one that has less than
@@ -52,6 +53,8 @@ pub struct NothingLost {
     lost_now: u64,
     /// An operator named it as the leader, whatever it lacks, and it was not promoted since.
     forced: Option<usize>,
+    /// The log of the last leader, as of the end of its lead.
+    last: Option<Log>,
     excuses: Excuses,
     /// The sync key was there when the last leader took the lead, and has been since.
     promised: bool,
@@ -95,6 +98,19 @@ impl NothingLost {
         let behind = log.lsn().behind(view.status.optime);
         if behind > settings.maximum_lag_on_failover {
             return Some(format!("{name} took the lead {behind} bytes behind the last leader"));
+        }
+        // Of what was published under a timeline that it lacks, how much that is in truth.
+        if let Some(last) = self.last.as_ref().filter(|_| !settings.standby_cluster) {
+            let published = view.status.optime.0;
+            let lacks = last.beyond(log).saturating_sub(last.end.saturating_sub(published));
+            if published > last.stretches.last().map_or(0, |s| s.start)
+                && published <= last.end
+                && lacks > settings.maximum_lag_on_failover
+            {
+                return Some(format!(
+                    "{name} took the lead and lacks {lacks} bytes that the last leader had published"
+                ));
+            }
         }
         let knows = self.there[node].is_some_and(|since| w.now > since + 5 * SECOND);
         if let Some(at) = forked(w, node).filter(|_| knows && !settings.standby_cluster) {
@@ -188,6 +204,10 @@ impl Invariant for NothingLost {
                 self.planned = w.number(to).filter(|to| to != node).filter(open);
             }
             Happened::Leader { from, to } => {
+                if let Some(from) = from.filter(|from| Some(*from) != *to) {
+                    let n = &w.nodes[from];
+                    self.last = n.postgres.log().cloned();
+                }
                 let before = self.leaderless;
                 self.leaderless = if to.is_none() { before.or(Some(w.now)) } else { None };
                 if to.is_some() {
@@ -200,7 +220,8 @@ impl Invariant for NothingLost {
                     self.promised = view.sync.is_some();
                 }
                 if let (None, Some(node)) = (from, to) {
-                    let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), ..*self };
+                    let last = self.last.clone();
+                    let found = NothingLost { leaderless: before, acknowledged: BTreeMap::new(), last, ..*self };
                     return found.takes_the_lead(w, *node);
                 }
             }

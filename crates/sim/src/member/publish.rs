@@ -17,6 +17,7 @@ use surus_conduct::publish::{Next, Server, Written};
 
 use super::Member;
 use super::wait::{sleep, until};
+use crate::bug::Bug;
 
 const WRITE: Duration = Duration::from_secs(2);
 /// Kinds of work beside the decisions.
@@ -197,7 +198,8 @@ impl Member {
                 });
             }
             Order::WriteHistory => {
-                let log = self.sim.with(|w| w.nodes[self.node].postgres.log().cloned());
+                let (log, plain) =
+                    self.sim.with(|w| (w.nodes[self.node].postgres.log().cloned(), w.is(Bug::LeftOutNotInHistory)));
                 let Some(log) = log else { return };
                 let rows = log.history().into_iter().map(|(timeline, switch_lsn)| HistoryEntry {
                     timeline,
@@ -206,7 +208,9 @@ impl Member {
                     timestamp: None,
                     new_leader: None,
                 });
-                let text = History(rows.collect()).to_text();
+                let rows = rows.collect();
+                let history = if plain { History(rows) } else { History::of(rows, log.timeline()) };
+                let text = history.to_text();
                 self.aside(HISTORY, async move {
                     let _ = store.write_as_leader("history", text, WRITE).await;
                 });

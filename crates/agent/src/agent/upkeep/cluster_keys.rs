@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use surus_core::Timeline;
 use surus_core::cluster::{History, HistoryEntry, Initialize};
 use surus_core::facts::Facts;
 use surus_core::order::Order;
@@ -70,8 +71,7 @@ impl Agent {
                     } else {
                         instance.timeline_history(timeline).await.map_err(|e| e.to_string())?
                     };
-                    let history = merge_history(rows, view.history.as_ref(), me.as_str(), limit);
-                    // A timeline whose number was skipped looks unfinished for ever.
+                    let history = merge_history(rows, timeline, view.history.as_ref(), me.as_str(), limit);
                     if Some(&history) == view.history.as_ref() {
                         return Ok(());
                     }
@@ -123,9 +123,15 @@ fn adopt_limits(document: &mut Value, running: &BTreeMap<String, Setting>) {
 }
 
 /// What the history file says, with time and new leader of what was known before (`spec/dcs.md §2.9`).
-fn merge_history(rows: Vec<HistoryEntry>, known: Option<&History>, me: &str, limit: usize) -> History {
+fn merge_history(
+    rows: Vec<HistoryEntry>,
+    timeline: Timeline,
+    known: Option<&History>,
+    me: &str,
+    limit: usize,
+) -> History {
     let last = rows.len().saturating_sub(1);
-    let mut rows: Vec<HistoryEntry> = rows
+    let rows: Vec<HistoryEntry> = rows
         .into_iter()
         .enumerate()
         .map(|(i, row)| {
@@ -147,15 +153,16 @@ fn merge_history(rows: Vec<HistoryEntry>, known: Option<&History>, me: &str, lim
             }
         })
         .collect();
-    if limit > 0 && rows.len() > limit {
-        rows.drain(..rows.len() - limit);
+    let mut history = History::of(rows, timeline);
+    if limit > 0 && history.0.len() > limit {
+        history.0.drain(..history.0.len() - limit);
     }
-    History(rows)
+    history
 }
 
 #[cfg(test)]
 mod tests {
-    use surus_core::{Lsn, Timeline};
+    use surus_core::Lsn;
 
     use super::*;
 
@@ -208,7 +215,7 @@ mod tests {
     fn known_entries_keep_their_time_and_leader() {
         let rows = || vec![row(1, 10, None, None), row(2, 20, None, None), row(3, 30, Some("t3"), None)];
         let known = History(vec![row(1, 10, Some("t1"), Some("b")), row(2, 21, Some("t2"), Some("c"))]);
-        let merged = merge_history(rows(), Some(&known), "a", 0);
+        let merged = merge_history(rows(), Timeline(4), Some(&known), "a", 0);
         assert_eq!(
             merged.0,
             [
@@ -218,11 +225,16 @@ mod tests {
                 row(3, 30, Some("t3"), Some("a")),
             ]
         );
-        assert_eq!(merge_history(rows(), Some(&merged), "z", 0), merged, "written once");
-        assert_eq!(merge_history(rows(), Some(&merged), "a", 1).0, [row(3, 30, Some("t3"), Some("a"))]);
-        let now = merge_history(vec![row(1, 10, None, None)], None, "a", 0);
+        assert_eq!(merge_history(rows(), Timeline(4), Some(&merged), "z", 0), merged, "written once");
+        assert_eq!(merge_history(rows(), Timeline(4), Some(&merged), "a", 1).0, [row(3, 30, Some("t3"), Some("a"))]);
+        let left_out = merge_history(rows(), Timeline(6), Some(&merged), "a", 0);
+        assert_eq!(left_out.0[..3], merged.0);
+        let last = &left_out.0[3];
+        assert_eq!((last.timeline, last.switch_lsn, last.new_leader.as_deref()), (Timeline(5), Lsn(0), Some("a")));
+        assert_eq!(merge_history(rows(), Timeline(6), Some(&left_out), "z", 0), left_out, "written once");
+        let now = merge_history(vec![row(1, 10, None, None)], Timeline(2), None, "a", 0);
         let time = now.0[0].timestamp.clone().unwrap();
         assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
-        assert_eq!(merge_history(vec![], Some(&known), "a", 0), History::default());
+        assert_eq!(merge_history(vec![], Timeline(1), Some(&known), "a", 0), History::default());
     }
 }
