@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use surus_scenario::{parse, play, run};
+use surus_scenario::{Store, parse, play, run};
 
 use crate::cluster::StoreKind;
 use crate::history::Verdict;
@@ -51,6 +51,16 @@ impl Stores {
             Stores::Etcd => StoreKind::Etcd,
             Stores::ZooKeeper => StoreKind::ZooKeeper,
             Stores::Consul => StoreKind::Consul,
+        }
+    }
+
+    /// As a scenario's first line names it.
+    pub fn named(self) -> Store {
+        match self {
+            Stores::Embedded => Store::Embedded,
+            Stores::Etcd => Store::Etcd(3),
+            Stores::ZooKeeper => Store::ZooKeeper(3),
+            Stores::Consul => Store::Consul(3),
         }
     }
 }

@@ -92,7 +92,8 @@ async fn play(binary: &Path, options: &Options) -> Result<bool> {
     let mut results = Vec::new();
     for file in &options.files {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let scenario = parse(&text).with_context(|| file.display().to_string())?;
+        let mut scenario = parse(&text).with_context(|| file.display().to_string())?;
+        scenario.setup.store.get_or_insert(options.store.named());
         println!("\n{}: {}", file.display(), scenario.about.first().map_or("", String::as_str));
         let mut stage = Stage::new(binary, store, Needs::of(&scenario), teller());
         let end = run(&scenario, &mut stage).await;
