@@ -278,21 +278,28 @@ impl Keeper {
             },
         };
         match doing {
-            Doing::Take(Taking { ticket, .. }) if !self.lasts() => {
-                let why = match &self.state.failing {
-                    // Members vouch for more than what is left of the session, and the store does not renew that.
-                    Some((_, why)) => format!("this member's session there is not renewed: {why}"),
-                    None => format!(
-                        "a lease with the ttl of now would end before the lead that this member's server was promised, \
-                         which is good for another {:.1} s",
-                        self.promised.map_or(Duration::ZERO, |until| until.since(at.now)).as_secs_f64()
-                    ),
-                };
-                self.replies.push_back((ticket, Reply::Taken(Err(StoreError::Unavailable(why)))));
-                self.next(at)
+            // Nothing that it could hang on.
+            Doing::Take(Taking { ticket, .. }) if self.session.is_none() && self.state.failing.is_some() => {
+                self.not_taken(ticket, at)
             }
+            Doing::Take(Taking { ticket, .. }) if !self.lasts() => self.not_taken(ticket, at),
             doing => self.ask(doing, at.now),
         }
+    }
+
+    fn not_taken(&mut self, ticket: Ticket, at: Moment) -> Next {
+        let why = match &self.state.failing {
+            Some((_, why)) if self.session.is_none() => format!("this member has no session there: {why}"),
+            // Members vouch for more than what is left of the session, and the store does not renew that.
+            Some((_, why)) => format!("this member's session there is not renewed: {why}"),
+            None => format!(
+                "a lease with the ttl of now would end before the lead that this member's server was promised, which is \
+                 good for another {:.1} s",
+                self.promised.map_or(Duration::ZERO, |until| until.since(at.now)).as_secs_f64()
+            ),
+        };
+        self.replies.push_back((ticket, Reply::Taken(Err(StoreError::Unavailable(why)))));
+        self.next(at)
     }
 
     /// What the session is good for covers everything that was promised.

@@ -277,15 +277,21 @@ fn how_a_take_can_end() {
 
 #[test]
 fn a_take_without_a_session_opens_one_first() {
-    for (opened, taken, reply) in [(Say::Good, Say::Good, Ok(true)), (Say::Cut, Say::Gone, Err(StoreError::LeaseGone))]
-    {
+    let without = || {
         let mut rig = open();
         rig.at.session = None;
         rig.keeper.command(1, Command::Take { beside: Beside::default() });
-        rig.serve("open", opened);
-        rig.serve("take", taken);
-        assert_eq!(rig.reply(), Reply::Taken(reply));
-    }
+        rig
+    };
+    let mut rig = without();
+    rig.serve("open", Say::Good);
+    rig.serve("take", Say::Good);
+    assert_eq!(rig.reply(), Reply::Taken(Ok(true)));
+    // There is nothing to ask for without one, and why there is none is what matters.
+    let mut rig = without();
+    rig.serve("open", Say::Cut);
+    let Reply::Taken(Err(StoreError::Unavailable(why))) = rig.reply() else { panic!("taken") };
+    assert!(why.contains("has no session there") && why.ends_with("cut"), "{why}");
 }
 
 #[test]
