@@ -46,6 +46,8 @@ pub struct Ledger {
     confirmed: Option<(List, KeyVersion)>,
     /// Written with an unknown outcome since.
     maybe: Vec<List>,
+    /// Confirmed under an earlier lead of this process, with nothing else under way.
+    earlier: Option<(List, KeyVersion)>,
     planned: Option<List>,
     under_way: Option<List>,
     epoch: u64,
@@ -62,13 +64,26 @@ impl Ledger {
         let reign = facts.lead.map(|l| l.version);
         if reign != self.reign {
             let (epoch, under_way) = (self.epoch + 1, self.under_way.take());
-            *self = Ledger { reign, epoch, under_way, ..Ledger::default() };
+            let certain = under_way.is_none() && self.maybe.is_empty();
+            let earlier = self.confirmed.take().or(self.earlier.take()).filter(|_| certain);
+            *self = Ledger { reign, epoch, under_way, earlier, ..Ledger::default() };
         }
         let lead = facts.lead.filter(|lead| lease.lead.is_some_and(|now| now.version == lead.version))?;
         let view = facts.store.view.as_deref().filter(|_| facts.store.broken.is_none())?;
         let primary = facts.postgres.observed().is_some_and(|o| !o.in_recovery);
-        let settled = !Asking::needed(lease) && lease.vouched.is_none() && self.under_way.is_none();
-        if !primary || view.revision < lead.version || view.leader_name() != Some(&facts.me) || !settled {
+        if !primary || view.revision < lead.version || view.leader_name() != Some(&facts.me) {
+            return None;
+        }
+        if let Some((list, version)) = self.earlier.take()
+            && view.vouching_version == Some(version)
+            && view.failsafe.as_ref() == Some(&list.names)
+        {
+            // Nobody has written it since, and nobody but this process could do it now. A store that is there for moments
+            // may be gone before it could be written once more. Patroni writes the names without the other key.
+            self.confirmed = Some((list, version));
+            self.epoch += 1;
+        }
+        if Asking::needed(lease) || lease.vouched.is_some() || self.under_way.is_some() {
             return None;
         }
         let wanted = self.wanted(facts);

@@ -151,6 +151,66 @@ fn a_leader_relies_on_nobody_before_the_store_knows_of_it() {
 }
 
 #[test]
+fn under_its_next_lead_it_relies_on_what_nobody_has_written_since() {
+    let led = |unsure: bool| {
+        let mut rig = rig();
+        let names = failsafe::wanted(&rig.facts, &rig.view).names;
+        rig.write();
+        rig.written(Ok(TxnOutcome::Applied(12)));
+        if unsure {
+            rig.facts.settings.failsafe_mode = false;
+            rig.view.config = None;
+            rig.write();
+            rig.written(Err(StoreError::OutcomeUnknown("lost".into())));
+            rig.facts.settings.failsafe_mode = true;
+            rig.view.config = self::rig().view.config;
+        }
+        rig.view.failsafe = Some(names);
+        rig.view.vouching = Some(Versioned { value: Vouching { leader: "a".into(), of: Of::Majority }, version: 12 });
+        rig.view.vouching_version = Some(12);
+        // The lead ended, and was taken again.
+        rig.facts.lead = None;
+        rig.lease.lead = None;
+        assert_eq!(rig.next(), None);
+        rig.facts.lead = Some(Lead { until: NOW + Duration::from_secs(20), version: 20 });
+        rig.lease.lead = rig.facts.lead;
+        rig.lease.failing = Some((NOW, "away".into()));
+        assert_eq!(rig.next(), None);
+        assert!(!rig.suffice(&["a", "b", "c"]), "a view of before");
+        rig.view.revision = 21;
+        rig.view.leader = Some(Leader { name: "a".into(), version: 20, lease: None });
+        rig
+    };
+    let mut rig = led(false);
+    let epoch = rig.ledger.epoch();
+    assert_eq!(rig.next(), None);
+    assert!(rig.suffice(&["a", "b"]) && !rig.suffice(&["a"]));
+    assert!(rig.ledger.epoch() > epoch);
+    rig.lease.failing = None;
+    assert_eq!(rig.next(), None, "and need not write it");
+
+    type Change = fn(&mut Rig);
+    let changes: [Change; 3] = [
+        |rig| rig.view.vouching_version = Some(15),
+        |rig| rig.view.vouching_version = None,
+        |rig| _ = rig.view.failsafe.as_mut().and_then(|names| names.remove(&MemberName::from("c"))),
+    ];
+    let others = changes.into_iter().map(|change| {
+        let mut rig = led(false);
+        change(&mut rig);
+        rig
+    });
+    for mut rig in others.chain([led(true)]) {
+        assert_eq!(rig.next(), None);
+        assert!(!rig.suffice(&["a", "b", "c"]));
+        rig.lease.failing = None;
+        rig.write();
+        rig.written(Ok(TxnOutcome::Applied(22)));
+        assert!(rig.suffice(&["a", "b"]));
+    }
+}
+
+#[test]
 fn while_the_outcome_is_not_known_both_lists_count() {
     let mut rig = rig();
     rig.write();
