@@ -80,6 +80,7 @@ impl Ledger {
         {
             // Nobody has written it since, and nobody but this process could do it now. A store that is there for moments
             // may be gone before it could be written once more. Patroni writes the names without the other key.
+            tell(&list);
             self.confirmed = Some((list, version));
             self.epoch += 1;
         }
@@ -145,16 +146,7 @@ impl Ledger {
         }
         match written {
             Ok(TxnOutcome::Applied(version)) => {
-                match list.of {
-                    Of::None => info!("members do not vouch for a leader without the store any more"),
-                    of => info!(
-                        "without the store the leader needs {} of {} to vouch for it ({}){}",
-                        list.vouchers(),
-                        list.names.len(),
-                        list.names.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                        if of == Of::All { ", as Patroni members ask nobody" } else { "" },
-                    ),
-                }
+                tell(&list);
                 self.failing.over();
                 self.maybe.clear();
                 self.confirmed = (list.of != Of::None).then_some((list, version));
@@ -185,6 +177,19 @@ impl Ledger {
         let lists = [confirmed].into_iter().chain(unsure).cloned().collect();
         let foreign = facts.store.view.as_deref().map(failsafe::foreign).unwrap_or_default();
         Some(Electors { epoch: self.epoch, lists, foreign })
+    }
+}
+
+fn tell(list: &List) {
+    match list.of {
+        Of::None => info!("members do not vouch for a leader without the store any more"),
+        of => info!(
+            "without the store the leader needs {} of {} to vouch for it ({}){}",
+            list.vouchers(),
+            list.names.len(),
+            list.names.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            if of == Of::All { ", as Patroni members ask nobody" } else { "" },
+        ),
     }
 }
 

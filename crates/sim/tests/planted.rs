@@ -10,7 +10,7 @@ use surus_sim::run::run;
 const PLANTED: &[(Bug, &str, u64)] = &[
     (Bug::FenceNotArmed, "one writer", 300),
     (Bug::FenceArmedFromTheAnswer, "one writer", 600),
-    (Bug::RenewalCountedFromTheAnswer, "one writer", 3000),
+    (Bug::RenewalCountedFromTheAnswer, "one writer", 6000),
     (Bug::LeadGivenTwice, "one writer", 300),
     (Bug::StoreTimeJumps, "one writer", 1500),
     (Bug::LeftAloneUnnoted, "one writer", 3000),
