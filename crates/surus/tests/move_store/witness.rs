@@ -180,6 +180,12 @@ async fn two_members_and_a_witness_and_patroni_comes_late() -> Result<()> {
 
     // One of the two is lost: the witness and the other are a majority.
     cluster.with_role("sync_standby", 1).await?;
+    wait_for("Patroni has left the list of those who vouch", LONG, async || {
+        let listed: Value = cluster.get(leader, "/failsafe").await?.json()?;
+        ensure!(listed.as_object().is_some_and(|names| names.len() == 2), "{listed}");
+        Ok(())
+    })
+    .await?;
     cluster.kill_node(leader)?;
     let new = cluster.wait_leader_other_than(leader).await?;
     writer.writes_to(new).await?;
