@@ -39,8 +39,8 @@ pub struct Write {
 /// was won by one list is over, or covered by the lease, before another list is in the store.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Version of the lead under which it was written. A successor cannot know what a process before it still has under
-    /// way, so each begins with a write of its own: whatever arrives after that is refused.
+    /// Version of the lead under which it counts. A successor cannot know what a process before it still has under way, so
+    /// each process begins with a write of its own: whatever arrives after that is refused.
     reign: Option<u64>,
     /// Certainly in the store, under this version, unless one of `maybe` is.
     confirmed: Option<(List, KeyVersion)>,

@@ -25,7 +25,8 @@ async fn listed(cluster: &Cluster, leader: usize, members: usize) -> Result<()> 
     .await
 }
 
-/// How often this member has written who may vouch for it. Under each lead it does so anew, and relies on nobody before.
+/// How often this member has come to know that a list of who may vouch for it is in the store. Under each lead it does so
+/// anew, whether it has to write it again or not, and relies on nobody before.
 fn lists_written(cluster: &Cluster, node: usize) -> usize {
     cluster.node(node).log().matches("without the store the leader needs").count()
 }
