@@ -59,6 +59,9 @@ pub struct Memory {
     #[serde(default)]
     pub forked: Option<Forked>,
     pub divergence_checked: Option<BootTime>,
+    /// Rewinds that failed one after the other.
+    #[serde(default)]
+    pub rewinds_failed: u32,
     pub followed: Option<(Option<Upstream>, BootTime)>,
     /// The member that I am to replicate from, while it does not serve.
     #[serde(default)]

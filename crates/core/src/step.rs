@@ -16,8 +16,10 @@ use crate::order::{Demote, Order, Request, Task};
 use crate::report::Report;
 use crate::rules::{self, Ctx, Work};
 
-/// How long a failed rewind is left alone.
-pub(crate) const REWIND_AGAIN: Duration = Duration::from_secs(60);
+/// How long a failed rewind is left alone: most often something is busy for a moment, and each attempt restarts the server.
+pub(crate) fn rewind_again(memory: &Memory) -> Duration {
+    Duration::from_secs(60.min(5 << memory.rewinds_failed.saturating_sub(1).min(4)))
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -202,7 +204,7 @@ fn remember_state(memory: &mut Memory, facts: &Facts) {
     // tried again from the comparison on.
     if matches!(memory.divergence, Divergence::RewindFailed { .. })
         && rules::repair_for(facts, memory).is_none()
-        && memory.divergence_checked.is_none_or(|at| facts.now.since(at) >= REWIND_AGAIN)
+        && memory.divergence_checked.is_none_or(|at| facts.now.since(at) >= rewind_again(memory))
     {
         memory.divergence = Divergence::Unchecked;
     }
@@ -300,6 +302,7 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
                     memory.divergence = Divergence::Unchecked;
                     memory.divergence_checked = None;
                     memory.forked = None;
+                    memory.rewinds_failed = 0;
                 }
             }
             Err(_) => {
@@ -344,7 +347,10 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
         (Task::CheckDivergence { from }, outcome) => {
             memory.divergence_checked = Some(finished.at);
             match outcome {
-                Ok(TaskDone::NotDiverged) => memory.divergence = Divergence::None { against: from.name.clone() },
+                Ok(TaskDone::NotDiverged) => {
+                    memory.rewinds_failed = 0;
+                    memory.divergence = Divergence::None { against: from.name.clone() };
+                }
                 Ok(TaskDone::Diverged(what)) => {
                     memory.divergence = Divergence::Found { against: from.name.clone(), what: what.clone() };
                 }
@@ -355,6 +361,11 @@ fn remember_end(memory: &mut Memory, finished: &FinishedTask, facts: &Facts) {
             }
         }
         (Task::Rewind { from }, outcome) => {
+            match outcome {
+                Ok(TaskDone::Undecided(_)) => {}
+                Ok(_) => memory.rewinds_failed = 0,
+                Err(_) => memory.rewinds_failed += 1,
+            }
             memory.divergence = match outcome {
                 // Nothing was changed: the source is no primary any more, or does not answer.
                 Ok(TaskDone::Undecided(_)) => Divergence::Unchecked,

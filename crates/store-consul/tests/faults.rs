@@ -101,27 +101,51 @@ async fn a_session_is_renewed_as_soon_as_another_leader_is_elected() {
 /// them: a session whose renewal was confirmed lives for its time from when that was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_is_confirmed_by_who_leads() {
-    const SESSIONS: usize = 48;
-    let ttl = Duration::from_secs(6);
     let servers = three().await;
-    let old = ConsulServer::leader(&servers).await;
+    for round in 0..5 {
+        let Some((confirmed, gone)) = renewals_over_an_election(&servers, round).await else { continue };
+        eprintln!("{confirmed} of {SESSIONS} renewals were confirmed");
+        assert!(gone.is_empty(), "{} of {confirmed} confirmed renewals: {gone:?}", gone.len());
+        return;
+    }
+    panic!("in five rounds this machine was never fast enough to look while the sessions had to be there");
+}
+
+const SESSIONS: usize = 48;
+
+/// How many renewals were confirmed, and the keys of those of them whose session was gone before its time. `None`: it could
+/// not be told, because something took so long that a session may have ended in its own time.
+async fn renewals_over_an_election(servers: &[ConsulServer], round: u32) -> Option<(usize, Vec<String>)> {
+    let ttl = Duration::from_secs(6);
+    let old = ConsulServer::leader(servers).await;
     let others = [1, 2].map(|n| servers[(old + n) % 3].url.as_str());
     let others = client(&others);
     // One client each, as the members of many clusters.
-    let mut sessions = Vec::new();
-    for i in 0..SESSIONS {
+    let began = Instant::now();
+    let granted = (0..SESSIONS).map(|i| {
         let kv = client(&[&servers[old].url]);
-        let lease = kv.grant(ttl, DEADLINE).await.unwrap();
-        let put = Op::Put { key: format!("/s/{i}"), value: "1".into(), lease: Some(lease) };
-        kv.txn(Txn { compare: vec![], then: vec![put] }, DEADLINE).await.unwrap();
-        sessions.push((kv, lease));
+        tokio::spawn(async move {
+            let lease = kv.grant(ttl, DEADLINE).await.unwrap();
+            let put = Op::Put { key: format!("/s/{round}/{i}"), value: "1".into(), lease: Some(lease) };
+            kv.txn(Txn { compare: vec![], then: vec![put] }, DEADLINE).await.unwrap();
+            (kv, lease)
+        })
+    });
+    let granted: Vec<_> = granted.collect();
+    let mut sessions = Vec::new();
+    for session in granted {
+        sessions.push(session.await.unwrap());
+    }
+    if began.elapsed() > ttl / 2 {
+        eprintln!("the sessions took {:?}", began.elapsed());
+        return None;
     }
     for (kv, lease) in &sessions {
         kv.renew(*lease, DEADLINE).await.unwrap();
     }
     servers[old].freeze();
     eventually("another leader", async || {
-        write(others.as_ref(), "/x", "1").await.is_ok() && ConsulServer::leader(&servers).await != old
+        write(others.as_ref(), "/x", "1").await.is_ok() && ConsulServer::leader(servers).await != old
     })
     .await;
     // The time of all sessions runs since the election.
@@ -129,7 +153,7 @@ async fn a_renewal_is_confirmed_by_who_leads() {
     let asked = Instant::now();
     let renewals = sessions.into_iter().enumerate().map(|(i, (kv, lease))| {
         tokio::spawn(async move {
-            kv.renew(lease, ttl - Duration::from_millis(1200)).await.is_ok().then(|| format!("/s/{i}"))
+            kv.renew(lease, ttl - Duration::from_millis(1200)).await.is_ok().then(|| format!("/s/{round}/{i}"))
         })
     });
     let renewals: Vec<_> = renewals.collect();
@@ -140,12 +164,15 @@ async fn a_renewal_is_confirmed_by_who_leads() {
         confirmed.extend(renewal.await.unwrap());
     }
     tokio::time::sleep((ttl - Duration::from_millis(800)).saturating_sub(asked.elapsed())).await;
-    let left: Vec<String> = others.read("/s/", DEADLINE).await.unwrap().keys.into_iter().map(|kv| kv.key).collect();
-    let gone: Vec<&String> = confirmed.iter().filter(|key| !left.contains(key)).collect();
+    let read = others.read("/s/", DEADLINE).await;
+    if asked.elapsed() >= ttl {
+        eprintln!("the reading came {:?} after the renewals were asked for", asked.elapsed());
+        return None;
+    }
+    let left: Vec<String> = read.unwrap().keys.into_iter().map(|kv| kv.key).collect();
     // On a busy machine the old leader may take so long to hear of the new one that it confirms nothing in time.
-    eprintln!("{} of {SESSIONS} renewals were confirmed", confirmed.len());
-    assert!(asked.elapsed() < ttl, "{:?}", asked.elapsed());
-    assert!(gone.is_empty(), "{} of {} confirmed renewals: {gone:?}", gone.len(), confirmed.len());
+    let gone = confirmed.iter().filter(|key| !left.contains(key)).cloned().collect();
+    Some((confirmed.len(), gone))
 }
 
 /// An agent that says yes to everything but a reading that needs a majority is not believed, and another one is asked both.

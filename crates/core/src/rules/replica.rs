@@ -8,7 +8,7 @@ use crate::follow;
 use crate::memory::Divergence;
 use crate::order::{Demote, Order, Task};
 use crate::report::Section;
-use crate::step::REWIND_AGAIN;
+use crate::step::rewind_again;
 
 /// How long copying slots is left alone after it was tried: each time the standby restarts.
 const COPY_AGAIN: Duration = Duration::from_secs(60);
@@ -253,12 +253,12 @@ pub(super) fn cannot_repair(w: &mut Work) {
         let when = if paused { "it is mended after the pause" } else { "it is mended in a moment" };
         (when.to_owned(), if paused { "the end of the pause" } else { "the next attempt to mend it" })
     } else if full {
-        let s = REWIND_AGAIN.as_secs();
-        let why = format!("the disk is full: make room there; it is tried again within {s} s of each attempt");
+        let s = rewind_again(&w.memory).as_secs();
+        let why = format!("the disk is full: make room there; it is tried again {s} s after the last attempt");
         (why, "room on the disk, and then the next attempt to mend it")
     } else if failed && settings.use_pg_rewind {
-        let s = REWIND_AGAIN.as_secs();
-        let why = format!("it is tried again {s} s after each attempt; remove the cause, or {anew}");
+        let s = rewind_again(&w.memory).as_secs();
+        let why = format!("it is tried again {s} s after the last attempt; remove the cause, or {anew}");
         (why, "the next attempt to mend it")
     } else if settings.use_pg_rewind && !rewindable(w.facts) {
         let why = format!("pg_rewind cannot mend it without data checksums or wal_log_hints; {anew}");

@@ -233,6 +233,32 @@ fn what_was_found_lasts_until_it_is_mended() {
     assert_eq!(after(&s.clone().dir(DataDir::Empty)), None);
 }
 
+#[test]
+fn a_failed_rewind_is_tried_again_soon_and_then_less_often() {
+    let rewind = Task::Rewind { from: upstream("b") };
+    let mut s =
+        Scenario::standby().with(|s| s.facts.postgres = running(standby_at(900, 1, "a", Some("b"), false), true));
+    s = s.forked(true);
+    for pause in [5, 10, 20, 40, 60, 60] {
+        let mut failed = s.clone().finished(rewind.clone(), Err("no connection".into()));
+        failed.memory = failed.step().memory;
+        failed.facts.finished = None;
+        for (passed, again) in [(pause * 1000 - 1, false), (pause * 1000, true)] {
+            failed.memory.divergence_checked = Some(before(passed));
+            let tried = failed.step().memory.divergence == Divergence::Unchecked;
+            assert_eq!(tried, again, "{passed} ms after a failure, when {pause} s are to pass");
+        }
+        s.memory = failed.memory;
+    }
+    for done in [
+        s.clone().finished(rewind, Ok(TaskDone::Done)),
+        s.clone().finished(Task::Reinitialize { from: upstream("b") }, Ok(TaskDone::Done)),
+        s.clone().finished(Task::CheckDivergence { from: upstream("b") }, Ok(TaskDone::NotDiverged)),
+    ] {
+        assert_eq!(done.step().memory.rewinds_failed, 0);
+    }
+}
+
 type Change<'a> = &'a dyn Fn(&mut Scenario);
 
 #[test]
@@ -261,7 +287,7 @@ fn why_a_fork_is_not_mended_is_told_as_it_is() {
         (&[&found, &rewinds, &backs_off], &["mended in a moment"]),
         (&[&found, &rewinds, &paused], &["mended after the pause"]),
         (&[&failed], &["pg_rewind failed: no connection", settings]),
-        (&[&failed, &rewinds], &["pg_rewind failed: no connection", "tried again 60 s after each attempt"]),
+        (&[&failed, &rewinds], &["pg_rewind failed: no connection", "tried again 5 s after the last attempt"]),
         (&[&failed, &rewinds, &full], &["/data/base/5/1259", "the disk is full: make room there; it is tried again"]),
         (&[&failed, &rewinds, &full, &paused], &["the disk is full"]),
     ];
