@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
+use surus_store::confirmed::{HEARD, before_an_election, took_too_long};
 use surus_store::{
     Compare, Fut, Health, Kv, LeaseId, Op, Revision, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
@@ -181,6 +182,10 @@ impl Inner {
     /// or was elected since, when the time of every session starts again: either way it runs from later than this call.
     /// Of the same agent, whose idea of who leads does not go back; the other way round, the reading could be answered by
     /// another server than the renewal.
+    ///
+    /// One that wakes up with the answer to a heartbeat in its socket, from before it was frozen, takes that for the word of
+    /// the majority, and answers such a reading once more. And it can be frozen between the two. So what took long is asked
+    /// for again ([`surus_store::confirmed`]); the first reading has had the servers ask each other anew.
     async fn renew(&self, lease: LeaseId, end: Instant) -> StoreResult<()> {
         let id = self.session(lease, end).await?;
         let prefix = self.watched.borrow().as_ref().map(|(prefix, _)| prefix.clone());
@@ -192,13 +197,26 @@ impl Inner {
         let renewal = ask(Method::PUT, format!("/v1/session/renew/{id}"), SESSION_RIGHT.to_owned());
         let (reading, renewal, live) = (&reading, &renewal, &self.pool.live());
         let renewed = self.pool.exchange("session renewal", Effect::None, end, |agent| async move {
-            let newest = kv::index(&agent.ask(reading, live).await?, &reading.right)?;
-            let answer = agent.ask(renewal, live).await?;
-            match answer.status {
-                200 => answer.json::<Vec<Session>>().map(|_| newest),
-                // Consul says which; anybody else's 404 must not cost the lead.
-                404 if answer.text().contains("Session id") => Err(Fault::LeaseGone),
-                _ => Err(answer.fault(SESSION_RIGHT)),
+            let mut earlier = 0;
+            loop {
+                let began = Instant::now();
+                let newest = kv::index(&agent.ask(reading, live).await?, &reading.right)?;
+                let answer = agent.ask(renewal, live).await?;
+                match answer.status {
+                    200 => answer.json::<Vec<Session>>()?,
+                    // Consul says which; anybody else's 404 must not cost the lead.
+                    404 if answer.text().contains("Session id") => return Err(Fault::LeaseGone),
+                    _ => return Err(answer.fault(SESSION_RIGHT)),
+                };
+                let took = began.elapsed();
+                if before_an_election(took, earlier) {
+                    return Ok(newest);
+                }
+                if Instant::now() + HEARD >= end {
+                    return Err(Fault::Unknown(took_too_long(took)));
+                }
+                earlier += 1;
+                tokio::time::sleep(HEARD).await;
             }
         });
         let renewed = self.noting_its_end(lease, renewed.await.map(|(newest, _)| newest))?;

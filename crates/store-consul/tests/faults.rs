@@ -106,9 +106,13 @@ async fn a_renewal_is_confirmed_by_who_leads() {
         let Some((confirmed, gone)) = renewals_over_an_election(&servers, round).await else { continue };
         eprintln!("{confirmed} of {SESSIONS} renewals were confirmed");
         assert!(gone.is_empty(), "{} of {confirmed} confirmed renewals: {gone:?}", gone.len());
-        return;
+        if confirmed > 0 {
+            return;
+        }
     }
-    panic!("in five rounds this machine was never fast enough to look while the sessions had to be there");
+    panic!(
+        "in five rounds nothing was confirmed, or this machine was too slow to look while the sessions had to be there"
+    );
 }
 
 const SESSIONS: usize = 48;
@@ -144,16 +148,18 @@ async fn renewals_over_an_election(servers: &[ConsulServer], round: u32) -> Opti
         kv.renew(*lease, DEADLINE).await.unwrap();
     }
     servers[old].freeze();
-    eventually("another leader", async || {
-        write(others.as_ref(), "/x", "1").await.is_ok() && ConsulServer::leader(servers).await != old
-    })
-    .await;
+    // A request that the frozen one was to answer waits for seconds.
+    let patience = Duration::from_millis(400);
+    let put = || Txn { compare: vec![], then: vec![Op::Put { key: "/x".into(), value: "1".into(), lease: None }] };
+    eventually("another leader", async || others.txn(put(), patience).await.is_ok()).await;
     // The time of all sessions runs since the election.
     tokio::time::sleep(ttl / 3).await;
     let asked = Instant::now();
     let renewals = sessions.into_iter().enumerate().map(|(i, (kv, lease))| {
         tokio::spawn(async move {
-            kv.renew(lease, ttl - Duration::from_millis(1200)).await.is_ok().then(|| format!("/s/{round}/{i}"))
+            let renewed = kv.renew(lease, ttl - Duration::from_millis(1200)).await;
+            let key = format!("/s/{round}/{i}");
+            renewed.inspect_err(|e| eprintln!("{key} after {:?}: {e}", asked.elapsed())).is_ok().then_some(key)
         })
     });
     let renewals: Vec<_> = renewals.collect();
@@ -404,11 +410,15 @@ async fn at_rest_only_the_session_and_one_waiting_reading() {
     // The first waiting reading is under way when the first renewal has been answered.
     store.renew_session(DEADLINE).await.unwrap();
     let before = sent();
+    let mut slow = false;
     for _ in 0..12 {
         tokio::time::sleep(Duration::from_millis(250)).await;
+        let began = Instant::now();
         store.renew_session(DEADLINE).await.unwrap();
+        slow |= !surus_store::confirmed::before_an_election(began.elapsed(), 0);
     }
-    // A reading and a renewal each; the reading that waits does so for 30 s.
-    assert_eq!(sent() - before, 24);
+    // A reading and a renewal each, both once more after one that took long; the reading that waits does so for 30 s.
+    let sent = sent() - before;
+    assert!(sent == 24 || slow && sent > 24, "{sent}");
     assert!(follower.current().is_current());
 }

@@ -3,11 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Compare as EtcdCompare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp};
+use etcd_client::{
+    Client, Compare as EtcdCompare, CompareOp, DeleteOptions, Error, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp,
+};
+use surus_store::confirmed::{HEARD, before_an_election, took_too_long};
 use surus_store::{
     Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
 
 use crate::call::Effect;
 use crate::endpoint::Endpoint;
@@ -62,6 +67,34 @@ impl EtcdStore {
 }
 
 impl Inner {
+    /// A renewal on the word of a member that led meanwhile ([`surus_store::confirmed`]). Once a confirmation has taken long,
+    /// a reading goes before the next, which only a leader with a majority answers.
+    async fn confirmed(&self, endpoint: Arc<Endpoint>, client: Client, lease: i64, end: Instant) -> Result<(), Error> {
+        let mut earlier = 0;
+        loop {
+            let began = Instant::now();
+            if earlier > 0 {
+                let nothing = GetOptions::new().with_count_only().with_limit(1);
+                match client.kv_client().get("/", Some(nothing)).await {
+                    Ok(_) => {}
+                    // What the user may read is looked up after the majority was asked.
+                    Err(Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            self.keepalive.renew(endpoint.clone(), client.clone(), lease).await?;
+            let took = began.elapsed();
+            if before_an_election(took, earlier) {
+                return Ok(());
+            }
+            if Instant::now() + HEARD >= end {
+                return Err(Error::LeaseKeepAliveError(took_too_long(took)));
+            }
+            earlier += 1;
+            sleep(HEARD).await;
+        }
+    }
+
     /// The snapshot and who gave it.
     pub(crate) async fn read_from(&self, prefix: &str, deadline: Duration) -> StoreResult<(Snapshot, Arc<Endpoint>)> {
         let (answer, endpoint) = self
@@ -163,10 +196,11 @@ impl Kv for EtcdStore {
 
     fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
         Box::pin(async move {
+            let end = Instant::now() + deadline;
             self.inner
                 .pool
                 .call("lease renewal", Effect::None, deadline, |endpoint, client| {
-                    self.inner.keepalive.renew(endpoint, client, lease.cast_signed())
+                    self.inner.confirmed(endpoint, client, lease.cast_signed(), end)
                 })
                 .await?;
             self.after_call();

@@ -5,6 +5,7 @@
 mod bootstrap;
 pub mod clock;
 pub mod cluster;
+pub mod confirmed;
 pub mod conformance;
 pub mod follow;
 pub mod kv;
