@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, DeleteOptions, Error, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp,
 };
-use surus_store::confirmed::{HEARD, before_an_election, took_too_long};
+use surus_store::confirmed::{HEARD, Pace, took_too_long};
 use surus_store::{
     Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
@@ -35,6 +35,7 @@ pub struct EtcdStore {
 pub(crate) struct Inner {
     pool: Pool,
     keepalive: KeepAlive,
+    pace: Pace,
     /// Why the last write was refused by a store that answers.
     refuses: Mutex<Option<&'static str>>,
 }
@@ -46,6 +47,7 @@ impl EtcdStore {
             inner: Arc::new(Inner {
                 pool: Pool::new(options)?,
                 keepalive: KeepAlive::default(),
+                pace: Pace::default(),
                 refuses: Mutex::default(),
             }),
         })
@@ -67,31 +69,27 @@ impl EtcdStore {
 }
 
 impl Inner {
-    /// A renewal on the word of a member that led meanwhile ([`surus_store::confirmed`]). Once a confirmation has taken long,
-    /// a reading goes before the next, which only a leader with a majority answers.
+    /// A renewal on the word of a member that led meanwhile ([`surus_store::confirmed`]). After a late confirmation a reading
+    /// goes before the next, which only a leader with a majority answers.
     async fn confirmed(&self, endpoint: Arc<Endpoint>, client: Client, lease: i64, end: Instant) -> Result<(), Error> {
-        let mut earlier = 0;
         loop {
             let began = Instant::now();
-            if earlier > 0 {
-                let nothing = GetOptions::new().with_count_only().with_limit(1);
-                match client.kv_client().get("/", Some(nothing)).await {
-                    Ok(_) => {}
-                    // What the user may read is looked up after the majority was asked.
-                    Err(Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {}
-                    Err(e) => return Err(e),
-                }
-            }
             self.keepalive.renew(endpoint.clone(), client.clone(), lease).await?;
             let took = began.elapsed();
-            if before_an_election(took, earlier) {
+            if self.pace.counts(took) {
                 return Ok(());
             }
             if Instant::now() + HEARD >= end {
                 return Err(Error::LeaseKeepAliveError(took_too_long(took)));
             }
-            earlier += 1;
             sleep(HEARD).await;
+            let nothing = GetOptions::new().with_count_only().with_limit(1);
+            match client.kv_client().get("/", Some(nothing)).await {
+                Ok(_) => {}
+                // What the user may read is looked up after the majority was asked.
+                Err(Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 
@@ -197,12 +195,11 @@ impl Kv for EtcdStore {
     fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
         Box::pin(async move {
             let end = Instant::now() + deadline;
-            self.inner
-                .pool
-                .call("lease renewal", Effect::None, deadline, |endpoint, client| {
-                    self.inner.confirmed(endpoint, client, lease.cast_signed(), end)
-                })
-                .await?;
+            self.inner.pace.begins();
+            let renewed = self.inner.pool.call("lease renewal", Effect::None, deadline, |endpoint, client| {
+                self.inner.confirmed(endpoint, client, lease.cast_signed(), end)
+            });
+            renewed.await.inspect_err(|_| self.inner.pace.failed())?;
             self.after_call();
             Ok(())
         })
