@@ -46,18 +46,21 @@ async fn a_killed_member_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_member_costs_its_share_of_one_deadline() {
     let servers = three().await;
-    let kv = client(&urls(&servers));
+    let leader = leader(&servers).await;
+    // Not the leader: what is measured is the client, and no election.
+    let frozen = (leader + 1) % 3;
+    let kv = client(&[frozen, leader, (leader + 2) % 3].map(|i| servers[i].url.as_str()));
     let lease = kv.grant(Duration::from_secs(60), DEADLINE).await.unwrap();
     write(kv.as_ref(), "/x", "before").await.unwrap();
     let mut watch = kv.watch("/");
     assert!(matches!(next(&mut watch).await, WatchEvent::Restarted(_)));
     // The clients stay on the endpoint that answered last, here the first one.
-    servers[0].freeze();
+    servers[frozen].freeze();
     let deadline = Duration::from_secs(9);
     let began = Instant::now();
     kv.renew(lease, deadline).await.unwrap();
     assert!(began.elapsed() < deadline, "took {:?}", began.elapsed());
-    assert!(kv.health().summary.contains(&servers[0].url), "{:?}", kv.health());
+    assert!(kv.health().summary.contains(&servers[frozen].url), "{:?}", kv.health());
     // From now on the frozen one is avoided.
     for i in 0..20 {
         write(kv.as_ref(), "/x", &i.to_string()).await.unwrap_or_else(|e| panic!("write {i}: {e}"));
@@ -73,8 +76,8 @@ async fn a_frozen_member_costs_its_share_of_one_deadline() {
     };
     assert_ne!(newest, b"before");
     assert!(began.elapsed() < Duration::from_secs(5), "the watch took {:?}", began.elapsed());
-    servers[0].thaw();
-    servers[0].wait_ready().await;
+    servers[frozen].thaw();
+    servers[frozen].wait_ready().await;
 }
 
 async fn leader(servers: &[EtcdServer]) -> usize {
@@ -189,20 +192,26 @@ async fn a_lease_is_renewed_as_soon_as_another_leader_is_elected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guarded_write_to_a_frozen_member_is_not_repeated() {
     let servers = three().await;
-    let kv = client(&urls(&servers));
+    let leader = leader(&servers).await;
+    // Not the leader: what is measured is the client, and no election.
+    let frozen = (leader + 1) % 3;
+    let kv = client(&[frozen, leader, (leader + 2) % 3].map(|i| servers[i].url.as_str()));
     write(kv.as_ref(), "/x", "1").await.unwrap();
-    servers[0].freeze();
+    servers[frozen].freeze();
     let cas = Txn {
         compare: vec![Compare::Value { key: "/x".into(), value: "1".into() }],
         then: vec![Op::Put { key: "/x".into(), value: "2".into(), lease: None }],
     };
     let outcome = kv.txn(cas, Duration::from_secs(3)).await;
-    assert!(matches!(&outcome, Err(StoreError::OutcomeUnknown(text)) if text.contains(&servers[0].url)), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Err(StoreError::OutcomeUnknown(text)) if text.contains(&servers[frozen].url)),
+        "{outcome:?}"
+    );
     // Reading back goes to another member at once.
     let began = Instant::now();
     assert_eq!(kv.read("/x", DEADLINE).await.unwrap().keys.len(), 1);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    servers[0].thaw();
+    servers[frozen].thaw();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,7 @@ async fn a_cluster_on_zookeeper() -> Result<()> {
     cluster.start(stopped)?;
     cluster.wait_healthy().await?;
 
-    writer.stop().verify_none_lost(&cluster).await?;
+    writer.stop().verify_lost_with(&cluster, second).await?;
     cluster.passed();
     Ok(())
 }

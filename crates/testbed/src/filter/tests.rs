@@ -113,7 +113,14 @@ async fn errors_at_random_are_what_they_say() {
 
         filter.set(Answers::AtRandom(25));
         let (begun, failed) = (std::time::Instant::now(), filter.failed());
-        let seen = guarded(through, past.as_ref(), if kind == StoreKind::Consul { 15 } else { 40 }).await;
+        let mut seen = [0; 3];
+        for _ in 0..10 {
+            let more = guarded(through, past.as_ref(), if kind == StoreKind::Consul { 15 } else { 40 }).await;
+            seen = std::array::from_fn(|i| seen[i] + more[i]);
+            if seen[0] > 0 && seen[2] > 0 {
+                break;
+            }
+        }
         eprintln!("{kind:?}: {seen:?} in {:?}, {} errors", begun.elapsed(), filter.failed() - failed);
         assert!(seen[0] > 0 && seen[2] > 0 && filter.failed() > failed, "{kind:?}: {seen:?}");
     }
@@ -131,7 +138,15 @@ async fn errors_at_random_are_what_they_say() {
         network.set(Endpoint::Member(0), Endpoint::Store(0), Link::Flaky);
         network.set(Endpoint::Store(0), Endpoint::Member(0), Link::Flaky);
         let begun = std::time::Instant::now();
-        let seen = guarded(through.as_ref(), past.as_ref(), 60).await;
+        let mut seen = [0; 3];
+        // Whether a connection goes just between a request and its answer is chance.
+        for _ in 0..10 {
+            let more = guarded(through.as_ref(), past.as_ref(), 60).await;
+            seen = std::array::from_fn(|i| seen[i] + more[i]);
+            if seen[2] > 0 {
+                break;
+            }
+        }
         eprintln!("{kind:?}, connections lost: {seen:?} in {:?}", begun.elapsed());
         assert!(seen[0] > 0 && seen[2] > 0, "{kind:?}: {seen:?}");
         network.heal(|_, _| true);
