@@ -3,11 +3,13 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{ConsulServer, DEADLINE, client, eventually, get, next, options, request, write};
 use surus_core::BootTime;
 use surus_store::cluster::{ClusterStore, TakeLead};
+use surus_store::conformance::election::{self, Election};
 use surus_store::{Compare, Follower, Kv, Layout, Op, StoreError, Txn, TxnOutcome, WatchEvent};
 use surus_store_consul::{Consistency, ConsulStore};
 
@@ -97,88 +99,19 @@ async fn a_session_is_renewed_as_soon_as_another_leader_is_elected() {
     servers[leader].thaw();
 }
 
-/// A frozen leader of Consul wakes up after another was elected, with renewals waiting in its sockets. Whatever it makes of
-/// them: a session whose renewal was confirmed lives for its time from when that was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_is_confirmed_by_who_leads() {
-    let servers = three().await;
-    for round in 0..5 {
-        let Some((confirmed, gone)) = renewals_over_an_election(&servers, round).await else { continue };
-        eprintln!("{confirmed} of {SESSIONS} renewals were confirmed");
-        assert!(gone.is_empty(), "{} of {confirmed} confirmed renewals: {gone:?}", gone.len());
-        if confirmed > 0 {
-            return;
+    let servers = &three().await;
+    election::a_renewal_is_confirmed_by_who_leads(async || {
+        let old = ConsulServer::leader(servers).await;
+        let others = [1, 2].map(|n| servers[(old + n) % 3].url.as_str());
+        Election {
+            clients: (0..48).map(|_| client(&[&servers[old].url]) as Arc<dyn Kv>).collect(),
+            others: client(&others),
+            freeze: Box::new(move |frozen| if frozen { servers[old].freeze() } else { servers[old].thaw() }),
         }
-    }
-    panic!(
-        "in five rounds nothing was confirmed, or this machine was too slow to look while the sessions had to be there"
-    );
-}
-
-const SESSIONS: usize = 48;
-
-/// How many renewals were confirmed, and the keys of those of them whose session was gone before its time. `None`: it could
-/// not be told, because something took so long that a session may have ended in its own time.
-async fn renewals_over_an_election(servers: &[ConsulServer], round: u32) -> Option<(usize, Vec<String>)> {
-    let ttl = Duration::from_secs(6);
-    let old = ConsulServer::leader(servers).await;
-    let others = [1, 2].map(|n| servers[(old + n) % 3].url.as_str());
-    let others = client(&others);
-    // One client each, as the members of many clusters.
-    let began = Instant::now();
-    let granted = (0..SESSIONS).map(|i| {
-        let kv = client(&[&servers[old].url]);
-        tokio::spawn(async move {
-            let lease = kv.grant(ttl, DEADLINE).await.unwrap();
-            let put = Op::Put { key: format!("/s/{round}/{i}"), value: "1".into(), lease: Some(lease) };
-            kv.txn(Txn { compare: vec![], then: vec![put] }, DEADLINE).await.unwrap();
-            (kv, lease)
-        })
-    });
-    let granted: Vec<_> = granted.collect();
-    let mut sessions = Vec::new();
-    for session in granted {
-        sessions.push(session.await.unwrap());
-    }
-    if began.elapsed() > ttl / 2 {
-        eprintln!("the sessions took {:?}", began.elapsed());
-        return None;
-    }
-    for (kv, lease) in &sessions {
-        kv.renew(*lease, DEADLINE).await.unwrap();
-    }
-    servers[old].freeze();
-    // A request that the frozen one was to answer waits for seconds.
-    let patience = Duration::from_millis(400);
-    let put = || Txn { compare: vec![], then: vec![Op::Put { key: "/x".into(), value: "1".into(), lease: None }] };
-    eventually("another leader", async || others.txn(put(), patience).await.is_ok()).await;
-    // The time of all sessions runs since the election.
-    tokio::time::sleep(ttl / 3).await;
-    let asked = Instant::now();
-    let renewals = sessions.into_iter().enumerate().map(|(i, (kv, lease))| {
-        tokio::spawn(async move {
-            let renewed = kv.renew(lease, ttl - Duration::from_millis(1200)).await;
-            let key = format!("/s/{round}/{i}");
-            renewed.inspect_err(|e| eprintln!("{key} after {:?}: {e}", asked.elapsed())).is_ok().then_some(key)
-        })
-    });
-    let renewals: Vec<_> = renewals.collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    servers[old].thaw();
-    let mut confirmed = Vec::new();
-    for renewal in renewals {
-        confirmed.extend(renewal.await.unwrap());
-    }
-    tokio::time::sleep((ttl - Duration::from_millis(800)).saturating_sub(asked.elapsed())).await;
-    let read = others.read("/s/", DEADLINE).await;
-    if asked.elapsed() >= ttl {
-        eprintln!("the reading came {:?} after the renewals were asked for", asked.elapsed());
-        return None;
-    }
-    let left: Vec<String> = read.unwrap().keys.into_iter().map(|kv| kv.key).collect();
-    // On a busy machine the old leader may take so long to hear of the new one that it confirms nothing in time.
-    let gone = confirmed.iter().filter(|key| !left.contains(key)).cloned().collect();
-    Some((confirmed.len(), gone))
+    })
+    .await;
 }
 
 /// An agent that says yes to everything but a reading that needs a majority is not believed, and another one is asked both.
@@ -197,7 +130,7 @@ async fn a_renewal_is_asked_of_the_agent_that_answered_the_reading() {
     assert_eq!((renewals(&deposed), renewals(&leading)), (0, 1), "{:?}", leading.1.lock().unwrap());
 }
 
-type Pretended = (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+type Pretended = (String, Arc<std::sync::Mutex<Vec<String>>>);
 
 /// Says this to readings and 200 to all else; with what it was asked.
 async fn pretended(readings: u16) -> Pretended {
@@ -369,7 +302,7 @@ async fn keys_of_other_clients() {
 }
 
 /// Passes connections on and counts the requests in them.
-async fn counted(url: &str) -> (String, std::sync::Arc<std::sync::atomic::AtomicU64>) {
+async fn counted(url: &str) -> (String, Arc<std::sync::atomic::AtomicU64>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let count = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -401,7 +334,7 @@ async fn at_rest_only_the_session_and_one_waiting_reading() {
     let sent = || count.load(std::sync::atomic::Ordering::Relaxed);
     let mut asked = options(&[&proxy]);
     asked.consistency = Consistency::Stale;
-    let kv = std::sync::Arc::new(ConsulStore::connect(asked).unwrap());
+    let kv = Arc::new(ConsulStore::connect(asked).unwrap());
     let store = ClusterStore::new(kv, Layout::new("service", "demo", None), "a".into());
     store.open_session(Duration::from_secs(60), DEADLINE).await.unwrap();
     store.write_member("{}".into(), DEADLINE).await.unwrap();

@@ -3,11 +3,13 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, EtcdServer, client, eventually, next, options, put, write};
+use common::{DEADLINE, EtcdServer, client, eventually, next, options, write};
 use surus_core::BootTime;
 use surus_store::cluster::{ClusterStore, TakeLead};
+use surus_store::conformance::election::{self, Election};
 use surus_store::{Compare, Follower, KeyValue, Kv, Layout, Op, StoreError, Txn, TxnOutcome, WatchEvent};
 use surus_store_etcd::EtcdStore;
 
@@ -90,84 +92,19 @@ async fn leader(servers: &[EtcdServer]) -> usize {
     leader
 }
 
-const LEASES: usize = 48;
-
-/// A frozen leader of etcd wakes up after another was elected, with renewals waiting in its sockets. Whatever it makes of
-/// them: a lease whose renewal was confirmed lives for its time from when that was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_is_confirmed_by_who_leads() {
-    let servers = three().await;
-    for round in 0..5 {
-        let Some((confirmed, gone)) = renewals_over_an_election(&servers, round).await else { continue };
-        eprintln!("{confirmed} of {LEASES} renewals were confirmed");
-        assert!(gone.is_empty(), "{} of {confirmed} confirmed renewals: {gone:?}", gone.len());
-        if confirmed > 0 {
-            return;
+    let servers = &three().await;
+    election::a_renewal_is_confirmed_by_who_leads(async || {
+        let old = leader(servers).await;
+        let others = [1, 2].map(|n| servers[(old + n) % 3].url.as_str());
+        Election {
+            clients: (0..48).map(|_| client(&[&servers[old].url]) as Arc<dyn Kv>).collect(),
+            others: client(&others),
+            freeze: Box::new(move |frozen| if frozen { servers[old].freeze() } else { servers[old].thaw() }),
         }
-    }
-    panic!(
-        "in five rounds nothing was confirmed, or this machine was too slow to look while the leases had to be there"
-    );
-}
-
-/// How many renewals were confirmed, and the keys of those of them whose lease was gone before its time. `None`: it could
-/// not be told, because something took so long that a lease may have ended in its own time.
-async fn renewals_over_an_election(servers: &[EtcdServer], round: u32) -> Option<(usize, Vec<String>)> {
-    let ttl = Duration::from_secs(6);
-    let old = leader(servers).await;
-    let others = [1, 2].map(|n| servers[(old + n) % 3].url.as_str());
-    let others = client(&others);
-    let began = Instant::now();
-    // One client each, as the members of many clusters.
-    let granted = (0..LEASES).map(|i| {
-        let kv = client(&[&servers[old].url]);
-        tokio::spawn(async move {
-            let lease = kv.grant(ttl, DEADLINE).await.unwrap();
-            let put = Op::Put { key: format!("/s/{round}/{i}"), value: "1".into(), lease: Some(lease) };
-            kv.txn(Txn { compare: vec![], then: vec![put] }, DEADLINE).await.unwrap();
-            kv.renew(lease, DEADLINE).await.unwrap();
-            (kv, lease)
-        })
-    });
-    let granted: Vec<_> = granted.collect();
-    let mut leases = Vec::new();
-    for lease in granted {
-        leases.push(lease.await.unwrap());
-    }
-    if began.elapsed() > ttl / 3 {
-        eprintln!("the leases took {:?}", began.elapsed());
-        return None;
-    }
-    servers[old].freeze();
-    // A request that the frozen one was to answer waits for seconds.
-    let patience = Duration::from_millis(400);
-    eventually("another leader", async || others.txn(put("/x", "1"), patience).await.is_ok()).await;
-    // The time of all leases runs since the election, and that of its timeout longer.
-    tokio::time::sleep(ttl / 2).await;
-    let asked = Instant::now();
-    let renewals = leases.into_iter().enumerate().map(|(i, (kv, lease))| {
-        let key = format!("/s/{round}/{i}");
-        tokio::spawn(async move {
-            let renewed = kv.renew(lease, ttl - Duration::from_secs(2)).await;
-            renewed.inspect_err(|e| eprintln!("{key} after {:?}: {e}", asked.elapsed())).is_ok().then_some(key)
-        })
-    });
-    let renewals: Vec<_> = renewals.collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    servers[old].thaw();
-    let mut confirmed = Vec::new();
-    for renewal in renewals {
-        confirmed.extend(renewal.await.unwrap());
-    }
-    tokio::time::sleep((ttl - Duration::from_millis(600)).saturating_sub(asked.elapsed())).await;
-    let read = others.read("/s/", DEADLINE).await;
-    if asked.elapsed() >= ttl {
-        eprintln!("the reading came {:?} after the renewals were asked for", asked.elapsed());
-        return None;
-    }
-    let left: Vec<String> = read.unwrap().keys.into_iter().map(|kv| kv.key).collect();
-    let gone = confirmed.iter().filter(|key| !left.contains(key)).cloned().collect();
-    Some((confirmed.len(), gone))
+    })
+    .await;
 }
 
 /// A follower that was asked while it still waits for the frozen leader goes on waiting for it when there is another one.

@@ -5,6 +5,7 @@
 //! is exact, and "not later than" is as generous as a busy machine needs.
 
 mod data;
+pub mod election;
 mod leases;
 mod operations;
 mod watches;
