@@ -24,7 +24,14 @@ impl Fault {
     }
 
     pub(crate) fn of_transport(error: &reqwest::Error) -> Fault {
-        let text = chain(error);
+        let mut text = chain(error);
+        // What the agent says of a certificate that it misses comes after the handshake, and is lost if the request was not
+        // sent yet.
+        if text.contains("connection was not ready") && error.url().is_some_and(|url| url.scheme() == "https") {
+            text.push_str(
+                "; the agent ended the connection at once, perhaps for want of a certificate (`cert`, `key`)",
+            );
+        }
         if !error.is_connect() {
             return Fault::Unknown(text);
         }
