@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
+use surus_store::confirmed::Pace;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 pub(crate) struct Endpoint {
     pub(crate) url: String,
+    pub(crate) pace: Pace,
     conduct: Mutex<Conduct>,
     /// Counts failures, so that a watch on this agent leaves it before its own time is up.
     failures: watch::Sender<u64>,
@@ -65,7 +67,7 @@ impl Answer {
 
 impl Endpoint {
     pub(crate) fn new(url: String) -> Endpoint {
-        Endpoint { url, conduct: Mutex::default(), failures: watch::Sender::new(0) }
+        Endpoint { url, pace: Pace::default(), conduct: Mutex::default(), failures: watch::Sender::new(0) }
     }
 
     pub(crate) async fn ask(&self, ask: &Ask, live: &Live) -> Result<Answer, Fault> {
@@ -82,7 +84,8 @@ impl Endpoint {
         if let Some(body) = &ask.body {
             request = request.body(body.clone());
         }
-        let failed = |e: reqwest::Error| Fault::of_transport(&e.without_url());
+        let tls = self.url.starts_with("https:");
+        let failed = |e: reqwest::Error| Fault::of_transport(&e.without_url(), tls);
         let mut response = request.send().await.map_err(failed)?;
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let mut answer = Answer {

@@ -23,11 +23,11 @@ impl Fault {
         }
     }
 
-    pub(crate) fn of_transport(error: &reqwest::Error) -> Fault {
+    pub(crate) fn of_transport(error: &reqwest::Error, over_tls: bool) -> Fault {
         let mut text = chain(error);
         // What the agent says of a certificate that it misses comes after the handshake, and is lost if the request was not
         // sent yet.
-        if text.contains("connection was not ready") && error.url().is_some_and(|url| url.scheme() == "https") {
+        if over_tls && text.contains("connection was not ready") {
             text.push_str(
                 "; the agent ended the connection at once, perhaps for want of a certificate (`cert`, `key`)",
             );

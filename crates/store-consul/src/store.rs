@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use surus_store::confirmed::{HEARD, Pace, took_too_long};
+use surus_store::confirmed::{HEARD, took_too_long};
 use surus_store::{
     Compare, Fut, Health, Kv, LeaseId, Op, Revision, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
@@ -42,7 +42,6 @@ pub(crate) struct Inner {
     session_name: String,
     checks: Vec<String>,
     sessions: Sessions,
-    pace: Pace,
     /// The least TTL of a session that this Consul grants, in milliseconds, once it refused less.
     least_ttl: AtomicU64,
     told_least_ttl: AtomicBool,
@@ -64,7 +63,6 @@ impl ConsulStore {
                 session_name: options.session_name,
                 checks: options.checks,
                 sessions: Sessions::default(),
-                pace: Pace::default(),
                 least_ttl: AtomicU64::new(0),
                 told_least_ttl: AtomicBool::new(false),
                 compared: Mutex::default(),
@@ -198,8 +196,8 @@ impl Inner {
         };
         let renewal = ask(Method::PUT, format!("/v1/session/renew/{id}"), SESSION_RIGHT.to_owned());
         let (reading, renewal, live) = (&reading, &renewal, &self.pool.live());
-        self.pace.begins();
         let renewed = self.pool.exchange("session renewal", Effect::None, end, |agent| async move {
+            let mut asked = agent.pace.asked();
             loop {
                 let began = Instant::now();
                 let newest = kv::index(&agent.ask(reading, live).await?, &reading.right)?;
@@ -211,7 +209,7 @@ impl Inner {
                     _ => return Err(answer.fault(SESSION_RIGHT)),
                 };
                 let took = began.elapsed();
-                if self.pace.counts(took) {
+                if asked.counts(took) {
                     return Ok(newest);
                 }
                 if Instant::now() + HEARD >= end {
@@ -220,8 +218,7 @@ impl Inner {
                 sleep(HEARD).await;
             }
         });
-        let renewed = renewed.await.inspect_err(|_| self.pace.failed());
-        let renewed = self.noting_its_end(lease, renewed.map(|(newest, _)| newest))?;
+        let renewed = self.noting_its_end(lease, renewed.await.map(|(newest, _)| newest))?;
         self.watched.send_if_modified(|watched| match watched {
             Some((watched, index)) if prefix.as_ref() == Some(watched) => std::mem::replace(index, renewed) != renewed,
             _ => false,

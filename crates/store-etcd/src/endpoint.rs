@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use surus_store::StoreResult;
+use surus_store::confirmed::Pace;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport;
@@ -22,6 +23,7 @@ pub(crate) struct Endpoint {
     dial: transport::Endpoint,
     credentials: Option<(String, String)>,
     link: tokio::sync::Mutex<Link>,
+    pub(crate) pace: Pace,
     conduct: Mutex<Conduct>,
     /// Counts failures, so that a watch on this endpoint leaves it before its pings time out.
     failures: watch::Sender<u64>,
@@ -52,6 +54,7 @@ impl Endpoint {
             dial,
             credentials: options.credentials()?,
             link: tokio::sync::Mutex::default(),
+            pace: Pace::default(),
             conduct: Mutex::default(),
             failures: watch::Sender::new(0),
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, DeleteOptions, Error, GetOptions, PutOptions, Txn as EtcdTxn, TxnOp,
 };
-use surus_store::confirmed::{HEARD, Pace, took_too_long};
+use surus_store::confirmed::{HEARD, took_too_long};
 use surus_store::{
     Compare, Fut, Health, KeyValue, Kv, LeaseId, Op, Snapshot, StoreError, StoreResult, Txn, TxnOutcome, Watch,
 };
@@ -35,7 +35,6 @@ pub struct EtcdStore {
 pub(crate) struct Inner {
     pool: Pool,
     keepalive: KeepAlive,
-    pace: Pace,
     /// Why the last write was refused by a store that answers.
     refuses: Mutex<Option<&'static str>>,
 }
@@ -47,7 +46,6 @@ impl EtcdStore {
             inner: Arc::new(Inner {
                 pool: Pool::new(options)?,
                 keepalive: KeepAlive::default(),
-                pace: Pace::default(),
                 refuses: Mutex::default(),
             }),
         })
@@ -72,11 +70,12 @@ impl Inner {
     /// A renewal on the word of a member that led meanwhile ([`surus_store::confirmed`]). After a late confirmation a reading
     /// goes before the next, which only a leader with a majority answers.
     async fn confirmed(&self, endpoint: Arc<Endpoint>, client: Client, lease: i64, end: Instant) -> Result<(), Error> {
+        let mut asked = endpoint.pace.asked();
         loop {
             let began = Instant::now();
             self.keepalive.renew(endpoint.clone(), client.clone(), lease).await?;
             let took = began.elapsed();
-            if self.pace.counts(took) {
+            if asked.counts(took) {
                 return Ok(());
             }
             if Instant::now() + HEARD >= end {
@@ -195,11 +194,10 @@ impl Kv for EtcdStore {
     fn renew<'a>(&'a self, lease: LeaseId, deadline: Duration) -> Fut<'a, StoreResult<()>> {
         Box::pin(async move {
             let end = Instant::now() + deadline;
-            self.inner.pace.begins();
             let renewed = self.inner.pool.call("lease renewal", Effect::None, deadline, |endpoint, client| {
                 self.inner.confirmed(endpoint, client, lease.cast_signed(), end)
             });
-            renewed.await.inspect_err(|_| self.inner.pace.failed())?;
+            renewed.await?;
             self.after_call();
             Ok(())
         })

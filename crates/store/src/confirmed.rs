@@ -7,51 +7,63 @@
 //! server is given a moment to hear, and asked again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// In which a server that leads no more and asks the others, or is asked by them, hears that.
 pub const HEARD: Duration = Duration::from_millis(100);
 /// Quicker answers are believed. It has to be well below an election, which takes a second at least.
 pub const QUICK: Duration = Duration::from_millis(250);
 
-/// How long the confirmations take. A server that is slow every time is believed from the second time on: to be frozen twice
-/// in a row, and to wake up each time with a renewal in its socket, is not what happens to one that is slow. One that
-/// did not answer at all in between is not slow, it was away.
+/// How long the confirmations of one server take. One that is slow every time is believed from the second time on: to be
+/// frozen twice in a row, and to wake up each time with a renewal in its socket, is not what happens to one that is slow. One
+/// that did not answer at all in between is not slow, it was away.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<State>);
+pub struct Pace(Mutex<Option<Duration>>);
 
-#[derive(Debug, Default)]
-struct State {
-    late: Option<Duration>,
+/// One call, in which the server may be asked more than once.
+pub struct Asked<'a> {
+    pace: &'a Pace,
+    since: Instant,
     answered: bool,
 }
 
 impl Pace {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn late(&self) -> MutexGuard<'_, Option<Duration>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn begins(&self) {
-        self.state().answered = false;
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { pace: self, since: Instant::now(), answered: false }
     }
 
+    /// It did not answer for so long. A call that was cut short says nothing of one that is slow.
+    fn silent(&self, time: Duration) {
+        let mut late = self.late();
+        *late = late.filter(|late| time <= usual(*late));
+    }
+}
+
+impl Asked<'_> {
     /// Whether a confirmation that took so long counts.
-    pub fn counts(&self, took: Duration) -> bool {
-        let mut state = self.state();
-        state.answered = true;
-        let usual = |late: Duration| took <= (late * 3 / 2).max(QUICK * 3);
-        let counts = took <= QUICK || state.late.is_some_and(usual);
-        state.late = (took > QUICK).then_some(took);
-        counts
+    pub fn counts(&mut self, took: Duration) -> bool {
+        self.answered = true;
+        let late = took > QUICK;
+        let before = std::mem::replace(&mut *self.pace.late(), late.then_some(took));
+        !late || before.is_some_and(|before| took <= usual(before))
     }
+}
 
-    /// The renewal failed.
-    pub fn failed(&self) {
-        let mut state = self.state();
-        if !state.answered {
-            state.late = None;
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pace.silent(self.since.elapsed());
         }
     }
+}
+
+/// What a server that was late may take the next time.
+fn usual(late: Duration) -> Duration {
+    (late * 3 / 2).max(QUICK * 3)
 }
 
 /// Why nothing was confirmed in time.
@@ -63,15 +75,14 @@ pub fn took_too_long(took: Duration) -> String {
 mod tests {
     use super::*;
 
-    /// `None`: the renewal failed, without an answer.
-    fn played(answers: &[Option<u64>]) -> Vec<bool> {
+    /// `Err`: for so long without an answer.
+    fn played(answers: &[Result<u64, u64>]) -> Vec<bool> {
         let pace = Pace::default();
         let mut counted = Vec::new();
         for answer in answers {
-            pace.begins();
             match answer {
-                Some(ms) => counted.push(pace.counts(Duration::from_millis(*ms))),
-                None => pace.failed(),
+                Ok(ms) => counted.push(pace.asked().counts(Duration::from_millis(*ms))),
+                Err(ms) => pace.silent(Duration::from_millis(*ms)),
             }
         }
         counted
@@ -80,26 +91,24 @@ mod tests {
     #[test]
     fn a_late_confirmation_counts_only_of_a_server_that_is_always_late() {
         for (answers, counted) in [
-            (vec![Some(3), Some(250), Some(3)], vec![true, true, true]),
-            (vec![Some(3), Some(251), Some(3)], vec![true, false, true]),
-            (vec![Some(251), Some(750), Some(1125), Some(1688)], vec![false, true, true, false]),
-            (vec![Some(1100), Some(1100), Some(1100)], vec![false, true, true]),
-            (vec![Some(1100), Some(1651)], vec![false, false]),
+            (vec![Ok(3), Ok(250), Ok(3)], vec![true, true, true]),
+            (vec![Ok(3), Ok(251), Ok(3)], vec![true, false, true]),
+            (vec![Ok(251), Ok(750), Ok(1125), Ok(1688)], vec![false, true, true, false]),
+            (vec![Ok(1100), Ok(1100), Ok(1100)], vec![false, true, true]),
+            (vec![Ok(1100), Ok(1651)], vec![false, false]),
             // It was quick in between, or away.
-            (vec![Some(1100), Some(3), Some(1100)], vec![false, true, false]),
-            (vec![Some(1100), Some(1100), None, Some(1100)], vec![false, true, false]),
+            (vec![Ok(1100), Ok(3), Ok(1100)], vec![false, true, false]),
+            (vec![Ok(1100), Ok(1100), Err(2000), Ok(1100)], vec![false, true, false]),
+            (vec![Ok(1100), Ok(1100), Err(500), Ok(1100)], vec![false, true, true]),
         ] {
             assert_eq!(played(&answers), counted, "{answers:?}");
         }
     }
 
     #[test]
-    fn a_renewal_that_failed_after_a_late_answer_was_not_one_without() {
+    fn a_call_that_ended_after_a_late_answer_was_not_one_without() {
         let pace = Pace::default();
-        pace.begins();
-        assert!(!pace.counts(Duration::from_millis(1100)));
-        pace.failed();
-        pace.begins();
-        assert!(pace.counts(Duration::from_millis(1100)));
+        assert!(!pace.asked().counts(Duration::from_millis(1100)));
+        assert!(pace.asked().counts(Duration::from_millis(1100)));
     }
 }
